@@ -1,0 +1,228 @@
+/* store.h - a store: disks of virtual machines kept in one log.
+ *
+ * Everything here belongs to one thread, the one that runs the loop under the store's storage:
+ * all calls are made there and all callbacks come there. Nothing blocks but store_format(),
+ * store_open() and store_close().
+ *
+ * What holds (DESIGN section 4):
+ *  1. A write completes when its batch is in the kernel or the device, in log order: the death of
+ *     the process loses no completed write. A flush completes when everything completed before it
+ *     was submitted is durable. After a crash the store is a prefix of its writes, at or after the
+ *     last completed flush, over all disks.
+ *  2. A page whose bytes do not match their checksum gives ERR_CHECKSUM and an event; the
+ *     rest of the store goes on.
+ *  3. A failed write or sync of the log makes the store read-only until it is opened again.
+ *  4. Requests that overlap and are in flight together may complete in either order, but a page is
+ *     never a mixture finer than the smaller request. */
+#ifndef VARVE_IMAGE_STORE_H
+#define VARVE_IMAGE_STORE_H
+
+#include "base/list.h"
+#include "log/storage.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PAGE_BYTES          4096u
+#define NAME_MAX_CHARS      64u              /* of one part of a name */
+#define DISK_MAX_BYTES      (1ULL << 57)     /* 128 PiB: what five levels of page table reach */
+#define STORE_IO_MAX_BYTES  (32u << 20)      /* of one READ or WRITE */
+
+struct store;
+struct disk;
+
+/* ---- making, opening, closing ---------------------------------------------------------------- */
+
+struct store_format {
+    uint64_t capacity_bytes; /* of all log files together; 0: grows with the file system */
+};
+
+struct store_event {
+    enum {
+        STORE_EVENT_DAMAGE,    /* a checksum did not match */
+        STORE_EVENT_READ_ONLY, /* an error made the store read-only */
+        STORE_EVENT_FULL,      /* a write was refused for lack of space (once per time it fills) */
+        STORE_EVENT_RECOVERED, /* opened after a crash: text says what was replayed */
+    } kind;
+    int code;
+    const char *text; /* a sentence with the place and the values; borrowed for the call */
+};
+
+struct store_config {
+    uint64_t cache_bytes;       /* pages kept in memory; 0: none */
+    uint64_t table_bytes;       /* page-table nodes kept in memory; at least 8 MiB */
+    uint64_t checkpoint_bytes;  /* of log between two checkpoints of the tables; 0: the default */
+    void (*event)(void *arg, const struct store_event *event);
+    void *event_arg;
+};
+
+/* The defaults, from which a caller changes what it wants. */
+extern const struct store_config store_config_default;
+
+/* Make an empty store. Returns 0, ERR_BAD_SIZE (capacity under 512 MiB), -ENOSPC or an errno. */
+int store_format(struct storage *storage, const struct store_format *format);
+
+/* Open a store and recover it. storage: borrowed until store_close().
+ * Errors: ERR_NOT_A_STORE, ERR_FORMAT_NEWER, ERR_DAMAGED (both checkpoints, or the log's middle),
+ * -ENOMEM, -EIO. Nothing is changed on error. */
+int store_open(struct storage *storage, const struct store_config *config, struct store **ret);
+
+/* Finish what is in flight, flush, write a checkpoint of the tables, free the store. No request may
+ * be outstanding. Returns what the last sync said; the store is gone in any case. */
+int store_close(struct store *store);
+
+/* ---- reading and writing --------------------------------------------------------------------- */
+
+enum store_op {
+    STORE_READ,
+    STORE_WRITE,
+    STORE_FLUSH,   /* of the whole store; offset and length are ignored */
+    STORE_TRIM,    /* whole pages inside the range become holes; the edges keep their bytes */
+    STORE_ZERO,    /* the range reads as zeros; a hole unless STORE_NO_HOLE */
+    STORE_CACHE,   /* read into the cache */
+    STORE_EXTENTS, /* what is data and what is hole */
+};
+
+#define STORE_FUA       1u /* WRITE, TRIM, ZERO: durable when done */
+#define STORE_NO_HOLE   2u /* ZERO: keep the range allocated */
+#define STORE_SKIP_ZERO 4u /* READ: where all of it is zero, leave buf alone and set all_zero */
+
+struct store_extent {
+    uint64_t length; /* bytes */
+    bool hole, zero; /* hole: nothing allocated; zero: reads as zeros */
+};
+
+/* One request. Owned by the caller, who keeps it and its buffers in place until it is done. */
+struct store_io {
+    struct disk *disk; /* open */
+    enum store_op op;
+    uint32_t flags;
+    uint64_t offset;                        /* bytes; range inside the disk, validated here */
+    uint64_t length;                        /* bytes; READ and WRITE: at most STORE_IO_MAX_BYTES */
+    void *buf;                              /* READ, WRITE: length bytes; 4096-aligned is faster */
+    struct store_extent *extents;           /* EXTENTS: filled from offset on */
+    uint32_t max_extents;
+    void (*done)(struct store_io *io);
+
+    int error;                              /* out: 0, ERR_CHECKSUM, ERR_STORE_FULL, -EINVAL... */
+    bool all_zero;                          /* out, see STORE_SKIP_ZERO */
+    uint32_t n_extents;                     /* out: at least 1 on success */
+
+    /* The store's own. */
+    struct list link;
+    uint64_t next;     /* progress: the next byte, page or leaf to handle */
+    uint32_t pending;  /* parts in flight */
+    uint32_t state;
+    uint64_t seq;
+};
+
+/* Start a request. Returns true when it is already done: then io->error and the outputs are set and
+ * done() will not be called. Otherwise done() is called later, never from inside this call.
+ * Requests are taken at any rate; what a client may have in flight is the exporter's to bound. */
+bool store_submit(struct store *store, struct store_io *io);
+
+/* Send off what the requests of this turn of the loop gathered. Call once per turn, before the loop
+ * submits and waits (loop_add_hook()). */
+void store_dispatch(struct store *store);
+
+/* ---- vms and disks --------------------------------------------------------------------------- */
+
+/* NULL when there is none. A provisional vm (see below) is found too. */
+struct disk *store_find_disk(struct store *store, const char *vm, const char *disk);
+
+/* A user of a disk: it is not removed while it has any. */
+void disk_get(struct disk *disk);
+void disk_put(struct disk *disk);
+
+uint64_t disk_size(const struct disk *disk); /* bytes */
+struct store *disk_store(const struct disk *disk);
+
+/* 1 to 64 of letters, digits, '.', '_', '-'; not "." or "..". */
+bool name_is_valid(const char *name);
+
+enum vm_role { ROLE_GENERIC, ROLE_APP, ROLE_DATABASE, ROLE_BALANCER };
+
+enum change_kind {
+    CHANGE_VM_CREATE,   /* vm, role, provisional; no disks yet */
+    CHANGE_VM_COMMIT,   /* vm: a provisional vm becomes an ordinary one */
+    CHANGE_VM_RENAME,   /* vm, new_name */
+    CHANGE_VM_REMOVE,   /* vm and its disks; -EBUSY while one is in use */
+    CHANGE_DISK_ADD,    /* vm, disk, size_bytes */
+    CHANGE_DISK_REMOVE, /* vm, disk */
+    CHANGE_DISK_RESIZE, /* vm, disk, size_bytes; shrinking drops what lies beyond */
+};
+
+/* A change of the catalogue: in the log and durable when done. A provisional vm (an import under
+ * way) takes its name but is removed when the store is next opened unless it was committed. */
+struct store_change {
+    enum change_kind kind;
+    char vm[NAME_MAX_CHARS + 1], disk[NAME_MAX_CHARS + 1], new_name[NAME_MAX_CHARS + 1];
+    uint64_t size_bytes;
+    enum vm_role role;
+    bool provisional;
+    void (*done)(struct store_change *change);
+    int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL... */
+    /* The store's own. */
+    struct list link;
+    uint64_t seq;
+};
+
+/* done() is always called, never from inside this call. */
+void store_change(struct store *store, struct store_change *change);
+
+struct disk_info {
+    char name[NAME_MAX_CHARS + 1];
+    uint32_t id;
+    uint64_t size_bytes, used_bytes; /* used: pages that hold data */
+    uint32_t users;
+};
+
+struct vm_info {
+    char name[NAME_MAX_CHARS + 1];
+    uint32_t id;
+    enum vm_role role;
+    bool provisional;
+    uint64_t created_us; /* UTC */
+    uint32_t n_disks;
+    struct disk_info *disks;
+};
+
+/* All vms, by name, in one allocation that the caller frees with free(). -ENOMEM. */
+int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n);
+
+/* ---- what it does and how it is -------------------------------------------------------------- */
+
+struct store_space { /* bytes */
+    uint64_t capacity;   /* of all log files that there may be */
+    uint64_t reserve;    /* kept back for cleaning and checkpoints */
+    uint64_t data;       /* live pages */
+    uint64_t tables;     /* live page-table nodes */
+    uint64_t dead;       /* in log files, to be cleaned */
+    uint64_t available;  /* what may still be written */
+    uint64_t allocated;  /* of the file system */
+};
+void store_space(const struct store *store, struct store_space *ret);
+
+struct store_counter {
+    const char *name, *description; /* static */
+    uint64_t value;
+};
+/* Fills up to max; returns how many there are. */
+uint32_t store_counters(const struct store *store, struct store_counter *ret, uint32_t max);
+
+bool store_is_read_only(const struct store *store);
+
+/* A walk of every table and every page: checksums, and what is live recomputed from the roots and
+ * compared with the books, to the page. Runs beside everything else; one at a time (-EBUSY). */
+struct store_check {
+    bool pages;                                            /* read every page too, not tables only */
+    void (*problem)(struct store_check *check, const char *text); /* one line each */
+    void (*done)(struct store_check *check);
+    uint64_t total_pages, checked_pages;                   /* progress */
+    uint64_t nodes, problems;                              /* out */
+    int error;                                             /* out: 0 or why the walk ended early */
+    void *impl;
+};
+int store_check(struct store *store, struct store_check *check);
+
+#endif
