@@ -62,11 +62,11 @@ static void seed_random(uint64_t seed)
 
 static size_t insert(uint8_t *data, size_t size, const uint8_t *from, size_t len)
 {
-    if (size + len > MAX_INPUT_BYTES)
+    if (size >= MAX_INPUT_BYTES)
+        return size;
+    if (len > MAX_INPUT_BYTES - size)
         len = MAX_INPUT_BYTES - size;
-    size_t at = below(size + 1);
-    if (at > size) /* never, but the compiler cannot know */
-        at = size;
+    size_t at = below(size);
     memmove(data + at + len, data + at, size - at);
     memcpy(data + at, from, len);
     return size + len;
