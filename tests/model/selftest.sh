@@ -1,0 +1,22 @@
+#!/bin/sh
+# The test bed must pass a right store and find each classical mistake in a wrong one.
+# usage: selftest.sh TOY-MODEL
+toy=$1
+out=$(mktemp)
+trap 'rm -f "$out"' EXIT
+bad=0
+if ! "$toy" --profile mix --points 1000 >"$out" 2>&1; then
+    echo "a right store is blamed:"
+    cat "$out"
+    bad=1
+fi
+for bug in flush-no-sync fua-no-sync sync-early ack-early ack-order no-prefix no-crc \
+    trim-not-logged trim-edges extents recovery-not-durable; do
+    if TOY_BUG=$bug "$toy" --profile mix --points 3000 >"$out" 2>&1; then
+        echo "not found: $bug"
+        bad=1
+    else
+        echo "found: $bug: $(grep FAILED "$out")"
+    fi
+done
+exit $bad
