@@ -5,12 +5,11 @@
  * completion. A missing block is durable zeros. Versions keep no trailing zeros, so that large and
  * mostly empty pages cost little.
  *
- *   in flight --complete()--> unsynced version --sync_file()--> durable version
+ *   in flight --complete()--> unsynced version --sim_file_sync()--> durable version
  *       |                           |
  *       +------sim_cut()-----+      +--sim_restart(SIM_CRASH)--> kept, torn or lost
  */
-#include "sim-storage.h"
-#include "rng.h"
+#include "sim-impl.h"
 
 #include "base/crc.h"
 
@@ -20,53 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define SECTOR_BYTES  512u
-#define BLOCK_SECTORS (SIM_BLOCK_BYTES / SECTOR_BYTES)
-
-struct version {
-    struct version *below;
-    uint64_t done_seq; /* 0: durable */
-    uint32_t len;
-    uint8_t data[];
-};
-
-struct file {
-    struct list link;
-    uint32_t number;
-    uint64_t length, durable_length;
-    struct version **blocks;
-    uint64_t n_blocks; /* size of the table */
-    uint64_t *dirty;   /* indexes of blocks with unsynced versions */
-    size_t n_dirty, max_dirty;
-};
-
-struct flight {
-    struct storage_req *req;
-    uint64_t seq;   /* of submission */
-    uint64_t ready; /* tick from which it may complete */
-    uint64_t mark;  /* SYNC: writes done up to here are covered */
-    uint32_t crc;   /* WRITE: of the data as submitted */
-};
-
-struct sim {
-    struct storage storage;
-    struct rng rng;
-    struct list files;
-    uint64_t medium_bytes, allocated;
-    struct flight *flights;
-    size_t n_flights, max_flights;
-    uint64_t submit_seq, done_seq, tick;
-    unsigned latency;
-    bool dead, lie, in_submit, in_poll;
-    uint64_t cut_after;
-    struct {
-        uint64_t nth, times;
-        int code;
-    } fail[STORAGE_REMOVE + 1];
-    uint64_t failures;
-    struct sim_stats stats;
-};
 
 static const char *const op_names[] = {"READ", "WRITE", "SYNC", "CREATE", "REMOVE"};
 
@@ -86,134 +38,10 @@ misuse(const struct storage_req *req, const char *format, ...)
     abort();
 }
 
-static void *must(void *p)
-{
-    if (!p) {
-        fprintf(stderr, "sim-storage: out of memory\n");
-        abort();
-    }
-    return p;
-}
-
 static bool is_log_file(uint32_t number)
 {
     return number < UINT32_MAX - 255; /* the fixed names are at the top */
 }
-
-/* ---- blocks ---------------------------------------------------------------------------------- */
-
-static struct version *version_new(const uint8_t *data, uint64_t done_seq)
-{
-    uint32_t len = SIM_BLOCK_BYTES;
-    static const uint8_t zeros[64];
-    while (len > 0 && data[len - 1] == 0 && memcmp(data + len - 64, zeros, 64) == 0)
-        len -= 64;
-    struct version *v = must(malloc(sizeof(*v) + len));
-    v->below = NULL;
-    v->done_seq = done_seq;
-    v->len = len;
-    memcpy(v->data, data, len);
-    return v;
-}
-
-static void version_read(const struct version *v, uint8_t *buf)
-{
-    uint32_t len = v ? v->len : 0;
-    if (len)
-        memcpy(buf, v->data, len);
-    memset(buf + len, 0, SIM_BLOCK_BYTES - len);
-}
-
-static void version_free_stack(struct version *v)
-{
-    while (v) {
-        struct version *below = v->below;
-        free(v);
-        v = below;
-    }
-}
-
-static struct file *file_find(const struct sim *sim, uint32_t number)
-{
-    list_for_each (l, &sim->files) {
-        struct file *f = container_of(l, struct file, link);
-        if (f->number == number)
-            return f;
-    }
-    return NULL;
-}
-
-static struct file *file_new(struct sim *sim, uint32_t number, uint64_t length)
-{
-    struct file *f = must(calloc(1, sizeof(*f)));
-    f->number = number;
-    f->length = f->durable_length = length;
-    f->n_blocks = length / SIM_BLOCK_BYTES;
-    f->blocks = must(calloc(f->n_blocks ? f->n_blocks : 1, sizeof(*f->blocks)));
-    list_push_back(&sim->files, &f->link);
-    sim->allocated += length;
-    return f;
-}
-
-static void file_free(struct sim *sim, struct file *f)
-{
-    for (uint64_t i = 0; i < f->n_blocks; i++)
-        version_free_stack(f->blocks[i]);
-    sim->allocated -= f->length;
-    list_del(&f->link);
-    free(f->blocks);
-    free(f->dirty);
-    free(f);
-}
-
-static void file_set_length(struct sim *sim, struct file *f, uint64_t length)
-{
-    uint64_t n = (length + SIM_BLOCK_BYTES - 1) / SIM_BLOCK_BYTES;
-    for (uint64_t i = n; i < f->n_blocks; i++)
-        version_free_stack(f->blocks[i]);
-    f->blocks = must(realloc(f->blocks, (n ? n : 1) * sizeof(*f->blocks)));
-    for (uint64_t i = f->n_blocks; i < n; i++)
-        f->blocks[i] = NULL;
-    sim->allocated += length - f->length;
-    f->length = length;
-    f->n_blocks = n;
-}
-
-static void block_push(struct file *f, uint64_t index, const uint8_t *data, uint64_t done_seq)
-{
-    struct version *top = f->blocks[index];
-    if (!top || top->done_seq == 0) {
-        if (f->n_dirty == f->max_dirty) {
-            f->max_dirty = f->max_dirty ? 2 * f->max_dirty : 64;
-            f->dirty = must(realloc(f->dirty, f->max_dirty * sizeof(*f->dirty)));
-        }
-        f->dirty[f->n_dirty++] = index;
-    }
-    struct version *v = version_new(data, done_seq);
-    v->below = top;
-    f->blocks[index] = v;
-}
-
-/* Make all versions up to mark durable. */
-static void sync_file(struct file *f, uint64_t mark)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < f->n_dirty; i++) {
-        struct version *top = f->blocks[f->dirty[i]], *v = top;
-        while (v && v->done_seq > mark)
-            v = v->below;
-        if (v && v->done_seq) {
-            v->done_seq = 0;
-            version_free_stack(v->below);
-            v->below = NULL;
-        }
-        if (top->done_seq)
-            f->dirty[kept++] = f->dirty[i];
-    }
-    f->n_dirty = kept;
-    f->durable_length = f->length;
-}
-
 /* ---- requests -------------------------------------------------------------------------------- */
 
 static uint32_t iov_crc(const struct storage_req *req)
@@ -241,7 +69,7 @@ static void check_transfer(struct sim *sim, const struct storage_req *req)
         misuse(req, "unaligned offset");
     if (req->op != STORAGE_WRITE)
         return;
-    const struct file *f = file_find(sim, req->file);
+    const struct file *f = sim_file_find(sim, req->file);
     if (f && is_log_file(req->file) && req->offset_bytes + sum > f->length)
         misuse(req, "write past the end (%llu) of a log file", (unsigned long long)f->length);
     for (size_t i = 0; i < sim->n_flights; i++) {
@@ -269,7 +97,7 @@ static void sim_submit(struct storage *storage, struct storage_req *req)
 
     if (sim->n_flights == sim->max_flights) {
         sim->max_flights = sim->max_flights ? 2 * sim->max_flights : 64;
-        sim->flights = must(realloc(sim->flights, sim->max_flights * sizeof(*sim->flights)));
+        sim->flights = sim_must(realloc(sim->flights, sim->max_flights * sizeof(*sim->flights)));
     }
     struct flight *fl = &sim->flights[sim->n_flights++];
     *fl = (struct flight){.req = req, .seq = ++sim->submit_seq, .mark = sim->done_seq};
@@ -282,14 +110,14 @@ static void sim_submit(struct storage *storage, struct storage_req *req)
 
 static int do_read(struct sim *sim, struct storage_req *req, bool damage)
 {
-    const struct file *f = file_find(sim, req->file);
+    const struct file *f = sim_file_find(sim, req->file);
     if (!f)
         return -ENOENT;
     uint64_t at = req->offset_bytes, done = 0;
     for (unsigned i = 0; i < req->n_iov; i++) {
         uint8_t *base = req->iov[i].iov_base;
         for (size_t j = 0; j < req->iov[i].iov_len && at < f->length; j += SIM_BLOCK_BYTES) {
-            version_read(f->blocks[at / SIM_BLOCK_BYTES], base + j);
+            sim_version_read(f->blocks[at / SIM_BLOCK_BYTES], base + j);
             at += SIM_BLOCK_BYTES;
             done += SIM_BLOCK_BYTES;
         }
@@ -304,7 +132,7 @@ static int do_read(struct sim *sim, struct storage_req *req, bool damage)
 static int do_write(struct sim *sim, const struct flight *fl)
 {
     const struct storage_req *req = fl->req;
-    struct file *f = file_find(sim, req->file);
+    struct file *f = sim_file_find(sim, req->file);
     if (!f)
         return -ENOENT;
     if (iov_crc(req) != fl->crc)
@@ -315,20 +143,20 @@ static int do_write(struct sim *sim, const struct flight *fl)
             misuse(req, "write past the end of a log file");
         if (sim->allocated - f->length + end > sim->medium_bytes)
             return -ENOSPC;
-        file_set_length(sim, f, end);
+        sim_file_set_length(sim, f, end);
     }
     uint64_t index = req->offset_bytes / SIM_BLOCK_BYTES;
     sim->done_seq++;
     for (unsigned i = 0; i < req->n_iov; i++)
         for (size_t j = 0; j < req->iov[i].iov_len; j += SIM_BLOCK_BYTES)
-            block_push(f, index++, (const uint8_t *)req->iov[i].iov_base + j, sim->done_seq);
+            sim_block_push(f, index++, (const uint8_t *)req->iov[i].iov_base + j, sim->done_seq);
     return (int)req->length_bytes;
 }
 
 /* A write that failed: any of its sectors may have got there. */
 static void do_failed_write(struct sim *sim, const struct storage_req *req)
 {
-    struct file *f = file_find(sim, req->file);
+    struct file *f = sim_file_find(sim, req->file);
     if (!f || req->offset_bytes + req->length_bytes > f->length || rng_percent(&sim->rng, 30))
         return;
     uint64_t index = req->offset_bytes / SIM_BLOCK_BYTES;
@@ -337,23 +165,23 @@ static void do_failed_write(struct sim *sim, const struct storage_req *req)
         for (size_t j = 0; j < req->iov[i].iov_len; j += SIM_BLOCK_BYTES, index++) {
             uint8_t block[SIM_BLOCK_BYTES];
             uint64_t mask = rng_next(&sim->rng);
-            version_read(f->blocks[index], block);
+            sim_version_read(f->blocks[index], block);
             for (unsigned s = 0; s < BLOCK_SECTORS; s++)
                 if (mask >> s & 1)
                     memcpy(block + s * SECTOR_BYTES,
                            (const uint8_t *)req->iov[i].iov_base + j + s * SECTOR_BYTES,
                            SECTOR_BYTES);
-            block_push(f, index, block, sim->done_seq);
+            sim_block_push(f, index, block, sim->done_seq);
         }
 }
 
 static int do_create(struct sim *sim, const struct storage_req *req)
 {
-    if (file_find(sim, req->file))
+    if (sim_file_find(sim, req->file))
         return -EEXIST;
     if (sim->allocated + req->length_bytes > sim->medium_bytes)
         return -ENOSPC;
-    file_new(sim, req->file, req->length_bytes);
+    sim_file_new(sim, req->file, req->length_bytes);
     return 0;
 }
 
@@ -379,16 +207,16 @@ static int perform(struct sim *sim, const struct flight *fl)
     case STORAGE_WRITE:
         return do_write(sim, fl);
     case STORAGE_SYNC:
-        f = file_find(sim, req->file);
+        f = sim_file_find(sim, req->file);
         if (f && !sim->lie)
-            sync_file(f, fl->mark);
+            sim_file_sync(f, fl->mark);
         return f ? 0 : -ENOENT;
     case STORAGE_CREATE:
         return do_create(sim, req);
     case STORAGE_REMOVE:
-        f = file_find(sim, req->file);
+        f = sim_file_find(sim, req->file);
         if (f)
-            file_free(sim, f);
+            sim_file_free(sim, f);
         return f ? 0 : -ENOENT;
     }
     return -EINVAL;
@@ -494,7 +322,6 @@ static void sim_close(struct storage *storage)
     if (sim->n_flights)
         misuse(sim->flights[0].req, "closed with %zu requests in flight", sim->n_flights);
 }
-
 /* ---- power ----------------------------------------------------------------------------------- */
 
 void sim_cut(struct sim *sim)
@@ -506,7 +333,7 @@ void sim_cut(struct sim *sim)
     memset(sim->fail, 0, sizeof(sim->fail));
     /* In a random order, each with a chance of its own this time: all, none, or in between. */
     unsigned percent = (unsigned)rng_below(&sim->rng, 3) * 50;
-    size_t *order = must(malloc((sim->n_flights + 1) * sizeof(*order)));
+    size_t *order = sim_must(malloc((sim->n_flights + 1) * sizeof(*order)));
     for (size_t i = 0; i < sim->n_flights; i++) {
         size_t j = rng_below(&sim->rng, i + 1);
         order[i] = order[j];
@@ -518,83 +345,13 @@ void sim_cut(struct sim *sim)
     free(order);
     sim->dead = true;
 }
-
-/* What the crash does to one write. */
-enum fate { LOST, KEPT, TORN };
-
-struct crash {
-    uint64_t salt;
-    unsigned kept_percent, torn_percent;
-    bool torn_prefix;
-};
-
-static enum fate fate_of(const struct crash *crash, uint64_t done_seq)
-{
-    unsigned dice = (unsigned)(rng_mix(crash->salt ^ rng_mix(done_seq)) % 100);
-    return dice < crash->kept_percent                         ? KEPT
-           : dice < crash->kept_percent + crash->torn_percent ? TORN
-                                                              : LOST;
-}
-
-static void crash_block(struct sim *sim, struct file *f, uint64_t index, const struct crash *crash)
-{
-    struct version *stack[256], *v = f->blocks[index];
-    unsigned n = 0;
-    uint8_t block[SIM_BLOCK_BYTES], data[SIM_BLOCK_BYTES];
-    while (v && v->done_seq) {
-        assert(n < 256);
-        stack[n++] = v;
-        v = v->below;
-    }
-    version_read(v, block);
-    while (n-- > 0) {
-        enum fate fate = fate_of(crash, stack[n]->done_seq);
-        uint64_t mask = fate == KEPT ? UINT64_MAX : fate == TORN ? rng_next(&sim->rng) : 0;
-        if (fate == TORN && crash->torn_prefix)
-            mask = (1u << (mask % (BLOCK_SECTORS + 1))) - 1;
-        version_read(stack[n], data);
-        for (unsigned s = 0; s < BLOCK_SECTORS; s++)
-            if (mask >> s & 1)
-                memcpy(block + s * SECTOR_BYTES, data + s * SECTOR_BYTES, SECTOR_BYTES);
-        sim->stats.lost_writes += fate == LOST;
-        sim->stats.torn_writes += fate == TORN;
-    }
-    version_free_stack(f->blocks[index]);
-    f->blocks[index] = version_new(block, 0);
-}
-
-static void crash_file(struct sim *sim, struct file *f, const struct crash *crash)
-{
-    uint64_t end = f->durable_length;
-    for (size_t i = 0; i < f->n_dirty; i++) {
-        uint64_t index = f->dirty[i], seq = f->blocks[index]->done_seq;
-        if (fate_of(crash, seq) != LOST && (index + 1) * SIM_BLOCK_BYTES > end)
-            end = (index + 1) * SIM_BLOCK_BYTES;
-        crash_block(sim, f, index, crash);
-    }
-    f->n_dirty = 0;
-    if (end < f->length)
-        file_set_length(sim, f, end);
-    f->durable_length = f->length;
-}
-
 void sim_restart(struct sim *sim, enum sim_end end)
 {
-    static const struct {
-        unsigned kept, torn;
-    } moods[] = {{0, 0}, {100, 0}, {50, 0}, {50, 30}, {10, 80}, {90, 5}, {5, 5}};
     if (sim->n_flights)
         misuse(sim->flights[0].req, "restart with requests in flight");
     sim_cut(sim);
-    if (end == SIM_CRASH) {
-        size_t mood = rng_below(&sim->rng, sizeof(moods) / sizeof(moods[0]));
-        struct crash crash = {.salt = rng_next(&sim->rng),
-                              .kept_percent = moods[mood].kept,
-                              .torn_percent = moods[mood].torn,
-                              .torn_prefix = rng_percent(&sim->rng, 50)};
-        list_for_each (l, &sim->files)
-            crash_file(sim, container_of(l, struct file, link), &crash);
-    }
+    if (end == SIM_CRASH)
+        sim_crash_files(sim);
     sim->dead = false;
 }
 
@@ -607,12 +364,11 @@ bool sim_is_dead(const struct sim *sim)
 {
     return sim->dead;
 }
-
 /* ---- life, faults, touching ------------------------------------------------------------------ */
 
 struct sim *sim_new(uint64_t seed, uint64_t medium_bytes)
 {
-    struct sim *sim = must(calloc(1, sizeof(*sim)));
+    struct sim *sim = sim_must(calloc(1, sizeof(*sim)));
     sim->storage = (struct storage){.submit = sim_submit,
                                     .poll = sim_poll,
                                     .list = sim_list,
@@ -632,7 +388,7 @@ void sim_free(struct sim *sim)
         return;
     sim_close(&sim->storage);
     list_for_each_safe (l, &sim->files)
-        file_free(sim, container_of(l, struct file, link));
+        sim_file_free(sim, container_of(l, struct file, link));
     free(sim->flights);
     free(sim);
 }
@@ -643,13 +399,13 @@ struct sim *sim_clone(const struct sim *sim, uint64_t seed)
     copy->latency = sim->latency;
     list_for_each (l, &sim->files) {
         const struct file *f = container_of(l, struct file, link);
-        struct file *g = file_new(copy, f->number, f->length);
+        struct file *g = sim_file_new(copy, f->number, f->length);
         for (uint64_t i = 0; i < f->n_blocks; i++) {
             uint8_t block[SIM_BLOCK_BYTES];
             if (!f->blocks[i])
                 continue;
-            version_read(f->blocks[i], block);
-            g->blocks[i] = version_new(block, 0);
+            sim_version_read(f->blocks[i], block);
+            g->blocks[i] = sim_version_new(block, 0);
         }
     }
     return copy;
@@ -692,60 +448,9 @@ void sim_lie_about_syncs(struct sim *sim, bool lie)
 {
     sim->lie = lie;
 }
-
-bool sim_next_block(const struct sim *sim, struct sim_place *place)
-{
-    list_for_each (l, &sim->files) {
-        const struct file *f = container_of(l, struct file, link);
-        if (place->started && f->number != place->file)
-            continue;
-        uint64_t i = place->started ? place->offset_bytes / SIM_BLOCK_BYTES + 1 : 0;
-        for (; i < f->n_blocks; i++) {
-            if (!f->blocks[i] || !f->blocks[i]->len)
-                continue;
-            *place = (struct sim_place){true, f->number, i * SIM_BLOCK_BYTES};
-            return true;
-        }
-        place->started = false; /* on to the next file, from its start */
-    }
-    return false;
-}
-
-bool sim_peek(const struct sim *sim, uint32_t file, uint64_t offset_bytes, void *buf)
-{
-    const struct file *f = file_find(sim, file);
-    if (!f || offset_bytes + SIM_BLOCK_BYTES > f->n_blocks * SIM_BLOCK_BYTES)
-        return false;
-    version_read(f->blocks[offset_bytes / SIM_BLOCK_BYTES], buf);
-    return true;
-}
-
-void sim_poke(struct sim *sim, uint32_t file, uint64_t offset_bytes, const void *buf)
-{
-    struct file *f = file_find(sim, file);
-    assert(f && offset_bytes / SIM_BLOCK_BYTES < f->n_blocks);
-    struct version **at = &f->blocks[offset_bytes / SIM_BLOCK_BYTES];
-    struct version *v = version_new(buf, *at ? (*at)->done_seq : 0);
-    if (*at) {
-        v->below = (*at)->below;
-        free(*at);
-    }
-    *at = v;
-}
-
-void sim_flip_bit(struct sim *sim, uint32_t file, uint64_t offset_bytes, unsigned bit)
-{
-    uint8_t block[SIM_BLOCK_BYTES];
-    uint64_t start = offset_bytes / SIM_BLOCK_BYTES * SIM_BLOCK_BYTES;
-    bool there = sim_peek(sim, file, start, block);
-    assert(there);
-    block[offset_bytes - start] ^= 1u << (bit % 8);
-    sim_poke(sim, file, start, block);
-}
-
 int64_t sim_file_bytes(const struct sim *sim, uint32_t file)
 {
-    const struct file *f = file_find(sim, file);
+    const struct file *f = sim_file_find(sim, file);
     return f ? (int64_t)f->length : -1;
 }
 
