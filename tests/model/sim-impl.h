@@ -43,7 +43,7 @@ struct sim {
     size_t n_flights, max_flights;
     uint64_t submit_seq, done_seq, tick;
     unsigned latency;
-    bool dead, lie, in_submit, in_poll;
+    bool dead, lie, tolerate, in_poll;
     uint64_t cut_after;
     struct {
         uint64_t nth, times;

@@ -70,7 +70,7 @@ static void check_transfer(struct sim *sim, const struct storage_req *req)
     if (req->op != STORAGE_WRITE)
         return;
     const struct file *f = sim_file_find(sim, req->file);
-    if (f && is_log_file(req->file) && req->offset_bytes + sum > f->length)
+    if (f && is_log_file(req->file) && req->offset_bytes + sum > f->length && !sim->tolerate)
         misuse(req, "write past the end (%llu) of a log file", (unsigned long long)f->length);
     for (size_t i = 0; i < sim->n_flights; i++) {
         const struct storage_req *other = sim->flights[i].req;
@@ -139,8 +139,10 @@ static int do_write(struct sim *sim, const struct flight *fl)
         misuse(req, "the buffer changed while its write was in flight");
     uint64_t end = req->offset_bytes + req->length_bytes;
     if (end > f->length) {
-        if (is_log_file(req->file))
+        if (is_log_file(req->file) && !sim->tolerate)
             misuse(req, "write past the end of a log file");
+        if (is_log_file(req->file))
+            return -EIO;
         if (sim->allocated - f->length + end > sim->medium_bytes)
             return -ENOSPC;
         sim_file_set_length(sim, f, end);
@@ -448,6 +450,20 @@ void sim_lie_about_syncs(struct sim *sim, bool lie)
 {
     sim->lie = lie;
 }
+void sim_truncate(struct sim *sim, uint32_t file, uint64_t length_bytes)
+{
+    struct file *f = sim_file_find(sim, file);
+    if (f && length_bytes)
+        sim_file_set_length(sim, f, length_bytes);
+    else if (f)
+        sim_file_free(sim, f);
+}
+
+void sim_tolerate_short_files(struct sim *sim, bool tolerate)
+{
+    sim->tolerate = tolerate;
+}
+
 int64_t sim_file_bytes(const struct sim *sim, uint32_t file)
 {
     const struct file *f = sim_file_find(sim, file);

@@ -76,6 +76,11 @@ bool sim_peek(const struct sim *sim, uint32_t file, uint64_t offset_bytes, void 
 void sim_flip_bit(struct sim *sim, uint32_t file, uint64_t offset_bytes, unsigned bit);
 /* Overwrite one block (at an aligned offset inside the file), durably. */
 void sim_poke(struct sim *sim, uint32_t file, uint64_t offset_bytes, const void *buf);
+/* Cut a file short, or remove it with length 0, durably. */
+void sim_truncate(struct sim *sim, uint32_t file, uint64_t length_bytes);
+/* Writes past a log file's end (of one that sim_truncate() cut short) give -EIO instead of misuse.
+ */
+void sim_tolerate_short_files(struct sim *sim, bool tolerate);
 /* Bytes of a file, or -1 where there is none. */
 int64_t sim_file_bytes(const struct sim *sim, uint32_t file);
 uint64_t sim_allocated_bytes(const struct sim *sim);
