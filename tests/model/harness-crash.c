@@ -53,16 +53,22 @@ void run_end(struct run *run)
     sim_free(run->sim);
 }
 
-void run_format(struct run *run)
+bool run_format(struct run *run)
 {
     struct store_format format = {.capacity_bytes = run->knobs.capacity_bytes};
     int r = store_format(sim_storage(run->sim), &format);
+    if (sim_is_dead(run->sim))
+        return false;
     if (r)
         fail(run, "formatting: %s", err_text(r));
+    run->formatted = true;
     r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+    if (sim_is_dead(run->sim))
+        return false;
     if (r)
         fail(run, "opening a new store: %s", err_text(r));
     run->opens++;
+    return true;
 }
 
 /* ---- comparing ------------------------------------------------------------------------------- */
@@ -142,16 +148,17 @@ bool compare_all(struct run *run, enum model_end_kind kind)
     if (r)
         fail(run, "listing: %s", err_text(r));
     model_judge_begin(run->model, kind, vms, n);
+    run->change_stuck = false;
     free(vms);
     complain(run, "the catalogue after opening");
     for (uint32_t i = 0; i < model_n_disks(run->model); i++)
         if (!compare_disk(run, model_disk(run->model, i), buf))
             return false;
-    model_judge_end(run->model);
+    model_judge_end(run->model, !run->dry);
     complain(run, kind == MODEL_CRASHED  ? "after a crash"
                   : kind == MODEL_KILLED ? "after a kill"
                                          : "after closing and opening");
-    for (uint32_t i = 0; i < model_n_disks(run->model); i++)
+    for (uint32_t i = 0; i < model_n_disks(run->model) && !run->dry; i++)
         if (rng_percent(&run->rng, 25) && !compare_extents(run, model_disk(run->model, i)))
             return true; /* the pages were judged; the cut is the next recovery's */
     return true;
@@ -224,7 +231,7 @@ void run_reopen(struct run *run)
     compare_all(run, MODEL_CLOSED);
 }
 
-static void take_down(struct run *run)
+void take_down(struct run *run)
 {
     if (!run->store)
         return;
@@ -234,7 +241,7 @@ static void take_down(struct run *run)
 }
 
 /* Open, check, compare. false: the power went on the way. */
-static bool come_up(struct run *run, enum model_end_kind kind)
+bool come_up(struct run *run, enum model_end_kind kind)
 {
     int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
     if (r)

@@ -194,7 +194,8 @@ void drain(struct run *run)
         struct slot *slot = &run->slots[i];
         if (!slot->active)
             continue;
-        if (!sim_is_dead(run->sim))
+        /* In a read-only store they stay either until it is opened again. */
+        if (!sim_is_dead(run->sim) && !store_is_read_only(run->store))
             resolve(run, slot);
         slot->active = slot->doubtful = false;
         run->n_active--;
@@ -398,8 +399,9 @@ static void change_done(struct store_change *change)
     run->change_disk = NULL;
     run->change_vm = NULL;
     say(run, "change %d of %s/%s: %d", change->kind, change->vm, change->disk, change->error);
+    run->change_stuck = true;
     if (sim_is_dead(run->sim))
-        return; /* the model keeps it pending: it happened or not */
+        return; /* the model keeps it pending */
     int error = change->error;
     bool allowed = error == run->change_expected || (run->may_fail_writes && error) ||
                    (run->may_fail_reads && error) || (run->knobs.may_be_full && is_full(error));
@@ -409,6 +411,7 @@ static void change_done(struct store_change *change)
              err_text(error), error, err_text(run->change_expected), run->change_expected);
     if (error && error != run->change_expected && err_errno(error) == EIO)
         return; /* stays pending until the store is opened again, as it is read-only now */
+    run->change_stuck = false;
     model_change_end(run->model, error);
 }
 
@@ -533,7 +536,7 @@ bool start_random_change(struct run *run)
 {
     struct store_change c = {0};
     struct disk *held = NULL;
-    if (run->change_active)
+    if (run->change_active || run->change_stuck)
         return false;
     if (!choose_change(run, &c)) {
         run->change_vm = NULL;

@@ -52,7 +52,7 @@ struct run {
     struct slot slots[SLOTS_MAX];
     unsigned n_active;
     struct store_change change;
-    bool change_active;
+    bool change_active, change_stuck; /* stuck: it failed, and happened or not */
     int change_expected;
     struct model_disk *change_disk; /* no requests on it meanwhile */
     const char *change_vm;          /* nor on the disks of this vm */
@@ -61,6 +61,8 @@ struct run {
     bool may_fail_reads, may_fail_writes;
     uint64_t n_damage_events, n_full, n_write_errors, n_read_errors;
     uint64_t crash_points, opens;
+    bool formatted;
+    bool dry; /* judge without adopting */
 };
 
 extern bool harness_verbose;
@@ -95,13 +97,17 @@ struct disk *store_disk(struct run *run, const struct model_disk *disk);
 
 void run_begin(struct run *run, uint64_t seed, const struct knobs *knobs);
 void run_end(struct run *run);
-/* Format and open; fails when that does not work. */
-void run_format(struct run *run);
+/* Format and open; fails when that does not work. false: the medium died. */
+bool run_format(struct run *run);
 /* store_close() and open again; everything must be there. */
 void run_reopen(struct run *run);
 /* After sim_cut() (or when the medium died by itself): take the store down, and up again, perhaps
  * with more cuts on the way, and judge. end: of the first cut. */
 void run_recover(struct run *run, enum sim_end end, unsigned more_cuts_percent);
+/* Open, check and compare; false: the medium died, and the store may be open. */
+bool come_up(struct run *run, enum model_end_kind kind);
+/* Close a store on a dead medium, with what is in flight. */
+void take_down(struct run *run);
 /* store_check() with all pages. Returns problems found; UINT64_MAX when the medium died. */
 uint64_t run_check(struct run *run, bool print);
 /* Compare everything with the model, nothing being in flight. false: the medium died. */

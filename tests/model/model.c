@@ -700,7 +700,7 @@ static void adopt(struct model *model, uint64_t cut)
     model->durable = ++model->now;
 }
 
-void model_judge_end(struct model *model)
+void model_judge_end(struct model *model, bool keep)
 {
     uint64_t span = model->now - model->judge_low + 1, cut = model->judge_low;
     int64_t count = 0;
@@ -725,7 +725,7 @@ void model_judge_end(struct model *model)
     }
     free(model->cuts);
     model->cuts = NULL;
-    if (agreed && !model->n_complaints)
+    if (agreed && keep && !model->n_complaints)
         adopt(model, cut);
     else if (any && !agreed)
         model_complain(

@@ -107,8 +107,8 @@ void model_judge_begin(struct model *model, enum model_end_kind kind, const stru
 /* Then every page of model_next_page(), and any others. */
 void model_judge_page(struct model *model, struct model_disk *disk, uint64_t index,
                       const void *page);
-/* Complains, or adopts what is there as durable. */
-void model_judge_end(struct model *model);
+/* Complains, or with keep adopts what is there as durable. */
+void model_judge_end(struct model *model, bool keep);
 
 /* What the model knows of a page, for a person. */
 void model_print_page(const struct model *model, const struct model_disk *disk, uint64_t index,

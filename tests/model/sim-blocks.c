@@ -70,6 +70,30 @@ struct file *sim_file_new(struct sim *sim, uint32_t number, uint64_t length)
     return f;
 }
 
+static struct version *stack_copy(const struct version *v)
+{
+    struct version *first = NULL, **at = &first;
+    for (; v; v = v->below) {
+        *at = sim_must(malloc(sizeof(*v) + v->len));
+        memcpy(*at, v, sizeof(*v) + v->len);
+        at = &(*at)->below;
+    }
+    *at = NULL;
+    return first;
+}
+
+void sim_file_copy(struct sim *to, const struct file *f)
+{
+    struct file *g = sim_file_new(to, f->number, f->length);
+    g->durable_length = f->durable_length;
+    for (uint64_t i = 0; i < f->n_blocks; i++)
+        g->blocks[i] = stack_copy(f->blocks[i]);
+    g->max_dirty = g->n_dirty = f->n_dirty;
+    g->dirty = sim_must(malloc((f->n_dirty + 1) * sizeof(*g->dirty)));
+    if (f->n_dirty)
+        memcpy(g->dirty, f->dirty, f->n_dirty * sizeof(*g->dirty));
+}
+
 void sim_file_free(struct sim *sim, struct file *f)
 {
     for (uint64_t i = 0; i < f->n_blocks; i++)

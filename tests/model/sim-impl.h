@@ -57,6 +57,7 @@ void *sim_must(void *p);
 
 struct file *sim_file_find(const struct sim *sim, uint32_t number);
 struct file *sim_file_new(struct sim *sim, uint32_t number, uint64_t length);
+void sim_file_copy(struct sim *to, const struct file *f);
 void sim_file_free(struct sim *sim, struct file *f);
 void sim_file_set_length(struct sim *sim, struct file *f, uint64_t length);
 /* Bytes of a version; NULL: zeros. buf: SIM_BLOCK_BYTES. */

@@ -398,18 +398,12 @@ void sim_free(struct sim *sim)
 struct sim *sim_clone(const struct sim *sim, uint64_t seed)
 {
     struct sim *copy = sim_new(seed, sim->medium_bytes);
+    if (sim->n_flights)
+        misuse(sim->flights[0].req, "cloned with requests in flight");
     copy->latency = sim->latency;
-    list_for_each (l, &sim->files) {
-        const struct file *f = container_of(l, struct file, link);
-        struct file *g = sim_file_new(copy, f->number, f->length);
-        for (uint64_t i = 0; i < f->n_blocks; i++) {
-            uint8_t block[SIM_BLOCK_BYTES];
-            if (!f->blocks[i])
-                continue;
-            sim_version_read(f->blocks[i], block);
-            g->blocks[i] = sim_version_new(block, 0);
-        }
-    }
+    copy->done_seq = sim->done_seq;
+    list_for_each (l, &sim->files)
+        sim_file_copy(copy, container_of(l, struct file, link));
     return copy;
 }
 

@@ -22,7 +22,8 @@ struct sim;
 /* medium_bytes: what all files together may take (CREATE past it: -ENOSPC). Never NULL. */
 struct sim *sim_new(uint64_t seed, uint64_t medium_bytes);
 void sim_free(struct sim *sim); /* NULL is legal; nothing may be in flight */
-/* A medium with the same files (as a reader sees them, all of it durable) and a seed of its own. */
+/* A medium with the same files, durable and not, and a seed of its own. Nothing may be in flight.
+ */
 struct sim *sim_clone(const struct sim *sim, uint64_t seed);
 
 /* Lives as long as the sim; its close() does nothing. */

@@ -26,11 +26,11 @@ static uint64_t total_points, total_ops, total_opens, total_full, total_faults, 
 
 static void make_disks(struct run *run, unsigned vms, unsigned disks, uint64_t pages)
 {
-    for (unsigned v = 0; v < vms; v++) {
+    for (unsigned v = 0; v < vms && !sim_is_dead(run->sim); v++) {
         struct store_change c = {.kind = CHANGE_VM_CREATE};
         snprintf(c.vm, sizeof(c.vm), "vm-%u", v);
         do_change(run, &c);
-        for (unsigned d = 0; d < disks; d++) {
+        for (unsigned d = 0; d < disks && !sim_is_dead(run->sim); d++) {
             c.kind = CHANGE_DISK_ADD;
             c.size_bytes = PAGE_BYTES * rng_range(&run->rng, pages / 2 + 1, pages);
             snprintf(c.disk, sizeof(c.disk), "disk%u", d);
@@ -84,6 +84,23 @@ static void crash_rounds(struct run *run, unsigned rounds, uint64_t max_requests
     run_reopen(run);
 }
 
+static bool is_enough(uint64_t points)
+{
+    return options.points && total_points + points >= options.points;
+}
+
+/* The power went while the store was made: it opens, empty, or not. */
+static void half_formatted(struct run *run)
+{
+    run->crash_points++;
+    sim_restart(run->sim, run->crash_points % 2 ? SIM_CRASH : SIM_KILL);
+    int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+    if (r)
+        run->store = NULL;
+    else
+        compare_all(run, MODEL_CLOSED);
+}
+
 /* ---- profiles -------------------------------------------------------------------------------- */
 
 static struct knobs random_knobs(struct rng *rng)
@@ -127,6 +144,91 @@ static void profile_mix(struct run *run, uint64_t seed)
     make_disks(run, 1 + (unsigned)rng_below(&rng, 2), 1 + (unsigned)rng_below(&rng, 2),
                k.disk_pages_max);
     crash_rounds(run, 20, n_requests(rng_percent(&rng, 80) ? 60 : 400));
+    run_end(run);
+}
+
+/* One short life of a store, with the power going after the first completion, the second, and so on
+ * to its end: no moment is left out, not of formatting, opening and closing either. */
+static void profile_every(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xe7);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 64;
+    k.latency = (unsigned)rng_below(&rng, 3);
+    uint64_t points = 0, requests = 0, opens = 0;
+    bool died = true;
+    for (uint64_t cut = 0; died && !is_enough(points); cut++) {
+        run_begin(run, seed, &k);
+        sim_cut_after(run->sim, cut);
+        if (run_format(run)) {
+            make_disks(run, 1, 2, k.disk_pages_max);
+            work(run, n_requests(25));
+            if (!sim_is_dead(run->sim))
+                run_reopen(run);
+            if (!sim_is_dead(run->sim))
+                work(run, n_requests(10));
+        }
+        died = sim_is_dead(run->sim);
+        sim_cut_after(run->sim, UINT64_MAX);
+        if (died && run->formatted)
+            run_recover(run, cut % 2 ? SIM_CRASH : SIM_KILL, 0);
+        else if (died)
+            half_formatted(run);
+        points += run->crash_points;
+        requests += run->op_ids;
+        opens += run->opens;
+        run_end(run);
+    }
+    run->crash_points = points;
+    run->op_ids = requests;
+    run->opens = opens;
+}
+
+/* The power goes at each moment of a recovery. */
+static void profile_sweep(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x53ee);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 200;
+    k.change_permille = 0;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 2, k.disk_pages_max);
+    for (unsigned round = 0; round < 3; round++) {
+        work(run, n_requests(100));
+        sim_cut(run->sim);
+        take_down(run);
+        sim_restart(run->sim, round % 2 ? SIM_KILL : SIM_CRASH);
+        struct sim *base = run->sim;
+        bool up = false;
+        run->dry = true;
+        for (uint64_t cut = 0; !up && !is_enough(run->crash_points); cut++) {
+            run->sim = sim_clone(base, seed + cut);
+            sim_cut_after(run->sim, cut);
+            up = store_open(sim_storage(run->sim), &k.config, &run->store) == 0;
+            if (sim_is_dead(run->sim)) {
+                up = false;
+                take_down(run);
+                sim_restart(run->sim, rng_percent(&rng, 80) ? SIM_CRASH : SIM_KILL);
+                if (!come_up(run, MODEL_CRASHED))
+                    fail(run, "test bug: dead without a cut");
+                run->crash_points++;
+            } else if (!up) {
+                fail(run, "opening after a cut");
+            }
+            sim_cut_after(run->sim, UINT64_MAX);
+            store_close(run->store);
+            run->store = NULL;
+            sim_free(run->sim);
+        }
+        run->dry = false;
+        run->sim = base;
+        if (!come_up(run, round % 2 ? MODEL_KILLED : MODEL_CRASHED))
+            fail(run, "test bug: dead without a cut");
+        run->crash_points++;
+    }
     run_end(run);
 }
 
@@ -477,8 +579,9 @@ static const struct profile {
     void (*run)(struct run *run, uint64_t seed);
     unsigned weight; /* of a hundred seeds */
 } profiles[] = {
-    {"mix", profile_mix, 84},  {"fault", profile_fault, 8}, {"flip", profile_flip, 4},
-    {"wide", profile_wide, 2}, {"churn", profile_churn, 1}, {"full", profile_full, 1},
+    {"mix", profile_mix, 78},    {"every", profile_every, 3}, {"sweep", profile_sweep, 3},
+    {"fault", profile_fault, 8}, {"flip", profile_flip, 4},   {"wide", profile_wide, 2},
+    {"churn", profile_churn, 1}, {"full", profile_full, 1},
 };
 
 static const struct profile *profile_for(uint64_t seed)
@@ -540,7 +643,7 @@ int main(int argc, char **argv)
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
         fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                        "[--profile mix|fault|flip|wide|churn|full] [--verbose]\n");
+                        "[--profile mix|every|sweep|fault|flip|wide|churn|full] [--verbose]\n");
         return 2;
     }
     const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};
