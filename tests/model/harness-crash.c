@@ -37,6 +37,10 @@ void run_begin(struct run *run, uint64_t seed, const struct knobs *knobs)
     rng_seed(&run->rng, seed);
     run->sim = sim_new(seed, knobs->medium_bytes);
     sim_set_latency(run->sim, knobs->latency);
+    sim_lie_about_syncs(run->sim, harness_lie);
+    run->race_buf = aligned_alloc(PAGE_BYTES, MODEL_RACE_OPS * RACE_BUF_BYTES);
+    if (!run->race_buf)
+        abort();
     run->model = model_new();
 }
 
@@ -49,6 +53,7 @@ void run_end(struct run *run)
     }
     for (unsigned i = 0; i < SLOTS_MAX; i++)
         free(run->slots[i].buf);
+    free(run->race_buf);
     model_free(run->model);
     sim_free(run->sim);
 }

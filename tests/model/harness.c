@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool harness_verbose;
+bool harness_verbose, harness_lie;
 const char *harness_profile = "";
 
 void fail(struct run *run, const char *format, ...)
@@ -387,6 +387,91 @@ bool start_random_io(struct run *run)
                         offset, length);
     }
     return start_io(run, disk, STORE_WRITE, fua, offset, length);
+}
+
+/* ---- races ----------------------------------------------------------------------------------- */
+
+static void race_done(struct store_io *io)
+{
+    struct run *run = (struct run *)io->extents; /* unused by WRITE and ZERO */
+    run->race_waits--;
+    if (sim_is_dead(run->sim))
+        return;
+    if (io->error)
+        fail(run, "a request on a shared page failed: %s", err_text(io->error));
+    model_race_done(run->model, (uint32_t)(io - run->race_io));
+}
+
+static bool is_racing(const struct run *run)
+{
+    return run->race_waits > 0;
+}
+
+static void start_racer(struct run *run, unsigned i)
+{
+    const struct model_race *race = &run->race;
+    uint64_t bytes = (uint64_t)race->n_pages * PAGE_BYTES;
+    uint64_t unit = rng_percent(&run->rng, 70) ? 512 : 1, at, length;
+    at = rng_below(&run->rng, bytes / unit) * unit;
+    length = rng_range(&run->rng, 1, (rng_percent(&run->rng, 50) ? 1024 : bytes) / unit) * unit;
+    length = length < bytes - at ? length : bytes - at;
+    bool zero = rng_percent(&run->rng, 20);
+    uint8_t *buf = run->race_buf + (size_t)i * RACE_BUF_BYTES;
+    at += race->page * PAGE_BYTES;
+    stamp_fill(buf, length, stamp_disk(run, race->disk), at, ++run->op_ids, false);
+    run->race_io[i] = (struct store_io){.disk = store_disk(run, race->disk),
+                                        .op = zero ? STORE_ZERO : STORE_WRITE,
+                                        .offset = at,
+                                        .length = length,
+                                        .buf = buf,
+                                        .extents = (struct store_extent *)run,
+                                        .done = race_done};
+    say(run, "racer %u kind %d %llu+%llu", i, zero ? STORE_ZERO : STORE_WRITE,
+        (unsigned long long)at, (unsigned long long)length);
+    model_race_add(run->model, zero ? NULL : buf, at, (uint32_t)length);
+    run->race_waits++;
+    if (store_submit(run->store, &run->race_io[i]))
+        race_done(&run->race_io[i]);
+}
+
+void run_race(struct run *run)
+{
+    static _Alignas(PAGE_BYTES) uint8_t pages[MODEL_RACE_PAGES * PAGE_BYTES];
+    drain(run);
+    struct model_disk *disk = random_disk(run);
+    if (sim_is_dead(run->sim) || !disk || !start_io(run, disk, STORE_FLUSH, 0, 0, 0))
+        return;
+    drain(run);
+    uint64_t n = rng_range(&run->rng, 1, MODEL_RACE_PAGES),
+             size = model_disk_size(disk) / PAGE_BYTES;
+    n = n < size ? n : size;
+    uint64_t page = rng_below(&run->rng, size - n + 1);
+    if (sim_is_dead(run->sim) || model_busy(disk, page * PAGE_BYTES, n * PAGE_BYTES))
+        return;
+    model_race_begin(run->model, &run->race, disk, page, (uint32_t)n);
+    unsigned racers = (unsigned)rng_range(&run->rng, 2, MODEL_RACE_OPS);
+    for (unsigned i = 0; i < racers && !sim_is_dead(run->sim); i++) {
+        start_racer(run, i);
+        if (rng_percent(&run->rng, 30))
+            turn(run, false);
+    }
+    turn_until(run, is_racing);
+    if (sim_is_dead(run->sim))
+        return; /* the race is judged with the rest */
+    struct store_io io = {.disk = store_disk(run, disk), .op = STORE_FLUSH};
+    int r = run_io(run, &io);
+    io = (struct store_io){.disk = io.disk,
+                           .op = STORE_READ,
+                           .offset = page * PAGE_BYTES,
+                           .length = n * PAGE_BYTES,
+                           .buf = pages};
+    r = r || sim_is_dead(run->sim) ? r : run_io(run, &io);
+    if (sim_is_dead(run->sim))
+        return;
+    if (r)
+        fail(run, "flush or read after a race: %s", err_text(r));
+    model_race_end(run->model, pages);
+    complain(run, "requests on one page at once");
 }
 
 /* ---- changes of the catalogue ---------------------------------------------------------------- */

@@ -10,8 +10,9 @@
 #include "rng.h"
 #include "sim-storage.h"
 
-#define SLOTS_MAX   64
-#define EXTENTS_MAX 128
+#define SLOTS_MAX      64
+#define EXTENTS_MAX    128
+#define RACE_BUF_BYTES ((MODEL_RACE_PAGES + 1) * PAGE_BYTES) /* for each of its requests */
 
 struct run;
 
@@ -35,7 +36,8 @@ struct knobs { /* of a run; what a profile sets */
     unsigned latency;        /* see sim_set_latency() */
     uint64_t disk_pages_max; /* of a new disk */
     unsigned disks_max, vms_max;
-    unsigned read_percent, flush_percent, fua_percent, discard_percent, change_permille;
+    unsigned read_percent, flush_percent, fua_percent, discard_percent, change_permille,
+        race_permille;
     unsigned sparse_percent; /* pages that are nearly empty */
     uint64_t write_pages_max;
     unsigned hot_percent; /* of requests that go to few pages */
@@ -60,12 +62,16 @@ struct run {
     /* What may go wrong at this moment because the test made it so. */
     bool may_fail_reads, may_fail_writes;
     uint64_t n_damage_events, n_full, n_write_errors, n_read_errors;
+    struct model_race race;
+    struct store_io race_io[MODEL_RACE_OPS];
+    uint8_t *race_buf;
+    unsigned race_waits;
     uint64_t crash_points, opens;
     bool formatted;
     bool dry; /* judge without adopting */
 };
 
-extern bool harness_verbose;
+extern bool harness_verbose, harness_lie; /* lie: syncs do nothing; runs must fail */
 extern const char *harness_profile;
 
 void fail(struct run *run, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
@@ -80,6 +86,8 @@ void complain(struct run *run, const char *what);
 bool start_io(struct run *run, struct model_disk *disk, enum store_op op, uint32_t flags,
               uint64_t offset, uint64_t length);
 bool start_random_io(struct run *run);
+/* Two to four requests on the same few pages at once; waits for them. */
+void run_race(struct run *run);
 bool start_random_change(struct run *run);
 /* Returns what the store said. Not while another change is in flight. */
 int do_change(struct run *run, const struct store_change *change);

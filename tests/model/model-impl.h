@@ -71,6 +71,7 @@ struct model {
     struct store_change pending;
     bool is_pending;
     uint64_t pending_sub;
+    struct model_race *race; /* NULL: none */
     /* Judging. */
     uint64_t judge_low;
     uint32_t judgement;
@@ -87,6 +88,13 @@ void model_complain(struct model *model, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void model_op_put(struct model *model, struct model_op *op);
 struct page *page_find(const struct model_disk *disk, uint64_t index);
+/* Give a page this one version, durable. */
+void page_replace(struct model *model, struct model_disk *disk, uint64_t index,
+                  const uint8_t *data);
+/* Is the page one of the race's? Can it look like this? all_done: what is done must be there. */
+bool race_has(const struct model_race *race, const struct model_disk *disk, uint64_t index);
+bool race_page_fits(const struct model_race *race, uint64_t index, const uint8_t *page,
+                    bool all_done);
 /* Forget the pages at or after this index. */
 void pages_free(struct model *model, struct model_disk *disk, uint64_t from_index);
 

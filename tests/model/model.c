@@ -259,6 +259,15 @@ void pages_free(struct model *model, struct model_disk *disk, uint64_t from_inde
     disk->n_pages = kept;
 }
 
+void page_replace(struct model *model, struct model_disk *disk, uint64_t index, const uint8_t *data)
+{
+    struct page *p = page_get(disk, index);
+    versions_truncate(model, p, 0);
+    struct content *content = content_new(data);
+    p->versions[p->n++] =
+        (struct page_version){.content = content, .kind = content ? PAGE_DATA : PAGE_EITHER};
+}
+
 bool model_next_page(const struct model_disk *disk, uint64_t *cursor, uint64_t *ret_index)
 {
     if (*cursor >= disk->n_pages)
@@ -593,6 +602,9 @@ static void moving_add(struct model *model, struct page *p)
 void model_judge_page(struct model *model, struct model_disk *disk, uint64_t index,
                       const void *page)
 {
+    if (race_has(model->race, disk, index) &&
+        race_page_fits(model->race, index, page, model->judge_low == model->now))
+        page_replace(model, disk, index, page);
     struct page *p = page_find(disk, index);
     if (!p) {
         if (!content_equal(NULL, 0, PAGE_BYTES, page))
@@ -698,6 +710,7 @@ static void adopt(struct model *model, uint64_t cut)
             model_forget(model, container_of(l, struct model_op, busy));
     }
     model->durable = ++model->now;
+    model->race = NULL;
 }
 
 void model_judge_end(struct model *model, bool keep)

@@ -71,6 +71,32 @@ uint64_t model_n_pages(const struct model_disk *disk);
 /* The bytes of a page with one version only that is not zero: for finding it on the medium. */
 bool model_page_settled(const struct model_disk *disk, uint64_t index, void *ret_page);
 
+/* ---- requests on the same pages at once ------------------------------------------------------ */
+
+#define MODEL_RACE_PAGES 3
+#define MODEL_RACE_OPS   4
+
+struct model_race {
+    struct model_disk *disk;
+    uint64_t page;
+    uint32_t n_pages, n;
+    struct {
+        uint32_t from, to;  /* bytes from the first page on */
+        const uint8_t *buf; /* NULL: zeros */
+        bool done;
+    } ops[MODEL_RACE_OPS];
+    uint8_t old[MODEL_RACE_PAGES * PAGE_BYTES];
+};
+
+/* Nothing is in flight and all was flushed. race, and its buffers, must live to its end or to the
+ * next judgement. */
+void model_race_begin(struct model *model, struct model_race *race, struct model_disk *disk,
+                      uint64_t page, uint32_t n_pages);
+void model_race_add(struct model *model, const uint8_t *buf, uint64_t offset, uint32_t length);
+void model_race_done(struct model *model, uint32_t i);
+/* All are done, flushed, and the pages were read: complains, and keeps what was read. */
+void model_race_end(struct model *model, const uint8_t *pages);
+
 /* ---- vms and disks --------------------------------------------------------------------------- */
 
 /* What store_change() must answer. busy: the test holds a user of a disk concerned. */

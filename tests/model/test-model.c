@@ -1,9 +1,11 @@
 /* test-model.c - the store on a lying medium beside the model: crash points by seed (DESIGN section
  * 8).
  *
- * usage: test-model [--seed N] [--count N] [--points N] [--ops N] [--profile NAME] [--verbose]
- * Runs count seeds from seed on, or until so many crash points were judged. A seed and a profile
- * give the same run again. Exit 0, or 1 with the seed and what was wrong. */
+ * usage: test-model [--seed N] [--count N] [--points N] [--ops N] [--profile NAME] [--lie]
+ *     [--verbose]
+ * --lie: the medium's syncs do nothing, which must be found. Runs count seeds from seed on, or
+ * until so many crash points were judged. A seed and a profile give the same run again. Exit 0, or
+ * 1 with the seed and what was wrong. */
 #include "harness.h"
 
 #include "base/err.h"
@@ -49,6 +51,8 @@ static void work(struct run *run, uint64_t n_requests)
             start_random_io(run);
         if (rng_below(&run->rng, 1000) < run->knobs.change_permille)
             start_random_change(run);
+        if (rng_below(&run->rng, 1000) < run->knobs.race_permille)
+            run_race(run);
         turn(run, run->n_active >= run->knobs.depth || rng_percent(&run->rng, 50));
         if (run->n_active && rng_percent(&run->rng, 2))
             drain(run);
@@ -123,6 +127,7 @@ static struct knobs random_knobs(struct rng *rng)
     k.fua_percent = (unsigned)rng_below(rng, 3) * 5;
     k.discard_percent = (unsigned)rng_below(rng, 3) * 10;
     k.change_permille = (unsigned)rng_below(rng, 3) * 10;
+    k.race_permille = (unsigned)rng_below(rng, 3) * 15;
     k.sparse_percent = (unsigned)rng_below(rng, 3) * 50;
     k.hot_percent = (unsigned)rng_below(rng, 3) * 30;
     return k;
@@ -192,7 +197,7 @@ static void profile_sweep(struct run *run, uint64_t seed)
     rng_seed(&rng, seed ^ 0x53ee);
     struct knobs k = random_knobs(&rng);
     k.disk_pages_max = 200;
-    k.change_permille = 0;
+    k.change_permille = k.race_permille = 0;
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 2, k.disk_pages_max);
@@ -204,7 +209,7 @@ static void profile_sweep(struct run *run, uint64_t seed)
         struct sim *base = run->sim;
         bool up = false;
         run->dry = true;
-        for (uint64_t cut = 0; !up && !is_enough(run->crash_points); cut++) {
+        for (uint64_t cut = 0; !up && !is_enough(run->crash_points); cut += 1 + cut / 100) {
             run->sim = sim_clone(base, seed + cut);
             sim_cut_after(run->sim, cut);
             up = store_open(sim_storage(run->sim), &k.config, &run->store) == 0;
@@ -303,6 +308,7 @@ static void profile_full(struct run *run, uint64_t seed)
     k.write_pages_max = 64;
     k.depth = 16;
     k.may_be_full = true;
+    k.race_permille = 0;
     if (rng_percent(&rng, 50)) /* the medium is smaller than the store may grow */
         k.medium_bytes = (320ULL + 32 * rng_below(&rng, 8)) << 20;
     run_begin(run, seed, &k);
@@ -405,6 +411,7 @@ static void profile_fault(struct run *run, uint64_t seed)
     rng_seed(&rng, seed ^ 0xfa);
     struct knobs k = random_knobs(&rng);
     k.config.cache_bytes = 0;
+    k.race_permille = 0;
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 2, k.disk_pages_max);
@@ -622,6 +629,8 @@ static int parse(int argc, char **argv)
                                                           : NULL;
         if (strcmp(arg, "--verbose") == 0) {
             harness_verbose = true;
+        } else if (strcmp(arg, "--lie") == 0) {
+            harness_lie = true;
         } else if (number && value) {
             *number = strtoull(value, NULL, 0);
             i++;
@@ -642,8 +651,9 @@ int main(int argc, char **argv)
     static struct run run;
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
-        fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                        "[--profile mix|every|sweep|fault|flip|wide|churn|full] [--verbose]\n");
+        fprintf(stderr,
+                "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
+                "[--profile mix|every|sweep|fault|flip|wide|churn|full] [--lie] [--verbose]\n");
         return 2;
     }
     const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};

@@ -198,6 +198,8 @@ static void apply_io(struct disk *d, uint32_t op, uint32_t flags, uint64_t offse
                      const void *data)
 {
     uint64_t end = offset + length;
+    if (flags >> 31)
+        return; /* lost-update */
     if (bug("trim-edges") && op == STORE_TRIM)
         memset(d->data + offset, 0, length);
     for (uint64_t at = offset; at < end;) {
@@ -490,6 +492,18 @@ static void extents(struct store_io *io)
     }
 }
 
+/* A write of a page that another one in flight writes too. */
+static bool shares_page(const struct store *s, const struct store_io *io)
+{
+    list_for_each (l, &s->records) {
+        const struct store_io *other = container_of(l, struct record, link)->io;
+        if (other && other->op == STORE_WRITE && other->disk == io->disk &&
+            other->offset / PAGE_BYTES == io->offset / PAGE_BYTES)
+            return true;
+    }
+    return false;
+}
+
 bool store_submit(struct store *s, struct store_io *io)
 {
     struct header h = {.kind = io->op,
@@ -509,11 +523,13 @@ bool store_submit(struct store *s, struct store_io *io)
         extents(io);
         return true;
     case STORE_WRITE:
+        if (bug("lost-update") && shares_page(s, io))
+            h.flags = 1u << 31;
         h.payload = (uint32_t)io->length;
         /* fall through */
     case STORE_TRIM:
     case STORE_ZERO:
-        apply_io(io->disk, io->op, io->flags, io->offset, io->length, io->buf);
+        apply_io(io->disk, io->op, h.flags, io->offset, io->length, io->buf);
         /* fall through */
     case STORE_FLUSH:
         break;
