@@ -138,22 +138,22 @@ int model_change_expect(const struct model *model, const struct store_change *c,
     case CHANGE_VM_COMMIT:
         return vm ? 0 : -ENOENT;
     case CHANGE_VM_RENAME:
-        return !good_name(c->new_name)             ? ERR_BAD_NAME
-               : !vm                               ? -ENOENT
+        return !vm                                 ? -ENOENT
+               : !good_name(c->new_name)           ? ERR_BAD_NAME
                : vm_index(model, c->new_name) >= 0 ? -EEXIST
                                                    : 0;
     case CHANGE_VM_REMOVE:
         return !vm ? -ENOENT : busy ? -EBUSY : 0;
     case CHANGE_DISK_ADD:
-        return !good_name(c->disk)         ? ERR_BAD_NAME
-               : !good_size(c->size_bytes) ? ERR_BAD_SIZE
-               : !vm                       ? -ENOENT
+        return !vm                         ? -ENOENT
+               : !good_name(c->disk)       ? ERR_BAD_NAME
                : disk                      ? -EEXIST
+               : !good_size(c->size_bytes) ? ERR_BAD_SIZE
                                            : 0;
     case CHANGE_DISK_REMOVE:
         return !disk ? -ENOENT : busy ? -EBUSY : 0;
     case CHANGE_DISK_RESIZE:
-        return !good_size(c->size_bytes) ? ERR_BAD_SIZE : disk ? 0 : -ENOENT;
+        return !disk ? -ENOENT : good_size(c->size_bytes) ? 0 : ERR_BAD_SIZE;
     }
     return -EINVAL;
 }

@@ -564,23 +564,23 @@ static int change_error(struct store *s, const struct store_change *c)
     case CHANGE_VM_CREATE:
         return !name_is_valid(c->vm) ? ERR_BAD_NAME : vm ? -EEXIST : 0;
     case CHANGE_VM_RENAME:
-        return !name_is_valid(c->new_name) ? ERR_BAD_NAME
-               : !vm                       ? -ENOENT
-               : find_vm(s, c->new_name)   ? -EEXIST
-                                           : 0;
+        return !vm                           ? -ENOENT
+               : !name_is_valid(c->new_name) ? ERR_BAD_NAME
+               : find_vm(s, c->new_name)     ? -EEXIST
+                                             : 0;
     case CHANGE_VM_COMMIT:
     case CHANGE_VM_REMOVE:
         return vm ? 0 : -ENOENT;
     case CHANGE_DISK_ADD:
-        return !name_is_valid(c->disk) ? ERR_BAD_NAME
-               : !size_ok              ? ERR_BAD_SIZE
-               : !vm                   ? -ENOENT
-               : d                     ? -EEXIST
-                                       : 0;
+        return !vm                       ? -ENOENT
+               : !name_is_valid(c->disk) ? ERR_BAD_NAME
+               : d                       ? -EEXIST
+               : !size_ok                ? ERR_BAD_SIZE
+                                         : 0;
     case CHANGE_DISK_REMOVE:
         return !d ? -ENOENT : d->info.users ? -EBUSY : 0;
     case CHANGE_DISK_RESIZE:
-        return !size_ok ? ERR_BAD_SIZE : d ? 0 : -ENOENT;
+        return !d ? -ENOENT : size_ok ? 0 : ERR_BAD_SIZE;
     }
     return -EINVAL;
 }
