@@ -605,7 +605,7 @@ static bool choose_change(struct run *run, struct store_change *c)
         return vm && model_n_disks(run->model) < run->knobs.disks_max;
     case CHANGE_DISK_REMOVE:
     case CHANGE_DISK_RESIZE:
-        if (!disk || has_requests(run, disk, NULL))
+        if (!disk || has_requests(run, disk, NULL) || model_busy(disk, 0, model_disk_size(disk)))
             return false;
         strcpy(c->vm, model_disk_vm(disk));
         strcpy(c->disk, model_disk_name(disk));

@@ -71,7 +71,8 @@ struct model {
     struct store_change pending;
     bool is_pending;
     uint64_t pending_sub;
-    struct model_race *race; /* NULL: none */
+    struct model_op *pending_op; /* what it drops, or NULL */
+    struct model_race *race;     /* NULL: none */
     /* Judging. */
     uint64_t judge_low;
     uint32_t judgement;

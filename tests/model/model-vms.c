@@ -215,6 +215,13 @@ void model_change_begin(struct model *model, const struct store_change *change)
     model->pending = *change;
     model->pending_sub = ++model->now;
     model->is_pending = true;
+    /* What a shrinking drops may be gone before the disk is smaller. */
+    struct model_disk *disk = model_find_disk(model, change->vm, change->disk);
+    model->pending_op = NULL;
+    if (change->kind == CHANGE_DISK_RESIZE && disk && good_size(change->size_bytes) &&
+        change->size_bytes < disk->size)
+        model->pending_op = model_begin(model, disk, STORE_TRIM, 0, change->size_bytes,
+                                        disk->size - change->size_bytes, NULL);
 }
 
 void model_change_end(struct model *model, int error)
@@ -223,6 +230,8 @@ void model_change_end(struct model *model, int error)
     model->is_pending = false;
     if (error)
         return;
+    if (model->pending_op)
+        model_forget(model, model->pending_op);
     apply(model, &model->pending);
     if (model->durable < model->pending_sub)
         model->durable = model->pending_sub;
