@@ -410,7 +410,8 @@ void model_end(struct model *model, struct model_op *op, int error)
         return;
     op->ack = model->now;
     op_each(model, op, version_ack);
-    if (op->flags & STORE_FUA && model->durable < op->sub)
+    /* A write is in the log, and all before it; a trim of a hole need not be. */
+    if (op->flags & STORE_FUA && op->op == STORE_WRITE && model->durable < op->sub)
         model->durable = op->sub;
     model_forget(model, op);
 }
@@ -563,7 +564,9 @@ static bool version_cuts(const struct model *model, const struct page *p, uint32
     for (uint32_t j = i + 1; j < p->n; j++)
         if (p->versions[j].must)
             return false;
-    *low = p->versions[i].sub;
+    bool unlogged =
+        p->versions[i].must && p->versions[i].op && p->versions[i].op->op != STORE_WRITE;
+    *low = unlogged ? 0 : p->versions[i].sub;
     *high = i + 1 < p->n && p->versions[i + 1].ack != UINT64_MAX ? p->versions[i + 1].ack - 1
                                                                  : model->now;
     *low = *low < model->judge_low ? model->judge_low : *low;
