@@ -161,8 +161,8 @@ static void resolve(struct run *run, struct slot *slot)
 void turn(struct run *run, bool wait)
 {
     struct storage *storage = sim_storage(run->sim);
-    store_dispatch(run->store);
-    storage->poll(storage, wait && sim_in_flight(run->sim));
+    bool more = store_dispatch(run->store);
+    storage->poll(storage, wait && !more && sim_in_flight(run->sim));
 }
 
 static bool busy(const struct run *run)
