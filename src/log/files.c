@@ -482,6 +482,16 @@ void log_hold(struct log *log, bool hold)
             file_check_dead(log, log->files[i]);
 }
 
+bool log_files_are_busy(const struct log *log)
+{
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (file && (file->readers || file->writers || file->syncing))
+            return true;
+    }
+    return false;
+}
+
 static void release(struct log *log, struct log_file *file)
 {
     list_del(&file->link);
