@@ -53,6 +53,9 @@ void complain(struct run *run, const char *what)
 struct disk *store_disk(struct run *run, const struct model_disk *disk)
 {
     struct disk *d = store_find_disk(run->store, model_disk_vm(disk), model_disk_name(disk));
+    /* Its vm may have its new name already, before that is durable and told. */
+    if (!d && run->change_active && run->change.kind == CHANGE_VM_RENAME)
+        d = store_find_disk(run->store, run->change.new_name, model_disk_name(disk));
     if (!d)
         fail(run, "disk %s/%s is not found", model_disk_vm(disk), model_disk_name(disk));
     return d;
