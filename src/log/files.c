@@ -482,14 +482,16 @@ void log_hold(struct log *log, bool hold)
             file_check_dead(log, log->files[i]);
 }
 
-bool log_files_are_busy(const struct log *log)
+bool log_wants_checkpoint(const struct log *log)
 {
-    for (uint32_t i = 0; i < log->max_files; i++) {
-        const struct log_file *file = log->files[i];
-        if (file && (file->readers || file->writers || file->syncing))
-            return true;
+    if (log->hold || log->n_free > log->reserve_files || log->n_files < log->max_files)
+        return false;
+    uint32_t n = 0;
+    list_for_each(l, &log->dead) {
+        const struct log_file *file = container_of(l, struct log_file, link);
+        n += file->release_seq == log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
-    return false;
+    return n && (n >= log->reserve_files / 2 || log->n_free <= 2);
 }
 
 static void release(struct log *log, struct log_file *file)
