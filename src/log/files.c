@@ -495,6 +495,16 @@ bool log_wants_checkpoint(const struct log *log)
     return n && (n >= log->reserve_files / 2 || log->n_free <= 2);
 }
 
+bool log_files_are_busy(const struct log *log)
+{
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (file && (file->readers || file->writers || file->syncing))
+            return true;
+    }
+    return false;
+}
+
 static void release(struct log *log, struct log_file *file)
 {
     list_del(&file->link);
