@@ -94,7 +94,7 @@ static int check_open_store(struct store *store, struct loop *loop, uint64_t *re
         return r;
     while (!o.done) {
         store_dispatch(store);
-        loop_poll(loop, true);
+        loop_poll(loop, !o.done);
     }
     *ret_problems = o.check.problems;
     return o.check.error;
