@@ -49,8 +49,8 @@ int store_format(struct storage *storage, const struct store_format *format)
     if (r < 0)
         return r;
     strcpy(super, "FAKE1");
-    req = (struct storage_req){.op = STORAGE_WRITE, .file = STORAGE_SUPER, .length_bytes = 4096,
-                               .iov = &iov, .n_iov = 1};
+    req = (struct storage_req){
+        .op = STORAGE_WRITE, .file = STORAGE_SUPER, .length_bytes = 4096, .iov = &iov, .n_iov = 1};
     r = storage_run(storage, &req);
     return r < 0 ? r : 0;
 }
@@ -58,8 +58,8 @@ int store_format(struct storage *storage, const struct store_format *format)
 int store_open(struct storage *storage, const struct store_config *config, struct store **ret)
 {
     struct iovec iov = {super, 4096};
-    struct storage_req req = {.op = STORAGE_READ, .file = STORAGE_SUPER, .length_bytes = 4096,
-                              .iov = &iov, .n_iov = 1};
+    struct storage_req req = {
+        .op = STORAGE_READ, .file = STORAGE_SUPER, .length_bytes = 4096, .iov = &iov, .n_iov = 1};
     int r = storage_run(storage, &req);
     if (r < 0)
         return r == -ENOENT ? ERR_NOT_A_STORE : r;
@@ -157,7 +157,8 @@ static int apply(struct store *s, struct store_change *c)
             return -EEXIST;
         for (int i = 0; i < MAX_VMS; i++)
             if (!s->vms[i].live) {
-                s->vms[i] = (struct vm){.live = true, .provisional = c->provisional, .role = c->role};
+                s->vms[i] =
+                    (struct vm){.live = true, .provisional = c->provisional, .role = c->role};
                 strcpy(s->vms[i].name, c->vm);
                 return 0;
             }
@@ -189,7 +190,8 @@ static int apply(struct store *s, struct store_change *c)
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
                 if (m == MAP_FAILED)
                     return -ENOMEM;
-                v->disks[i] = (struct disk){.live = true, .store = s, .size = c->size_bytes, .data = m};
+                v->disks[i] =
+                    (struct disk){.live = true, .store = s, .size = c->size_bytes, .data = m};
                 strcpy(v->disks[i].name, c->disk);
                 return 0;
             }
@@ -262,7 +264,8 @@ bool name_is_valid(const char *name)
 
 int store_list(struct store *store, struct vm_info **ret, uint32_t *ret_n)
 {
-    struct vm_info *out = calloc(1, MAX_VMS * (sizeof(*out) + MAX_DISKS * sizeof(struct disk_info)));
+    struct vm_info *out =
+        calloc(1, MAX_VMS * (sizeof(*out) + MAX_DISKS * sizeof(struct disk_info)));
     struct disk_info *di = (void *)(out + MAX_VMS);
     uint32_t n = 0;
     for (int i = 0; i < MAX_VMS; i++) {
@@ -290,7 +293,8 @@ int store_list(struct store *store, struct vm_info **ret, uint32_t *ret_n)
 
 void store_space(const struct store *store, struct store_space *ret)
 {
-    *ret = (struct store_space){.capacity = 10ULL << 30, .reserve = 128 << 20, .available = 9ULL << 30};
+    *ret = (struct store_space){
+        .capacity = 10ULL << 30, .reserve = 128 << 20, .available = 9ULL << 30};
 }
 
 uint32_t store_counters(const struct store *store, struct store_counter *ret, uint32_t max)

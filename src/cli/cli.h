@@ -75,9 +75,10 @@ enum exit_code print_json(const json_t *value);
 struct table;
 struct table *table_new(const char *align);
 void table_row(struct table *table, ...) __attribute__((sentinel)); /* const char *, ..., NULL */
-void table_print(struct table *table); /* and free */
+void table_print(struct table *table);                              /* and free */
 
-/* Members of an object: "" or 0 where there is none of that type. Decimal strings count as numbers. */
+/* Members of an object: "" or 0 where there is none of that type. Decimal strings count as numbers.
+ */
 const char *member_text(const json_t *object, const char *key);
 uint64_t member_u64(const json_t *object, const char *key);
 

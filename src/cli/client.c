@@ -33,7 +33,8 @@ static xmlrpc_value *to_xmlrpc(xmlrpc_env *env, const json_t *json)
         return xmlrpc_bool_new(env, json_is_true(json));
     case JSON_ARRAY:
         value = xmlrpc_array_new(env);
-        json_array_foreach (json, i, member) {
+        json_array_foreach(json, i, member)
+        {
             item = to_xmlrpc(env, member);
             xmlrpc_array_append_item(env, value, item);
             xmlrpc_DECREF(item);
@@ -41,7 +42,8 @@ static xmlrpc_value *to_xmlrpc(xmlrpc_env *env, const json_t *json)
         return value;
     case JSON_OBJECT:
         value = xmlrpc_struct_new(env);
-        json_object_foreach ((json_t *)(uintptr_t)json, key, member) {
+        json_object_foreach((json_t *)(uintptr_t)json, key, member)
+        {
             item = to_xmlrpc(env, member);
             xmlrpc_struct_set_value(env, value, key, item);
             xmlrpc_DECREF(item);
@@ -106,7 +108,7 @@ static size_t on_answer(char *data, size_t size, size_t n, void *arg)
     xmlrpc_env env;
 
     xmlrpc_env_init(&env);
-    XMLRPC_MEMBLOCK_APPEND(char, &env, answer, data, size * n);
+    XMLRPC_MEMBLOCK_APPEND(char, &env, answer, data, size *n);
     bool failed = env.fault_occurred;
     xmlrpc_env_clean(&env);
     return failed ? 0 : size * n;

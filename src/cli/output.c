@@ -166,12 +166,14 @@ enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes)
     int r = size_parse(text, &bytes);
 
     if (r == -EINVAL)
-        return error(EXIT_USAGE, "\"%s\" is not a size; write it as 10G, 512M, 1T or in bytes", text);
-    if (r < 0 || bytes < 4096 || bytes > 1ULL << 57 || bytes % 512)
-        return error(EXIT_USAGE,
-                     "a disk cannot have the size %s; use a multiple of 512 bytes from 4096 bytes to "
-                     "128 PiB",
+        return error(EXIT_USAGE, "\"%s\" is not a size; write it as 10G, 512M, 1T or in bytes",
                      text);
+    if (r < 0 || bytes < 4096 || bytes > 1ULL << 57 || bytes % 512)
+        return error(
+            EXIT_USAGE,
+            "a disk cannot have the size %s; use a multiple of 512 bytes from 4096 bytes to "
+            "128 PiB",
+            text);
     *ret_bytes = bytes;
     return EXIT_OK;
 }

@@ -15,9 +15,9 @@ bool interrupted(void);
 typedef void process_output(void *arg, const char *text, size_t len);
 
 struct process_result {
-    int exit_code;    /* -1: it was ended by a signal */
-    bool not_found;   /* the program is not installed */
-    bool interrupted; /* it was ended because this program was told to end */
+    int exit_code;     /* -1: it was ended by a signal */
+    bool not_found;    /* the program is not installed */
+    bool interrupted;  /* it was ended because this program was told to end */
     char errors[2048]; /* the end of its stderr */
 };
 

@@ -20,8 +20,8 @@ const char *duration_format(uint64_t seconds, char out[24])
     if (seconds < 3600)
         snprintf(out, 24, "%" PRIu64 ":%02" PRIu64, seconds / 60, seconds % 60);
     else
-        snprintf(out, 24, "%" PRIu64 ":%02" PRIu64 ":%02" PRIu64, seconds / 3600,
-                 seconds / 60 % 60, seconds % 60);
+        snprintf(out, 24, "%" PRIu64 ":%02" PRIu64 ":%02" PRIu64, seconds / 3600, seconds / 60 % 60,
+                 seconds % 60);
     return out;
 }
 

@@ -38,9 +38,12 @@ static enum exit_code exec_varved(char **argv)
 enum exit_code cmd_init(const struct invocation *inv)
 {
     const char *capacity = option_value(inv, "capacity");
-    char *argv[] = {(char *)(uintptr_t)"varved", (char *)(uintptr_t)"--init",
-                    (char *)(uintptr_t)"--store", inv->args[0],
-                    capacity ? (char *)(uintptr_t)"--capacity" : NULL, (char *)(uintptr_t)capacity,
+    char *argv[] = {(char *)(uintptr_t) "varved",
+                    (char *)(uintptr_t) "--init",
+                    (char *)(uintptr_t) "--store",
+                    inv->args[0],
+                    capacity ? (char *)(uintptr_t) "--capacity" : NULL,
+                    (char *)(uintptr_t)capacity,
                     NULL};
 
     return exec_varved(argv);
@@ -58,8 +61,7 @@ static enum exit_code report_check(const struct invocation *inv, const json_t *j
     if (inv->json) {
         print_json(job);
     } else {
-        json_array_foreach (json_object_get(job, "lines"), i, line)
-            puts(json_string_value(line));
+        json_array_foreach(json_object_get(job, "lines"), i, line) puts(json_string_value(line));
     }
     if (!strcmp(state, "cancelled"))
         return error(EXIT_FAILED, "the check was cancelled");
@@ -110,8 +112,8 @@ static enum exit_code check_online(const struct invocation *inv)
 enum exit_code cmd_check(const struct invocation *inv)
 {
     const char *store = option_value(inv, "store");
-    char *argv[] = {(char *)(uintptr_t)"varved", (char *)(uintptr_t)"--check",
-                    (char *)(uintptr_t)"--store", (char *)(uintptr_t)store, NULL};
+    char *argv[] = {(char *)(uintptr_t) "varved", (char *)(uintptr_t) "--check",
+                    (char *)(uintptr_t) "--store", (char *)(uintptr_t)store, NULL};
 
     if (!store)
         return check_online(inv);
@@ -127,9 +129,12 @@ enum exit_code cmd_df(const struct invocation *inv)
     static const struct {
         const char *key, *meaning;
     } rows[] = {
-        {"capacity", "what the store may occupy"}, {"data", "pages that are alive"},
-        {"tables", "page tables"},                 {"dead", "to be cleaned"},
-        {"reserve", "kept for cleaning and checkpoints"}, {"available", "what may still be written"},
+        {"capacity", "what the store may occupy"},
+        {"data", "pages that are alive"},
+        {"tables", "page tables"},
+        {"dead", "to be cleaned"},
+        {"reserve", "kept for cleaning and checkpoints"},
+        {"available", "what may still be written"},
         {"allocated", "of the file system"},
     };
     char text[SIZE_TEXT_CHARS];
@@ -165,7 +170,7 @@ enum exit_code cmd_stats(const struct invocation *inv)
         r = print_json(counters);
     } else {
         struct table *table = table_new("lrl");
-        json_array_foreach (counters, i, counter)
+        json_array_foreach(counters, i, counter)
             table_row(table, member_text(counter, "name"), member_text(counter, "value"),
                       member_text(counter, "description"), NULL);
         table_print(table);

@@ -36,8 +36,7 @@ static uint64_t sum(const json_t *disks, const char *key)
     json_t *disk;
     size_t i;
 
-    json_array_foreach (disks, i, disk)
-        total += member_u64(disk, key);
+    json_array_foreach(disks, i, disk) total += member_u64(disk, key);
     return total;
 }
 
@@ -49,14 +48,15 @@ static void print_vms(const json_t *vms)
     size_t i;
 
     table_row(table, "NAME", "ROLE", "DISKS", "SIZE", "USED", "STATE", NULL);
-    json_array_foreach (vms, i, vm) {
+    json_array_foreach(vms, i, vm)
+    {
         const json_t *list = json_object_get(vm, "disks");
         snprintf(disks, sizeof(disks), "%zu", json_array_size(list));
         table_row(table, member_text(vm, "name"), member_text(vm, "role"), disks,
                   size_format(sum(list, "size"), size), size_format(sum(list, "used"), used),
                   json_is_true(json_object_get(vm, "provisional")) ? "provisional"
-                  : sum(list, "users")                            ? "in use"
-                                                                  : "idle",
+                  : sum(list, "users")                             ? "in use"
+                                                                   : "idle",
                   NULL);
     }
     table_print(table);
@@ -70,7 +70,8 @@ static void print_disks(const json_t *vm)
     size_t i;
 
     table_row(table, "DISK", "SIZE", "USED", "CLIENTS", NULL);
-    json_array_foreach (json_object_get(vm, "disks"), i, disk) {
+    json_array_foreach(json_object_get(vm, "disks"), i, disk)
+    {
         snprintf(users, sizeof(users), "%" PRIu64, member_u64(disk, "users"));
         table_row(table, member_text(disk, "name"), size_format(member_u64(disk, "size"), size),
                   size_format(member_u64(disk, "used"), used), users, NULL);
@@ -174,11 +175,12 @@ static enum exit_code show_disk(const struct invocation *inv, const struct disk_
     if (r != EXIT_OK)
         return r;
     r = EXIT_NOT_FOUND;
-    json_array_foreach (json_object_get(vm, "disks"), i, disk)
-        if (!strcmp(member_text(disk, "name"), name->disk)) {
-            *ret_size = member_u64(disk, "size");
-            r = EXIT_OK;
-        }
+    json_array_foreach(json_object_get(vm, "disks"), i,
+                       disk) if (!strcmp(member_text(disk, "name"), name->disk))
+    {
+        *ret_size = member_u64(disk, "size");
+        r = EXIT_OK;
+    }
     json_decref(vm);
     if (r != EXIT_OK)
         error(r, "vm \"%s\" has no disk \"%s\"; see varve show %s", name->vm, name->disk, name->vm);
@@ -213,9 +215,10 @@ enum exit_code cmd_disk_resize(const struct invocation *inv)
         r = show_disk(inv, &name, &size);
     if (r != EXIT_OK)
         return r;
-    if (bytes < size && !confirm(inv, "Shrink disk %s from %s to %s and lose what lies beyond",
-                                 inv->args[0], size_format(size, old_text),
-                                 size_format(bytes, new_text)))
+    if (bytes < size &&
+        !confirm(inv, "Shrink disk %s from %s to %s and lose what lies beyond", inv->args[0],
+                 size_format(size, old_text), size_format(bytes, new_text)))
         return EXIT_USAGE;
-    return call(inv, "disk.resize", json_pack("[s, s, o]", name.vm, name.disk, decimal(bytes)), NULL);
+    return call(inv, "disk.resize", json_pack("[s, s, o]", name.vm, name.disk, decimal(bytes)),
+                NULL);
 }

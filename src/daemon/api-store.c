@@ -227,16 +227,20 @@ const struct method api_store_methods[] = {
      store_check_method},
     {"job.status", "S:i", "job",
      "How a job is: {id, kind, state (running, done, failed, cancelled), started, ended (once it "
-     "has), total and done (pages), nodes, problems (how many), lines (the first 100 problems), error "
+     "has), total and done (pages), nodes, problems (how many), lines (the first 100 problems), "
+     "error "
      "(when failed)}.",
      job_status},
-    {"job.cancel", "b:i", "job", "Ask a job to end early; job.status says when it has.", job_cancel},
+    {"job.cancel", "b:i", "job", "Ask a job to end early; job.status says when it has.",
+     job_cancel},
     {"events.list", "A:,A:i", "after",
-     "The last 256 events with a number above after, each as {number, time, kind (damage, read-only, "
+     "The last 256 events with a number above after, each as {number, time, kind (damage, "
+     "read-only, "
      "full, recovered), text}.",
      events_list},
     {"daemon.info", "S:", "",
-     "The daemon: {version, pid, store, control_socket, nbd_socket, io_engine (io_uring or threads), "
+     "The daemon: {version, pid, store, control_socket, nbd_socket, io_engine (io_uring or "
+     "threads), "
      "uptime_seconds}.",
      daemon_info},
     {},

@@ -12,8 +12,10 @@
 
 #define DISK_MIN_BYTES 4096u
 
-static const char *const roles[] = {[ROLE_GENERIC] = "generic", [ROLE_APP] = "app",
-                                    [ROLE_DATABASE] = "database", [ROLE_BALANCER] = "balancer"};
+static const char *const roles[] = {[ROLE_GENERIC] = "generic",
+                                    [ROLE_APP] = "app",
+                                    [ROLE_DATABASE] = "database",
+                                    [ROLE_BALANCER] = "balancer"};
 #define N_ROLES (sizeof(roles) / sizeof(roles[0]))
 
 /* ---- validation ------------------------------------------------------------------------------ */
@@ -27,8 +29,8 @@ static void take_name(xmlrpc_env *env, const char *what, const char *name,
     if (name_is_valid(name)) {
         strcpy(out, name);
     } else if (strlen(name) > NAME_MAX_CHARS) {
-        api_fault(env, FAULT_BAD_NAME, "the %s \"%.20s...\" has %zu characters; it may have %u", what,
-                  name, strlen(name), NAME_MAX_CHARS);
+        api_fault(env, FAULT_BAD_NAME, "the %s \"%.20s...\" has %zu characters; it may have %u",
+                  what, name, strlen(name), NAME_MAX_CHARS);
     } else {
         api_fault(env, FAULT_BAD_NAME,
                   "\"%s\" is not a %s: use 1 to %u letters, digits, '.', '_' and '-'", name, what,
@@ -172,7 +174,8 @@ static void take_option(xmlrpc_env *env, const char *key, xmlrpc_value *value, s
         xmlrpc_parse_value(env, value, "s#", &text, &len);
     } else {
         api_fault(env, FAULT_BAD_ARGUMENT,
-                  "vm.create has no option \"%.40s\"; it has role, size, disk and provisional", key);
+                  "vm.create has no option \"%.40s\"; it has role, size, disk and provisional",
+                  key);
     }
     if (env->fault_occurred && env->fault_code < 0) {
         xmlrpc_env_clean(env);
@@ -222,7 +225,8 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
         }
     }
     if (*c.vm.disk && !c.size_bytes && !env->fault_occurred)
-        api_fault(env, FAULT_BAD_ARGUMENT, "option \"disk\" of vm.create wants a \"size\" beside it");
+        api_fault(env, FAULT_BAD_ARGUMENT,
+                  "option \"disk\" of vm.create wants a \"size\" beside it");
 
     c.vm.provisional = c.provisional || c.size_bytes;
     change(env, api, &c.vm);
@@ -398,7 +402,8 @@ static xmlrpc_value *vm_show(xmlrpc_env *env, xmlrpc_value *args, struct api *ap
 
 const struct method api_vm_methods[] = {
     {"vm.create", "b:s,b:sS", "vm, options",
-     "Make a vm. Options, all of them optional: role (generic, app, database, balancer), size (bytes "
+     "Make a vm. Options, all of them optional: role (generic, app, database, balancer), size "
+     "(bytes "
      "in decimal: make a disk too), disk (its name, root by default), provisional (true: the vm "
      "vanishes with the daemon unless vm.commit comes first).",
      vm_create},

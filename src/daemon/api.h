@@ -56,7 +56,8 @@ xmlrpc_mem_block *api_process(struct api_registry *registry, const char *xml, si
 /* Set a fault; the sentence is a format. */
 #define api_fault(env, number, ...) xmlrpc_env_set_fault_formatted(env, number, __VA_ARGS__)
 
-/* Argument i as text, borrowed from args; must be a string without zero bytes. NULL: fault is set. */
+/* Argument i as text, borrowed from args; must be a string without zero bytes. NULL: fault is set.
+ */
 const char *api_text(xmlrpc_env *env, xmlrpc_value *args, unsigned i);
 int api_int(xmlrpc_env *env, xmlrpc_value *args, unsigned i);
 unsigned api_count(xmlrpc_value *args);

@@ -17,6 +17,7 @@ struct config {
     uint64_t checkpoint_bytes;
     uint64_t io_engine; /* enum loop_kind */
     uint64_t nbd_max_connections;
+    uint64_t nbd_buffer_bytes;
     uint64_t control_max_connections;
     uint64_t log_level; /* enum report_level */
 };

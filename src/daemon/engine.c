@@ -6,8 +6,6 @@
 
 #include "base/err.h"
 #include "base/report.h"
-#include "daemon/rundir.h"
-#include "export/nbd.h"
 #include "log/storage.h"
 
 #include <assert.h>
@@ -16,7 +14,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define LOOP_DEPTH 1024
 
@@ -32,6 +29,7 @@ struct engine {
     struct storage *storage;
     struct store *store;
     struct loop_hook dispatch;
+    struct nbd_store_exports exports;
     struct nbd_server *nbd;
     unsigned holds;
     int close_result;
@@ -45,9 +43,10 @@ static int start_loop(struct engine *e)
     if (r == 0)
         return 0;
     if (e->config.io_engine == LOOP_URING)
-        return why_set(e->why, r,
-                       "io_uring cannot be used here: %s; set io-engine = auto in the configuration",
-                       err_text(r));
+        return why_set(
+            e->why, r,
+            "io_uring cannot be used here: %s; set io-engine = auto in the configuration",
+            err_text(r));
     return why_set(e->why, r, "cannot make the event loop: %s", err_text(r));
 }
 
@@ -64,10 +63,11 @@ int engine_storage_why(int r, const char *path, struct why *why)
     case -ENOENT:
         return why_set(why, r, "there is no store at %s; make one with: varve init %s", path, path);
     case ERR_NOT_A_STORE:
-        return why_set(why, r,
-                       "%s is not a store; make one with varve init in a directory that is empty or "
-                       "does not exist",
-                       path);
+        return why_set(
+            why, r,
+            "%s is not a store; make one with varve init in a directory that is empty or "
+            "does not exist",
+            path);
     case ERR_IN_USE:
         return why_set(why, r, "another daemon has the store at %s open; stop it first", path);
     case ERR_FORMAT_NEWER:
@@ -79,8 +79,10 @@ int engine_storage_why(int r, const char *path, struct why *why)
         return why_set(why, r, "no permission to open the store at %s; run varved as its owner",
                        path);
     case ERR_DAMAGED:
-        return why_set(why, r, "the store at %s is damaged beyond what recovery can mend; restore "
-                               "it from a copy", path);
+        return why_set(why, r,
+                       "the store at %s is damaged beyond what recovery can mend; restore "
+                       "it from a copy",
+                       path);
     default:
         return why_set(why, r, "cannot open the store at %s: %s", path, err_text(r));
     }
@@ -129,20 +131,32 @@ static void stop_dispatch(struct engine *e)
 
 static int start_nbd(struct engine *e)
 {
-    int fd, r = rundir_listen(e->config.nbd_path, &fd, e->why);
+    nbd_store_exports_init(&e->exports, e->store);
+    int r = nbd_server_create(e->loop, &e->config.nbd, &e->exports.exports, &e->nbd);
     if (r < 0)
-        return r;
-    r = nbd_server_create(e->loop, e->store, fd, e->config.nbd_max_connections, &e->nbd);
-    if (r < 0) {
-        close(fd);
-        return why_set(e->why, r, "cannot serve NBD at %s: %s", e->config.nbd_path, err_text(r));
-    }
-    return 0;
+        return why_set(e->why, r, "cannot make the NBD server: %s", err_text(r));
+    r = nbd_server_listen_unix(e->nbd, e->config.nbd_path, 0600);
+    if (r == 0)
+        return 0;
+    nbd_server_free(e->nbd);
+    if (r == -EADDRINUSE)
+        return why_set(e->why, ERR_IN_USE, "somebody else serves NBD at %s; stop that program",
+                       e->config.nbd_path);
+    return why_set(e->why, r, "cannot serve NBD at %s: %s", e->config.nbd_path, err_text(r));
+}
+
+static void nbd_stopped(void *arg)
+{
+    *(bool *)arg = true;
 }
 
 static void stop_nbd(struct engine *e)
 {
-    unlink(e->config.nbd_path);
+    bool stopped = false;
+
+    nbd_server_stop(e->nbd, nbd_stopped, &stopped);
+    while (!stopped)
+        loop_poll(e->loop, true);
     nbd_server_free(e->nbd);
 }
 
@@ -151,10 +165,8 @@ static const struct step {
     int (*start)(struct engine *e);
     void (*stop)(struct engine *e);
 } steps[] = {
-    {"event loop", start_loop, stop_loop},
-    {"store directory", start_storage, stop_storage},
-    {"store", start_store, stop_store},
-    {"dispatch hook", start_dispatch, stop_dispatch},
+    {"event loop", start_loop, stop_loop}, {"store directory", start_storage, stop_storage},
+    {"store", start_store, stop_store},    {"dispatch hook", start_dispatch, stop_dispatch},
     {"NBD server", start_nbd, stop_nbd},
 };
 #define N_STEPS (sizeof(steps) / sizeof(steps[0]))

@@ -7,6 +7,7 @@
 
 #include "base/loop.h"
 #include "base/why.h"
+#include "export/nbd.h"
 #include "image/store.h"
 
 #include <semaphore.h>
@@ -17,13 +18,13 @@ struct engine_config {
     const char *store_path; /* borrowed for the engine's life, as nbd_path */
     const char *nbd_path;   /* of the socket */
     enum loop_kind io_engine;
-    uint32_t nbd_max_connections;
+    struct nbd_config nbd;
     struct store_config store;
 };
 
 /* Start the thread and wait until the store is open and NBD clients are served. On failure all is
  * undone and why has the sentence. Errors: those of loop_create(), storage_dir_open(), store_open()
- * and rundir_listen(). */
+ * and the NBD server's. */
 int engine_start(const struct engine_config *config, struct engine **ret, struct why *why);
 
 /* Stop accepting, finish what is in flight, close the store, end the thread, free the engine. No

@@ -5,8 +5,8 @@
 
 #include <stdint.h>
 
-#define EVENTS_MAX        256 /* kept; the oldest make room */
-#define EVENT_TEXT_CHARS  400
+#define EVENTS_MAX       256 /* kept; the oldest make room */
+#define EVENT_TEXT_CHARS 400
 
 struct event {
     uint64_t number;  /* counts from 1 */

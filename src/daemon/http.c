@@ -100,8 +100,9 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         api_process(http->registry, request->body ? request->body : "", request->len);
     if (!xml)
         return refuse(connection, MHD_HTTP_INTERNAL_SERVER_ERROR, "no memory for an answer\n");
-    enum MHD_Result r = answer(connection, MHD_HTTP_OK, "text/xml; charset=utf-8",
-                               XMLRPC_MEMBLOCK_CONTENTS(char, xml), XMLRPC_MEMBLOCK_SIZE(char, xml));
+    enum MHD_Result r =
+        answer(connection, MHD_HTTP_OK, "text/xml; charset=utf-8",
+               XMLRPC_MEMBLOCK_CONTENTS(char, xml), XMLRPC_MEMBLOCK_SIZE(char, xml));
     XMLRPC_MEMBLOCK_FREE(char, xml);
     return r;
 }
@@ -135,13 +136,13 @@ int http_start(int listen_fd, struct api_registry *registry, unsigned max_connec
     if (!http)
         return why_set(why, -ENOMEM, "no memory for the control API");
     http->registry = registry;
-    http->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_ERROR_LOG |
-            MHD_USE_ITC,
-        0, NULL, NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-        MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT, max_connections,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS, MHD_OPTION_NOTIFY_COMPLETED, on_end,
-        NULL, MHD_OPTION_END);
+    http->daemon =
+        MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_INTERNAL_POLLING_THREAD |
+                             MHD_USE_ERROR_LOG | MHD_USE_ITC,
+                         0, NULL, NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+                         MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+                         max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
+                         MHD_OPTION_NOTIFY_COMPLETED, on_end, NULL, MHD_OPTION_END);
     if (!http->daemon) {
         free(http);
         return why_set(why, -EINVAL, "cannot start the HTTP server of the control API");

@@ -111,7 +111,8 @@ static int start_check(struct engine_call *call, struct jobs *jobs, bool pages, 
         return -ENOMEM;
     job->jobs = jobs;
     job->check = (struct store_check){.pages = pages, .problem = check_problem, .done = check_done};
-    job->view = (struct job_view){.id = jobs->last_id + 1, .kind = "check", .started_us = wall_us()};
+    job->view =
+        (struct job_view){.id = jobs->last_id + 1, .kind = "check", .started_us = wall_us()};
     jobs->running++;
     engine_hold(call->engine);
     int r = store_check(call->store, &job->check);

@@ -8,9 +8,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define JOBS_MAX           16
-#define JOB_PROBLEMS_MAX   100 /* lines kept; the rest is only counted */
-#define JOB_PROBLEM_CHARS  240
+#define JOBS_MAX          16
+#define JOB_PROBLEMS_MAX  100 /* lines kept; the rest is only counted */
+#define JOB_PROBLEM_CHARS 240
 
 struct jobs;
 struct engine;
@@ -21,7 +21,7 @@ struct job_view {
     uint32_t id;
     const char *kind; /* static: "check" */
     enum job_state state;
-    int error; /* JOB_FAILED: why */
+    int error;                     /* JOB_FAILED: why */
     uint64_t started_us, ended_us; /* UTC; ended: 0 while it runs */
     uint64_t total, done;          /* pages */
     uint64_t problems, nodes;

@@ -1,8 +1,9 @@
 /* main.c - varved: the daemon.
  *
  * Threads: this one starts everything, then waits for a signal; the engine's (data plane); and the
- * HTTP server's (control plane). Start-up is the table of steps below, undone in reverse: the control
- * API ends before the engine that it calls, the engine before the lock on the run directory. */
+ * HTTP server's (control plane). Start-up is the table of steps below, undone in reverse: the
+ * control API ends before the engine that it calls, the engine before the lock on the run
+ * directory. */
 #include "base/err.h"
 #include "base/mono.h"
 #include "base/report.h"
@@ -76,7 +77,8 @@ static int start_limits(struct daemon *d)
     if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
         return why_set(&d->why, -errno, "cannot raise the limit of open files: %m");
     if (limit.rlim_cur < wanted)
-        report_warning("only %ju files may be open, %" PRIu64 " are wanted for the configured number "
+        report_warning("only %ju files may be open, %" PRIu64
+                       " are wanted for the configured number "
                        "of clients; raise the limit (ulimit -Hn, LimitNOFILE=)",
                        (uintmax_t)limit.rlim_cur, wanted);
     return 0;
@@ -112,9 +114,11 @@ static int start_engine(struct daemon *d)
         .store_path = d->options.store,
         .nbd_path = d->nbd_path,
         .io_engine = (enum loop_kind)d->config.io_engine,
-        .nbd_max_connections = (uint32_t)d->config.nbd_max_connections,
+        .nbd = nbd_config_default,
         .store = store_config_default,
     };
+    config.nbd.max_connections = (unsigned)d->config.nbd_max_connections;
+    config.nbd.buffer_bytes = d->config.nbd_buffer_bytes;
     config.store.cache_bytes = d->config.cache_bytes;
     config.store.table_bytes = d->config.table_bytes;
     config.store.checkpoint_bytes = d->config.checkpoint_bytes;
@@ -127,9 +131,10 @@ static void stop_engine(struct daemon *d)
 {
     int r = engine_stop(d->engine);
     if (r < 0) {
-        report_error("the store at %s could not be closed in order: %s; it recovers when it is next "
-                     "opened",
-                     d->options.store, err_text(r));
+        report_error(
+            "the store at %s could not be closed in order: %s; it recovers when it is next "
+            "opened",
+            d->options.store, err_text(r));
         d->exit_code = EXIT_FAILED;
     }
 }

@@ -23,8 +23,8 @@ static int init_why(int r, const char *path, struct why *why)
     case -EEXIST:
         return why_set(why, r, "there is a store at %s already; nothing was changed", path);
     case ERR_NOT_A_STORE:
-        return why_set(why, r,
-                       "%s is not empty; name an empty directory, or one that does not exist", path);
+        return why_set(
+            why, r, "%s is not empty; name an empty directory, or one that does not exist", path);
     case ERR_BAD_SIZE:
         return why_set(why, r, "a store's capacity must be at least 512M");
     case -ENOENT:

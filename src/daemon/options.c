@@ -12,12 +12,14 @@ enum { OPT_STORE, OPT_RUN, OPT_CONFIG, OPT_INIT, OPT_CAPACITY, OPT_CHECK, OPT_HE
 
 const struct option_doc option_docs[] = {
     [OPT_STORE] = {"store", "DIR", "The directory of the store. Default " DEFAULT_STORE "."},
-    [OPT_RUN] = {"run", "DIR",
-                 "The directory of the sockets, made with mode 0700 if it is missing. Default " DEFAULT_RUN
-                 "."},
-    [OPT_CONFIG] = {"config", "FILE",
-                    "The configuration file, see varve.conf(5). Without it /etc/varve/varve.conf is "
-                    "read if it is there."},
+    [OPT_RUN] =
+        {"run", "DIR",
+         "The directory of the sockets, made with mode 0700 if it is missing. Default " DEFAULT_RUN
+         "."},
+    [OPT_CONFIG] =
+        {"config", "FILE",
+         "The configuration file, see varve.conf(5). Without it /etc/varve/varve.conf is "
+         "read if it is there."},
     [OPT_INIT] = {"init", NULL, "Make an empty store in the store directory and exit."},
     [OPT_CAPACITY] = {"capacity", "SIZE",
                       "With --init: the most that the store may occupy, such as 100G; at least "
@@ -69,8 +71,9 @@ static int check_together(const struct options *o, struct why *why)
     if (o->init && o->check)
         return why_set(why, -EINVAL, "--init and --check exclude each other");
     if (o->capacity_bytes && !o->init)
-        return why_set(why, -EINVAL, "--capacity belongs to --init: a store's capacity is set when "
-                                     "it is made");
+        return why_set(why, -EINVAL,
+                       "--capacity belongs to --init: a store's capacity is set when "
+                       "it is made");
     if (!*o->store || !*o->run)
         return why_set(why, -EINVAL, "--store and --run want the name of a directory");
     return 0;
@@ -83,10 +86,10 @@ int options_parse(int argc, char **argv, struct options *ret, struct why *why)
     int c, r;
 
     for (size_t i = 0; i < option_docs_size; i++)
-        table[i] = (struct option){.name = option_docs[i].name,
-                                   .has_arg = option_docs[i].argument ? required_argument
-                                                                      : no_argument,
-                                   .val = 256 + (int)i};
+        table[i] =
+            (struct option){.name = option_docs[i].name,
+                            .has_arg = option_docs[i].argument ? required_argument : no_argument,
+                            .val = 256 + (int)i};
     opterr = 0;
     optind = 1;
     while ((c = getopt_long(argc, argv, ":h", table, NULL)) != -1) {
@@ -102,8 +105,9 @@ int options_parse(int argc, char **argv, struct options *ret, struct why *why)
             return r;
     }
     if (optind < argc)
-        return why_set(why, -EINVAL, "\"%s\" is too much: varved takes options only; see varved "
-                                     "--help",
+        return why_set(why, -EINVAL,
+                       "\"%s\" is too much: varved takes options only; see varved "
+                       "--help",
                        argv[optind]);
     r = check_together(&o, why);
     if (r < 0)

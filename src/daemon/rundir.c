@@ -16,10 +16,11 @@ int socket_path_check(const char *path, struct why *why)
 {
     if (strlen(path) <= SOCKET_PATH_MAX)
         return 0;
-    return why_set(why, -ENAMETOOLONG,
-                   "the socket path %.120s... has %zu characters, and a Unix socket's may have %zu; "
-                   "choose a shorter run directory with --run",
-                   path, strlen(path), SOCKET_PATH_MAX);
+    return why_set(
+        why, -ENAMETOOLONG,
+        "the socket path %.120s... has %zu characters, and a Unix socket's may have %zu; "
+        "choose a shorter run directory with --run",
+        path, strlen(path), SOCKET_PATH_MAX);
 }
 
 static int make_dir(const char *path, struct why *why)
@@ -30,8 +31,8 @@ static int make_dir(const char *path, struct why *why)
         return 0;
     int r = -errno;
     if (r == -ENOENT)
-        return why_set(why, r, "cannot make the run directory %s: the directory above it is missing",
-                       path);
+        return why_set(why, r,
+                       "cannot make the run directory %s: the directory above it is missing", path);
     if (r != -EEXIST)
         return why_set(why, r, "cannot make the run directory %s: %s; choose another with --run",
                        path, strerror(-r));
@@ -68,10 +69,11 @@ int rundir_open(const char *path, int *ret_lock_fd, struct why *why)
     if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
         ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
         pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
-        return why_set(why, ERR_IN_USE,
-                       "another varved (process %s) serves the run directory %s; stop it, or choose "
-                       "another directory with --run",
-                       *pid ? pid : "unknown", path);
+        return why_set(
+            why, ERR_IN_USE,
+            "another varved (process %s) serves the run directory %s; stop it, or choose "
+            "another directory with --run",
+            *pid ? pid : "unknown", path);
     }
     int n = snprintf(pid, sizeof(pid), "%d\n", (int)getpid());
     if (ftruncate(fd, 0) < 0 || pwrite(fd, pid, (size_t)n, 0) != n) {

@@ -18,7 +18,8 @@
 
 /* Make the directory (mode 0700) if it is missing, and lock it.
  * path: at most such that its sockets have paths that fit. ret_lock_fd: closing it unlocks.
- * Errors with a sentence: -ENAMETOOLONG, ERR_IN_USE, -EPERM (others may write to it), or an errno. */
+ * Errors with a sentence: -ENAMETOOLONG, ERR_IN_USE, -EPERM (others may write to it), or an errno.
+ */
 int rundir_open(const char *path, int *ret_lock_fd, struct why *why);
 
 /* Take away what a dead daemon left at path, and listen there. ret_fd: non-blocking.
