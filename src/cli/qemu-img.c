@@ -262,8 +262,9 @@ enum exit_code image_check(const struct image_info *image)
 
 char *nbd_file_name(const char *socket_path, const char *vm, const char *disk)
 {
-    json_t *node = json_pack("{s:s, s:{s:s, s:s}, s:o}", "driver", "nbd", "server", "type", "unix",
-                             "path", socket_path, "export", json_sprintf("%s/%s", vm, disk));
+    json_t *node = json_pack("{s:s, s:{s:s, s:{s:s, s:s}, s:o}}", "driver", "raw", "file", "driver",
+                             "nbd", "server", "type", "unix", "path", socket_path, "export",
+                             json_sprintf("%s/%s", vm, disk));
     char *text = json_dumps(node, JSON_COMPACT), *name = NULL;
 
     if (!text || asprintf(&name, "json:%s", text) < 0)
