@@ -22,6 +22,7 @@
 #define QEMU              "qemu-system-x86_64"
 #define SHM_DIR           "/dev/shm"
 #define RECONNECT_SECONDS 300
+#define PROBE_SECONDS     10
 #define ARGS_MAX          256
 #define FORWARDS_MAX      16
 
@@ -164,7 +165,7 @@ static int read_forwards(const char *text, char *out, size_t size, struct why *w
     return 0;
 }
 
-static void add_machine(struct args *args, const struct launch *l, bool kvm)
+static void add_machine(struct args *args, const struct launch *l, const char *cpu, bool kvm)
 {
     add(args, QEMU);
     add(args, "-name");
@@ -172,7 +173,7 @@ static void add_machine(struct args *args, const struct launch *l, bool kvm)
     add(args, "-machine");
     add(args, "q35,accel=%s,memory-backend=ram", kvm ? "kvm" : "tcg");
     add(args, "-cpu");
-    add(args, kvm ? "host" : "max");
+    add(args, "%s", cpu);
     add(args, "-smp");
     add(args, "%u", l->cpus);
     add(args, "-m");
@@ -199,7 +200,7 @@ static void add_boot(struct args *args, const struct launch *l)
         }
 }
 
-static int build_args(const struct launch *l, bool kvm, const struct files *files,
+static int build_args(const struct launch *l, const char *cpu, const struct files *files,
                       const struct launched *paths, struct args *args, struct why *why)
 {
     char a[2 * LAUNCH_PATH_MAX], b[2 * LAUNCH_PATH_MAX], forwards[FORWARDS_MAX * 48];
@@ -207,7 +208,7 @@ static int build_args(const struct launch *l, bool kvm, const struct files *file
 
     if (r < 0)
         return r;
-    add_machine(args, l, kvm);
+    add_machine(args, l, cpu, paths->kvm);
     add(args, "-pidfile");
     add(args, "%s", files->pid);
     add(args, "-chardev");
@@ -235,12 +236,20 @@ static int build_args(const struct launch *l, bool kvm, const struct files *file
 
 /* ---- starting -------------------------------------------------------------------------------- */
 
-/* In the child: both outputs go to err; the errno of a failed exec to status. */
-static void run_child(char *const *argv, int err, int status)
+/* In the child: both outputs go to err; the errno of a failed exec to status. The alarm stays set
+ * over the exec. */
+static void run_child(char *const *argv, const char *input, int err, int status)
 {
-    int null = open("/dev/null", O_RDWR);
+    int in[2] = {-1, -1};
 
-    if (null >= 0 && dup2(null, STDIN_FILENO) >= 0 && dup2(err, STDOUT_FILENO) >= 0 &&
+    if (input) {
+        alarm(PROBE_SECONDS);
+        if (pipe(in) == 0 && write(in[1], input, strlen(input)) == (ssize_t)strlen(input))
+            close(in[1]);
+    } else {
+        in[0] = open("/dev/null", O_RDONLY);
+    }
+    if (in[0] >= 0 && dup2(in[0], STDIN_FILENO) >= 0 && dup2(err, STDOUT_FILENO) >= 0 &&
         dup2(err, STDERR_FILENO) >= 0)
         execvp(argv[0], argv);
     int code = errno;
@@ -249,8 +258,9 @@ static void run_child(char *const *argv, int err, int status)
     _exit(127);
 }
 
-/* QEMU with -daemonize ends when the machine is up, or fails with a message. */
-static int start(char *const *argv, struct why *why)
+/* Run QEMU until it ends: with -daemonize when the machine is up, else when input tells it to.
+ * input: for its stdin, short; with it there is a time limit. NULL: none of both. */
+static int run_qemu(char *const *argv, const char *input, struct why *why)
 {
     char text[WHY_MAX_CHARS - 64] = "";
     int err[2], status[2], wait_status = 0, code = 0;
@@ -266,7 +276,7 @@ static int start(char *const *argv, struct why *why)
     }
     pid_t pid = fork();
     if (pid == 0)
-        run_child(argv, err[1], status[1]);
+        run_child(argv, input, err[1], status[1]);
     close(err[1]);
     close(status[1]);
     if (pid > 0) {
@@ -312,18 +322,56 @@ static int check_memory(uint64_t bytes, struct why *why)
     return 0;
 }
 
-static int choose_accel(enum accel accel, struct launched *ret, struct why *why)
+/* What KVM is tried with. The second is for nested machines whose KVM refuses to set that register.
+ */
+static const char *const kvm_cpus[] = {"host", "host,arch-capabilities=off"};
+
+/* A machine of QEMU's own that quits before its first instruction: KVM may run code and still
+ * refuse what QEMU asks of it. */
+static int try_cpu(const char *cpu, struct why *why)
+{
+    static const char quit[] = "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n";
+    static const char *const fixed[] = {
+        QEMU,          "-machine",        "q35,accel=kvm", "-m",   "16",
+        "-nodefaults", "-no-user-config", "-display",      "none", "-S",
+        "-qmp",        "stdio",           "-cpu"};
+    struct args args = {};
+
+    for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
+        add(&args, "%s", fixed[i]);
+    add(&args, "%s", cpu);
+    int r = args.failed ? why_set(why, -ENOMEM, "no memory") : run_qemu(args.list, quit, why);
+    args_free(&args);
+    return r;
+}
+
+/* The processor to start with, under KVM where that works. */
+static int choose_accel(enum accel accel, const char **ret_cpu, struct launched *ret,
+                        struct why *why)
 {
     struct why kvm = {};
+    int r = -EOPNOTSUPP;
 
+    *ret_cpu = "max";
     if (accel == ACCEL_TCG)
         return 0;
-    if (kvm_probe(&kvm) == 0) {
+    if (kvm_probe(&kvm) == 0)
+        for (size_t i = 0; i < sizeof(kvm_cpus) / sizeof(kvm_cpus[0]) && r < 0 && r != -ENOENT;
+             i++) {
+            *ret_cpu = kvm_cpus[i];
+            r = try_cpu(kvm_cpus[i], &kvm);
+        }
+    if (r == 0) {
         ret->kvm = true;
         return 0;
     }
+    if (r == -ENOENT)
+        return why_set(why, r, "%s", kvm.text);
     if (accel == ACCEL_KVM)
-        return why_set(why, -EOPNOTSUPP, "KVM does not work here: %s; use --accel tcg", kvm.text);
+        return why_set(why, -EOPNOTSUPP, "KVM does not work here: %.600s; use --accel tcg",
+                       kvm.text);
+    *ret_cpu = "max";
+    kvm.text[strcspn(kvm.text, "\n")] = '\0';
     snprintf(ret->kvm_why, sizeof(ret->kvm_why), "%.120s", kvm.text);
     return 0;
 }
@@ -331,6 +379,7 @@ static int choose_accel(enum accel accel, struct launched *ret, struct why *why)
 int launch_qemu(const struct launch *l, struct launched *ret, struct why *why)
 {
     struct launched result = {};
+    const char *cpu;
     struct files files;
     struct args args = {};
 
@@ -346,11 +395,11 @@ int launch_qemu(const struct launch *l, struct launched *ret, struct why *why)
     if (result.pid)
         return why_set(why, -EEXIST, "%s runs already, as process %d (QMP socket %s)", l->name,
                        (int)result.pid, result.qmp);
-    r = choose_accel(l->accel, &result, why);
+    r = choose_accel(l->accel, &cpu, &result, why);
     if (r == 0)
-        r = build_args(l, result.kvm, &files, &result, &args, why);
+        r = build_args(l, cpu, &files, &result, &args, why);
     if (r == 0)
-        r = start(args.list, why);
+        r = run_qemu(args.list, NULL, why);
     args_free(&args);
     if (r < 0)
         return r;
