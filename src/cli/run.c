@@ -48,7 +48,7 @@ static enum exit_code read_options(const struct invocation *inv, struct launch *
 }
 
 /* root comes first: it is the one to boot from. */
-static unsigned list_disks(const json_t *vm, const char **disks)
+static unsigned list_disks(const json_t *vm, const char **disks, bool *ret_in_use)
 {
     unsigned n = 0;
     json_t *disk;
@@ -58,6 +58,7 @@ static unsigned list_disks(const json_t *vm, const char **disks)
         json_array_foreach(json_object_get(vm, "disks"), i, disk)
         {
             const char *name = member_text(disk, "name");
+            *ret_in_use |= member_u64(disk, "users") > 0;
             if ((strcmp(name, "root") == 0) == root && n < DISKS_MAX)
                 disks[n++] = name;
         }
@@ -97,6 +98,7 @@ static enum exit_code launch(const struct invocation *inv, struct launch *l)
     case 0:
         return print_launched(inv, l, &done);
     case -EEXIST:
+    case -EBUSY:
         return error(EXIT_CONFLICT, "%s", why.text);
     case -EINVAL:
     case -ENAMETOOLONG:
@@ -135,7 +137,7 @@ enum exit_code cmd_run(const struct invocation *inv)
             r = error(EXIT_FAILED, "cannot find %s: %s", inv->run_dir, strerror(errno));
     }
     if (r == EXIT_OK) {
-        l.n_disks = list_disks(vm, disks);
+        l.n_disks = list_disks(vm, disks, &l.in_use);
         r = launch(inv, &l);
     }
     json_decref(vm);

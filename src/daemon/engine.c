@@ -112,7 +112,10 @@ static void stop_store(struct engine *e)
 
 static void dispatch(struct loop_hook *hook)
 {
-    store_dispatch(container_of(hook, struct engine, dispatch)->store);
+    struct engine *e = container_of(hook, struct engine, dispatch);
+
+    if (store_dispatch(e->store))
+        loop_again(e->loop);
 }
 
 static int start_dispatch(struct engine *e)

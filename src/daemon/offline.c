@@ -93,8 +93,8 @@ static int check_open_store(struct store *store, struct loop *loop, uint64_t *re
     if (r < 0)
         return r;
     while (!o.done) {
-        store_dispatch(store);
-        loop_poll(loop, !o.done);
+        bool more = store_dispatch(store);
+        loop_poll(loop, !more && !o.done);
     }
     *ret_problems = o.check.problems;
     return o.check.error;

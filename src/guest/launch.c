@@ -395,6 +395,11 @@ int launch_qemu(const struct launch *l, struct launched *ret, struct why *why)
     if (result.pid)
         return why_set(why, -EEXIST, "%s runs already, as process %d (QMP socket %s)", l->name,
                        (int)result.pid, result.qmp);
+    if (l->in_use)
+        return why_set(why, -EBUSY,
+                       "a disk of %s is in use; two machines on one disk destroy its file system: "
+                       "stop the other client first",
+                       l->vm);
     r = choose_accel(l->accel, &cpu, &result, why);
     if (r == 0)
         r = build_args(l, cpu, &files, &result, &args, why);

@@ -20,6 +20,7 @@ struct launch {
     const char *vm;   /* whose disks: exports "VM/DISK" */
     const char *const *disks;
     unsigned n_disks;
+    bool in_use; /* somebody has one of them open */
     const char *nbd_socket;
     const char *run_dir; /* sockets and files go to RUN/vm/NAME/ */
     uint64_t memory_bytes;
