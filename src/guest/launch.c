@@ -203,11 +203,8 @@ static void add_boot(struct args *args, const struct launch *l)
 static int build_args(const struct launch *l, const char *cpu, const struct files *files,
                       const struct launched *paths, struct args *args, struct why *why)
 {
-    char a[2 * LAUNCH_PATH_MAX], b[2 * LAUNCH_PATH_MAX], forwards[FORWARDS_MAX * 48];
-    int r = read_forwards(l->forward, forwards, sizeof(forwards), why);
+    char a[2 * LAUNCH_PATH_MAX], b[2 * LAUNCH_PATH_MAX];
 
-    if (r < 0)
-        return r;
     add_machine(args, l, cpu, paths->kvm);
     add(args, "-pidfile");
     add(args, "%s", files->pid);
@@ -223,7 +220,7 @@ static int build_args(const struct launch *l, const char *cpu, const struct file
     for (unsigned i = 0; i < l->n_disks; i++)
         add_disk(args, l, i);
     add(args, "-netdev");
-    add(args, "user,id=net0%s", forwards);
+    add(args, "user,id=net0%s", l->forward ? l->forward : "");
     add(args, "-device");
     add(args, "virtio-net-pci,netdev=net0,romfile=");
     add(args, "-device");
@@ -376,8 +373,10 @@ static int choose_accel(enum accel accel, const char **ret_cpu, struct launched 
     return 0;
 }
 
-int launch_qemu(const struct launch *l, struct launched *ret, struct why *why)
+int launch_qemu(const struct launch *given, struct launched *ret, struct why *why)
 {
+    struct launch copy = *given, *l = &copy;
+    char forwards[FORWARDS_MAX * 48];
     struct launched result = {};
     const char *cpu;
     struct files files;
@@ -386,7 +385,10 @@ int launch_qemu(const struct launch *l, struct launched *ret, struct why *why)
     if (l->n_disks == 0 && !l->kernel)
         return why_set(why, -EINVAL, "vm %s has no disk to boot from; add one, or name a --kernel",
                        l->vm);
-    int r = check_memory(l->memory_bytes, why);
+    int r = read_forwards(l->forward, forwards, sizeof(forwards), why);
+    copy.forward = forwards; /* as QEMU wants them */
+    if (r == 0)
+        r = check_memory(l->memory_bytes, why);
     if (r == 0)
         r = prepare_files(l, &files, &result, why);
     if (r < 0)
