@@ -55,7 +55,7 @@ static char type_letter(xmlrpc_value *value)
 
 static const char *letter_word(char letter)
 {
-    static const char letters[] = "ibds86SAnI";
+    static const char letters[] = "ibd8s6SAnI";
     static const char *const words[] = {"int",    "boolean", "double", "dateTime", "string",
                                         "base64", "struct",  "array",  "nil",      "i8"};
     const char *at = strchr(letters, letter);

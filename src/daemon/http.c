@@ -21,6 +21,8 @@ struct http {
 struct request {
     char *body;
     size_t len, room;
+    unsigned refused; /* HTTP status, 0: not refused; the body is taken and dropped */
+    const char *reason;
 };
 
 static enum MHD_Result answer(struct MHD_Connection *connection, unsigned status, const char *type,
@@ -43,22 +45,29 @@ static enum MHD_Result refuse(struct MHD_Connection *connection, unsigned status
     return answer(connection, status, "text/plain; charset=utf-8", text, strlen(text));
 }
 
-/* The head of a request has come: refuse it, or make room for its body. */
+/* The head of a request has come. One that is wrong is answered when its body has come too: an
+ * answer before that would close the connection under a client that still sends. */
 static enum MHD_Result begin(struct MHD_Connection *connection, const char *url, const char *method,
                              void **request_ptr)
 {
     const char *length =
         MHD_lookup_connection_value(connection, MHD_HEADER_KIND, MHD_HTTP_HEADER_CONTENT_LENGTH);
+    struct request *request;
 
-    if (strcmp(url, "/RPC2"))
-        return refuse(connection, MHD_HTTP_NOT_FOUND, "the control API is at /RPC2\n");
-    if (strcmp(method, MHD_HTTP_METHOD_POST))
-        return refuse(connection, MHD_HTTP_METHOD_NOT_ALLOWED, "the control API wants POST\n");
     if (length && strtoull(length, NULL, 10) > API_REQUEST_MAX_BYTES)
         return refuse(connection, MHD_HTTP_CONTENT_TOO_LARGE,
                       "a request may have 1 MiB; split it into several\n");
-    *request_ptr = calloc(1, sizeof(struct request));
-    return *request_ptr ? MHD_YES : MHD_NO;
+    *request_ptr = request = calloc(1, sizeof(*request));
+    if (!request)
+        return MHD_NO;
+    if (strcmp(url, "/RPC2")) {
+        request->refused = MHD_HTTP_NOT_FOUND;
+        request->reason = "the control API is at /RPC2\n";
+    } else if (strcmp(method, MHD_HTTP_METHOD_POST)) {
+        request->refused = MHD_HTTP_METHOD_NOT_ALLOWED;
+        request->reason = "the control API wants POST\n";
+    }
+    return MHD_YES;
 }
 
 /* MHD_NO drops the connection: the only answer to a body of undeclared length that has no end. */
@@ -66,6 +75,10 @@ static enum MHD_Result take_body(struct request *request, const char *data, size
 {
     if (request->len + len > API_REQUEST_MAX_BYTES)
         return MHD_NO;
+    if (request->refused) {
+        request->len += len;
+        return MHD_YES;
+    }
     if (request->len + len > request->room) {
         size_t room = request->room ? request->room : 4096;
         while (room < request->len + len)
@@ -96,6 +109,8 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *connection, 
         *data_len = 0;
         return r;
     }
+    if (request->refused)
+        return refuse(connection, request->refused, request->reason);
     xmlrpc_mem_block *xml =
         api_process(http->registry, request->body ? request->body : "", request->len);
     if (!xml)

@@ -473,7 +473,7 @@ bool check_step(struct store *store)
     case CHECK_CHECKPOINT:
         return false;
     case CHECK_WALK:
-        for (int i = 0; i < 16; i++)
+        for (int i = 0; i < 16 && r->phase == CHECK_WALK && !r->check->error; i++)
             if (!walk(r))
                 return false;
         return true;
