@@ -216,6 +216,9 @@ class Api(unittest.TestCase):
                   b"<methodCall><methodName>vm.show</methodName><params><param>" +
                   b"<value><array><data>" * 500 + b"</data></array></value>" * 500 +
                   b"</param></params></methodCall>"]
+        for i8 in ("i8", "ex:i8"):  # these crash libxmlrpc (found by the fuzzer)
+            bodies.append(b"<methodCall><methodName>vm.show</methodName><params><param><value><%s>9x</%s></value>"
+                          b"</param></params></methodCall>" % (i8.encode(), i8.encode()))
         for body in bodies:
             status, answer = self.post(body)
             self.assertEqual(status, 200, body[:80])

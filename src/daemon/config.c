@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <ini.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -163,7 +164,7 @@ static unsigned distance(const char *a, const char *b)
 static const struct config_key *nearest_key(const char *section, const char *name)
 {
     const struct config_key *best = NULL;
-    unsigned best_distance = 99;
+    unsigned best_distance = UINT_MAX;
 
     for (size_t i = 0; i < config_keys_size; i++) {
         unsigned d = distance(name, config_keys[i].name);
