@@ -229,6 +229,8 @@ int log_load_map_file(struct log *log, const uint8_t **at, size_t *len);
 int log_load_footers(struct log *log);
 /* All files of the map and of the tail are known: what else the medium has is free. */
 int log_load_free(struct log *log);
+/* Is any request to a log file in flight? */
+bool log_files_are_busy(const struct log *log);
 /* After recovery: take up writing with fresh segments. */
 void log_start(struct log *log);
 
@@ -296,6 +298,8 @@ void log_sync_all(struct log *log, struct waiter *waiter);
 /* The checkpoint is durable: what died before it began is free. */
 void log_checkpoint_done(struct log *log, uint64_t seq);
 
+/* Files are needed, and a checkpoint would free some. */
+bool log_wants_checkpoint(const struct log *log);
 /* Keep all files and pieces where they are: no cleaning, nothing is released. */
 void log_hold(struct log *log, bool hold);
 /* What is held back is needed: whoever holds should let go. */
