@@ -239,6 +239,8 @@ static void submit(struct nbd_request *req)
 {
     req->io.disk = req->conn->disk;
     req->io.done = io_done;
+    /* From a hook, or from within the store's own dispatch: the store must be given a turn for it. */
+    loop_again(req->conn->server->loop);
     if (store_submit(req->conn->store, &req->io))
         completed(req);
 }
