@@ -240,7 +240,7 @@ static bool is_stalled(const struct nbd_conn *conn)
 
 static void tend_serving(struct nbd_server *server)
 {
-    bool starving = !list_empty(&server->starved);
+    bool starving = !list_empty(&server->starved[0]) || !list_empty(&server->starved[1]);
 
     list_for_each_safe (l, &server->serving) {
         struct nbd_conn *conn = container_of(l, struct nbd_conn, link);
@@ -307,9 +307,10 @@ int nbd_server_create(struct loop *loop, const struct nbd_config *config,
     server->loop = loop;
     server->config = *config;
     server->exports = exports;
-    struct list *lists[] = {&server->listeners, &server->handshaking, &server->serving,
-                            &server->lingering, &server->dirty,       &server->starved,
-                            &server->free_outs, &server->free_blocks, &server->free_requests};
+    struct list *lists[] = {&server->listeners,    &server->handshaking, &server->serving,
+                            &server->lingering,    &server->dirty,       &server->starved[0],
+                            &server->starved[1],   &server->free_outs,   &server->free_blocks,
+                            &server->free_requests};
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
         list_init(lists[i]);
     nbd_pool_init(&server->pool, config->buffer_bytes);
