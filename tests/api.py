@@ -182,6 +182,9 @@ class Api(unittest.TestCase):
         for key in ("capacity", "reserve", "data", "tables", "dead", "available", "allocated"):
             self.assertRegex(space[key], r"^[0-9]+$")
         self.assertGreater(int(space["capacity"]), 1 << 29)
+        names = [c["name"] for c in self.api.store.counters()]
+        self.assertEqual(len(names), len(set(names)))
+        self.assertTrue(any("connection" in name for name in names), names)
         for counter in self.api.store.counters():
             self.assertRegex(counter["value"], r"^[0-9]+$")
             self.assertTrue(counter["description"])

@@ -509,6 +509,42 @@ EOF
     kill $pid && wait $pid
 }
 
+@test "a check can be cancelled" {
+    dd if=/dev/urandom of="$TOP/much.raw" bs=1M count=500 status=none
+    varve import "$TOP/much.raw" much --format raw
+    varve check 3>&- >"$TOP/check.out" 2>&1 &
+    child=$!
+    sleep 0.3
+    expect 4 'under way' varve check
+    kill -INT $child
+    fails wait $child
+    grep -q 'the check was cancelled' "$TOP/check.out"
+    varve check
+    # One that runs does not hold up an orderly stop.
+    varve check 3>&- >"$TOP/check.out" 2>&1 &
+    child=$!
+    sleep 0.2
+    time stop_daemon
+    fails wait $child
+    start_daemon
+    varve rm --yes much
+    rm "$TOP/much.raw"
+}
+
+@test "paths given relative to a directory work from everywhere" {
+    cd "$TOP"
+    varve init rel-store --capacity 1G
+    varved --store rel-store --run rel-run 2>/dev/null 3>&- &
+    pid=$!
+    cd /
+    export VARVE_RUN=$TOP/rel-run
+    for _ in $(seq 100); do varve ls >/dev/null 2>&1 && break; sleep 0.05; done
+    varve import "$TOP/a.qcow2" x
+    cd "$TOP" && varve --run rel-run export x rel.raw
+    cmp rel.raw a.raw
+    kill $pid && wait $pid
+}
+
 # ---- running a guest ----------------------------------------------------------------------------
 
 @test "run starts QEMU, says how to reach it, and refuses to do it twice" {

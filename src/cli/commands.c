@@ -155,9 +155,9 @@ const struct command commands[] = {
      .run = cmd_run},
     {.name = "stats",
      .arguments = "",
-     .summary = "Show what the store counts",
-     .text =
-         "Show the counters of the store with their meaning. They start at zero with the daemon.",
+     .summary = "Show what the daemon counts",
+     .text = "Show the counters of the store and of the NBD server with their meaning. They start "
+             "at zero with the daemon.",
      .examples = {"varve stats"},
      .run = cmd_stats},
     {.name = "df",

@@ -61,7 +61,7 @@ static void on_counters(struct engine_call *call)
 {
     struct counters_call *c = call->arg;
 
-    c->n = store_counters(call->store, c->counters, COUNTERS_MAX);
+    c->n = engine_counters(call->engine, c->counters, COUNTERS_MAX);
     if (c->n > COUNTERS_MAX)
         c->n = COUNTERS_MAX;
     engine_call_done(call);
@@ -219,7 +219,8 @@ const struct method api_store_methods[] = {
      "tables (alive), dead (to be cleaned), available (what may still be written), allocated (of "
      "the file system), read_only (boolean)}.",
      store_space_method},
-    {"store.counters", "A:", "", "What the store counts, each as {name, value, description}.",
+    {"store.counters", "A:", "",
+     "What the store and the NBD server count, each as {name, value, description}.",
      store_counters_method},
     {"store.check", "i:,i:b", "pages",
      "Start a check of the store and return the number of its job. pages: read every page too "

@@ -187,8 +187,8 @@ static const char *refusal(const char *xml, size_t len)
         return "the request has a zero byte; send it as UTF-8";
     if (memmem(xml, len, "<!DOCTYPE", 9) || memmem(xml, len, "<!ENTITY", 8))
         return "document types and entities are not accepted";
-    /* libxmlrpc 1.33 crashes on one that is no number (its message wants an argument that it does not
-     * give); no method takes them. */
+    /* libxmlrpc 1.33 crashes on one that is no number (its message wants an argument that it does
+     * not give); no method takes them. */
     if (memmem(xml, len, "<i8", 3) || memmem(xml, len, "<ex:i8", 6))
         return "i8 integers are not accepted; send sizes as decimal strings";
     return NULL;

@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOOP_DEPTH 1024
+#define LOOP_DEPTH       1024
+#define NBD_COUNTERS_MAX 64
 
 struct engine {
     struct engine_config config;
@@ -291,6 +292,18 @@ int engine_call(struct engine *e, void (*fn)(struct engine_call *call), void *ar
 void engine_call_done(struct engine_call *call)
 {
     sem_post(&call->done);
+}
+
+uint32_t engine_counters(struct engine *e, struct store_counter *ret, uint32_t max)
+{
+    struct nbd_counter nbd[NBD_COUNTERS_MAX];
+    uint32_t n = store_counters(e->store, ret, max);
+    size_t n_nbd = nbd_server_counters(e->nbd, nbd, NBD_COUNTERS_MAX);
+
+    for (size_t i = 0; i < n_nbd && i < NBD_COUNTERS_MAX; i++, n++)
+        if (n < max)
+            ret[n] = (struct store_counter){nbd[i].name, nbd[i].description, nbd[i].value};
+    return n;
 }
 
 void engine_hold(struct engine *e)

@@ -55,6 +55,10 @@ int engine_call(struct engine *engine, void (*fn)(struct engine_call *call), voi
 /* On the engine's thread, once per call, in fn or later. The call is gone afterwards. */
 void engine_call_done(struct engine_call *call);
 
+/* On the engine's thread: what the store and the NBD server count. Fills up to max; returns how
+ * many there are. */
+uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint32_t max);
+
 /* On the engine's thread: something asynchronous outlives the call that started it (a check). The
  * store is closed only when all of them were released. */
 void engine_hold(struct engine *engine);

@@ -20,6 +20,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,8 @@ struct daemon {
     struct options options;
     struct config config;
     struct why why;
-    char control_path[4096], nbd_path[4096];
+    char run_path[PATH_MAX], store_path[PATH_MAX];
+    char control_path[PATH_MAX + 16], nbd_path[PATH_MAX + 16];
     sigset_t stop_signals;
     int lock_fd, exit_code;
 
@@ -87,8 +89,19 @@ static int start_limits(struct daemon *d)
 static int start_run_dir(struct daemon *d)
 {
     int r = rundir_open(d->options.run, &d->lock_fd, &d->why);
-    snprintf(d->control_path, sizeof(d->control_path), "%s/" CONTROL_SOCKET, d->options.run);
-    snprintf(d->nbd_path, sizeof(d->nbd_path), "%s/" NBD_SOCKET, d->options.run);
+    if (r < 0)
+        return r;
+    /* Clients ask for the paths, from wherever they are. */
+    if (!realpath(d->options.run, d->run_path)) {
+        r = -errno;
+        close(d->lock_fd);
+        return why_set(&d->why, r, "cannot find %s: %s", d->options.run, strerror(-r));
+    }
+    snprintf(d->control_path, sizeof(d->control_path), "%s/" CONTROL_SOCKET, d->run_path);
+    snprintf(d->nbd_path, sizeof(d->nbd_path), "%s/" NBD_SOCKET, d->run_path);
+    r = socket_path_check(d->control_path, &d->why);
+    if (r < 0)
+        close(d->lock_fd);
     return r;
 }
 
@@ -141,12 +154,14 @@ static void stop_engine(struct daemon *d)
 
 static int start_api(struct daemon *d)
 {
+    if (!realpath(d->options.store, d->store_path))
+        return why_set(&d->why, -errno, "cannot find %s: %s", d->options.store, strerror(errno));
     d->jobs = jobs_new(d->engine);
     d->api = (struct api){
         .engine = d->engine,
         .events = d->events,
         .jobs = d->jobs,
-        .store_path = d->options.store,
+        .store_path = d->store_path,
         .control_path = d->control_path,
         .nbd_path = d->nbd_path,
         .started_us = mono_us(),

@@ -76,7 +76,8 @@ static void refuses_with_the_line(void **state)
     /* What was good before the error is not taken either. */
     refuses("[store]\ncache-size = 1G\nbad = 1\n", "x.conf:3:");
     /* A word of any length is near something (found by the fuzzer). */
-    refuses("[store]\na-key-that-is-longer-than-any-there-will-ever-be = 1\n", "the nearest one is");
+    refuses("[store]\na-key-that-is-longer-than-any-there-will-ever-be = 1\n",
+            "the nearest one is");
     memset(line, 'a', sizeof(line) - 1);
     line[sizeof(line) - 1] = '\0';
     refuses(line, "x.conf:1: the line is longer than");
