@@ -256,3 +256,12 @@ def tiny_guest(job="shell", append=""):
     tiny = ROOT / "build/guest/tiny"
     return ["-no-reboot", "-kernel", str(tiny / "vmlinuz"), "-initrd", str(tiny / "initrd"),
             "-append", f"console=ttyS0 quiet panic=-1 varve.job={job} {append}"]
+
+
+def nbd_disk(path, export, name="disk0", reconnect_s=120):
+    """QEMU arguments for a virtio disk over NBD that waits that long for a server that went away.
+    path: of the Unix socket."""
+    return ["-blockdev", json.dumps({"driver": "nbd", "node-name": name, "export": export,
+                                     "server": {"type": "unix", "path": str(path)},
+                                     "reconnect-delay": reconnect_s, "discard": "unmap"}),
+            "-device", f"virtio-blk-pci,drive={name},werror=report,rerror=report"]

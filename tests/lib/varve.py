@@ -44,7 +44,7 @@ def program(name):
 class Daemon:
     def __init__(self, capacity=None, config=None):
         """capacity: of the store, such as "4G". config: text of a configuration file."""
-        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="varved."))
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="varved.", dir=os.environ.get("TMPDIR", "/var/tmp")))
         self.store, self.run_dir = self.dir / "store", self.dir / "run"
         self.process = None
         self.starts = 0
