@@ -90,18 +90,25 @@ class Console:
         return GuestError(f"{what}; the console's last lines:\n{tail[-1500:]}")
 
     def wait_for(self, pattern, timeout):
-        """Wait until the guest has printed what matches (a regular expression, str or bytes), and
-        consume everything up to its end. Returns the match."""
+        """Wait until the guest has printed what matches (a regular expression, str or bytes, for at
+        most 500 bytes), and consume everything up to its end. Returns the match."""
+        return self._wait(pattern, timeout)[1]
+
+    def _wait(self, pattern, timeout):
+        """Returns (what came before the match, the match)."""
         if isinstance(pattern, str):
             pattern = pattern.encode()
         expression = re.compile(pattern, re.S)
         deadline = time.monotonic() + timeout
+        seen = 0  # there is no match that begins before it
         with self.news:
             while True:
-                match = expression.search(bytes(self.text))
+                match = expression.search(bytes(self.text[seen:]))
                 if match:
-                    del self.text[: match.end()]
-                    return match
+                    before = bytes(self.text[: seen + match.start()])
+                    del self.text[: seen + match.end()]
+                    return before, match
+                seen = max(0, len(self.text) - 500)
                 if self.ended:
                     raise self.failure(f"the guest ended while waiting for {pattern!r}")
                 left = deadline - time.monotonic()
@@ -134,10 +141,10 @@ class Console:
         """Returns (exit status, output) of what begin() started."""
         deadline = time.monotonic() + timeout
         self.wait_for(f"<begin-{token}>\r?\n", timeout)
-        match = self.wait_for(rf"(?P<out>.*?)\r?\n<end-{token}:(?P<status>\d+)>\r?\n",
-                              max(0.1, deadline - time.monotonic()))
-        out = match.group("out").decode(errors="replace").replace("\r\n", "\n")
-        return int(match.group("status")), out
+        out, match = self._wait(rf"\n<end-{token}:(\d+)>\r?\n",
+                                max(0.1, deadline - time.monotonic()))
+        text = out.decode(errors="replace").replace("\r\n", "\n").removesuffix("\r")
+        return int(match.group(1)), text
 
     def run(self, command, timeout=60):
         """Run a command (several lines are fine; a line has at most 4000 bytes). Returns (exit
@@ -204,7 +211,8 @@ class Machine:
                    "-no-user-config"]
         for name in listeners:
             command += ["-chardev", f"socket,id={name},path={self.dir}/{name}"]
-        command += ["-serial", "chardev:serial", "-mon", "chardev=qmp,mode=control", *args]
+        command += ["-serial", "chardev:serial", "-mon", "chardev=qmp,mode=control",
+                    "-device", "virtio-rng-pci", *args]  # else mkfs waits seconds for randomness
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
                                         preexec_fn=_die_with_parent)
         atexit.register(self.kill)
