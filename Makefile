@@ -22,7 +22,7 @@ check check-long:
 bench:
 	@scripts/setup bench
 	@$(MAKE) --no-print-directory all
-	@scripts/bench $(BENCH_FLAGS)
+	@bench/run $(BENCH_FLAGS)
 
 guests:
 	@scripts/setup demo
