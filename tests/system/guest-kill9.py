@@ -51,7 +51,7 @@ def main():
         arguments = guest.tiny_guest() + guest.nbd_disk(daemon.nbd_socket, "tiny/root")
         with guest.Machine(arguments, memory="256M", log=daemon.dir / "console") as machine:
             machine.console.log_in(120)
-            machine.console.check("mkfs.ext4 -q /dev/vda && mount -t ext4 /dev/vda /mnt", 120)
+            machine.console.check("mkfs.ext4 -q /dev/vda && mount -t ext4 -o discard /dev/vda /mnt", 120)
             load = lifeline.Load(machine.console)
             load.wait_for_progress(3, timeout=60)
             rounds_of_kills(daemon, load, rounds, random.Random(seed))
