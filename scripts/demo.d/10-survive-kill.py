@@ -1,4 +1,6 @@
 """A Debian guest boots from a Varve disk, writes files, and does not notice that varved dies."""
+import json
+import os
 import subprocess
 import time
 
@@ -16,7 +18,7 @@ def run(demo):
     demo.result("Debian 12 imported in", f"{time.monotonic() - begin:.1f} s")
     demo.varve("ls")
 
-    demo.say("booting it from Varve (no KVM is needed: the processor is emulated)")
+    demo.say("booting it from Varve: stock QEMU, no KVM needed (the processor is emulated)")
     with start_guest(demo) as machine:
         seconds = machine.console.log_in(200)
         demo.say(f"the guest is up: {machine.console.check('uname -sr').strip()}")
@@ -34,8 +36,10 @@ def run(demo):
 
 
 def start_guest(demo):
-    disk = guest.nbd_disk(demo.daemon.nbd_socket, "debian/root")
-    return guest.Machine(disk, memory="512M", log=demo.scratch / "console")
+    """With an emulated processor, which works on every machine, unless $VARVE_ACCEL says "kvm"."""
+    accel = os.environ.get("VARVE_ACCEL", "tcg")
+    return guest.Running(json.loads(
+        demo.varve("--json", "run", "debian", "--memory", "512M", "--accel", accel)))
 
 
 def kills_under_load(demo, console):

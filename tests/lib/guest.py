@@ -18,6 +18,7 @@ import os
 import pathlib
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -250,6 +251,34 @@ class Machine:
             self.process.kill()
             self.process.wait()
         shutil.rmtree(self.dir, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+
+class Running:
+    """A QEMU in the background: one that `varve run` started."""
+
+    def __init__(self, described):
+        """described: what `varve --json run` printed."""
+        self.pidfd = os.pidfd_open(described["pid"])
+        atexit.register(self.kill)
+        self.console = Console.connect(described["console"])
+
+    def wait(self, timeout):
+        """Until QEMU has ended by itself."""
+        if not select.select([self.pidfd], [], [], timeout)[0]:
+            raise self.console.failure(f"QEMU still ran after {timeout} s")
+
+    def kill(self):
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.wait(10)
 
     def __enter__(self):
         return self
