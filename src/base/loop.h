@@ -1,7 +1,8 @@
 /* loop.h - the event loop of the data plane: asynchronous file and socket operations.
  *
- * One loop belongs to one thread, the one that calls loop_run(); every function here but loop_post()
- * and loop_stop() is called from that thread only, and every callback comes on it. Two
+ * One loop belongs to one thread, the first that calls loop_run() or loop_poll(); every function
+ * here but loop_post() and loop_stop() is called from that thread only, and every callback comes on
+ * it. (loop_create() and loop_free() may come from another one, when the loop does not run.) Two
  * implementations: io_uring, and plain threads with poll() where io_uring is forbidden.
  *
  * Invariants:
@@ -21,14 +22,15 @@
 struct loop;
 
 enum loop_kind {
-    LOOP_AUTO,    /* io_uring, or threads where the kernel refuses it */
+    LOOP_AUTO, /* io_uring, or threads where the kernel refuses it */
     LOOP_URING,
     LOOP_THREADS,
 };
 
 /* Embedded in the caller's own request; container_of() in done(). */
 struct loop_op {
-    /* res: what the system call would return, or a negative errno (-ECANCELED after loop_cancel()). */
+    /* res: what the system call would return, or a negative errno (-ECANCELED after loop_cancel()).
+     */
     void (*done)(struct loop_op *op, int res);
     /* The loop's own. */
     struct list link;
@@ -46,8 +48,8 @@ struct loop_op {
     } time;
 };
 
-/* depth: submissions that may be queued between two waits (more are submitted early, never refused).
- * Returns 0, -ENOMEM, -EMFILE, or for LOOP_URING what io_uring_setup() said. */
+/* depth: submissions that may be queued between two waits (more are submitted early, never
+ * refused). Returns 0, -ENOMEM, -EMFILE, or for LOOP_URING what io_uring_setup() said. */
 int loop_create(enum loop_kind kind, unsigned depth, struct loop **ret);
 void loop_free(struct loop *loop); /* NULL is legal; no operation may be in flight */
 
@@ -74,7 +76,8 @@ void loop_sendmsg(struct loop *loop, struct loop_op *op, int fd, const struct ms
 /* done(op, 0) after at least this long. */
 void loop_timeout(struct loop *loop, struct loop_op *op, uint64_t us);
 
-/* Ask that an operation end early. done() comes all the same, with its result if it was too late. */
+/* Ask that an operation end early. done() comes all the same, with its result if it was too late.
+ */
 void loop_cancel(struct loop *loop, struct loop_op *op);
 
 /* Call hook(arg) once in every turn of the loop, after its completions were delivered and before
@@ -86,6 +89,9 @@ struct loop_hook {
 };
 void loop_add_hook(struct loop *loop, struct loop_hook *hook);
 void loop_remove_hook(struct loop *loop, struct loop_hook *hook);
+
+/* Keep the present turn from sleeping: for a hook that made work for a hook that ran before it. */
+void loop_again(struct loop *loop);
 
 /* Run turns until loop_stop(). */
 void loop_run(struct loop *loop);

@@ -18,6 +18,7 @@
 #define VARVE_IMAGE_STORE_H
 
 #include "base/list.h"
+#include "base/waiter.h"
 #include "log/storage.h"
 
 #include <stdbool.h>
@@ -109,11 +110,14 @@ struct store_io {
     uint32_t n_extents;                     /* out: at least 1 on success */
 
     /* The store's own. */
-    struct list link;
-    uint64_t next;     /* progress: the next byte, page or leaf to handle */
-    uint32_t pending;  /* parts in flight */
-    uint32_t state;
-    uint64_t seq;
+    struct waiter waiter;
+    uint64_t next;            /* progress: the next byte to handle */
+    uint32_t pending;         /* parts in flight */
+    bool submitting;          /* inside store_submit() */
+    bool holds_lock;          /* of its page: a part of a request that does not fill the page */
+    bool busy;                /* some of it is still to be started */
+    bool finished;
+    uint64_t seq;             /* the batch of its last part */
 };
 
 /* Start a request. Returns true when it is already done: then io->error and the outputs are set and
@@ -121,9 +125,10 @@ struct store_io {
  * Requests are taken at any rate; what a client may have in flight is the exporter's to bound. */
 bool store_submit(struct store *store, struct store_io *io);
 
-/* Send off what the requests of this turn of the loop gathered. Call once per turn, before the loop
- * submits and waits (loop_add_hook()). */
-void store_dispatch(struct store *store);
+/* Send off what the requests of this turn of the loop gathered, and go on with checkpoints, cleaning
+ * and reclaiming. Call once per turn, before the loop submits and waits (loop_add_hook()). Returns true
+ * when there is more to do at once: then see that another turn comes without waiting. */
+bool store_dispatch(struct store *store);
 
 /* ---- vms and disks --------------------------------------------------------------------------- */
 
@@ -164,7 +169,10 @@ struct store_change {
     int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL... */
     /* The store's own. */
     struct list link;
-    uint64_t seq;
+    struct store *store;
+    void *record;        /* as it stands in the log */
+    uint32_t record_len;
+    bool end_zeroed;
 };
 
 /* done() is always called, never from inside this call. */

@@ -1,0 +1,87 @@
+/* nbd.h - a server of the Network Block Device protocol: disks of a store for QEMU and others.
+ *
+ * Everything here is called on the thread of the loop, and calls the store there. No call blocks.
+ *
+ * Bounds (struct nbd_config) and what happens at them:
+ *   connections              a further one is closed at once
+ *   requests, bytes          of one connection: no more is read from it until replies have gone out
+ *   buffers, of all          connections wait for one in turn; while any waits, one that has
+ * neither sent nor taken a byte for stall_ms is closed time and options of a handshake; at the
+ * bound the connection is closed */
+#ifndef VARVE_EXPORT_NBD_H
+#define VARVE_EXPORT_NBD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct disk;
+struct loop;
+struct store;
+struct nbd_server;
+
+#define NBD_EXPORT_NAME_MAX 256u /* bytes; longer names name nothing */
+#define NBD_MAX_BLOCK_BYTES (32u << 20)
+
+/* What is exported. Owned by the caller, outlives the server. */
+struct nbd_exports {
+    /* The disk under an export name, borrowed: the server takes disk_get() itself. ret_read_only is
+     * set on success. NULL: there is none. */
+    struct disk *(*find)(struct nbd_exports *exports, const char *name, bool *ret_read_only);
+    /* Call each(arg, name) for every export that is to be seen. Returns 0 or -ENOMEM. */
+    int (*list)(struct nbd_exports *exports, void (*each)(void *arg, const char *name), void *arg);
+};
+
+/* The disks of a store: "VM" for VM/root, "VM/DISK". Provisional vms are found, but not listed. */
+struct nbd_store_exports {
+    struct nbd_exports exports;
+    struct store *store;
+};
+void nbd_store_exports_init(struct nbd_store_exports *exports, struct store *store);
+
+struct nbd_config {
+    unsigned max_connections;
+    unsigned connection_requests; /* in flight on one connection, until the reply is sent */
+    uint64_t connection_bytes;    /* of their payloads; at least NBD_MAX_BLOCK_BYTES */
+    uint64_t buffer_bytes;        /* of payloads on all connections; at least NBD_MAX_BLOCK_BYTES */
+    uint64_t receive_bytes; /* of receive blocks; without one a connection is slower, not stuck */
+    uint64_t handshake_ms;
+    uint64_t linger_ms; /* for the last replies to a client that is going */
+    uint64_t stall_ms;
+};
+extern const struct nbd_config nbd_config_default;
+
+/* config and exports: borrowed; exports until nbd_server_free(). Returns 0 or -ENOMEM, -EINVAL. */
+int nbd_server_create(struct loop *loop, const struct nbd_config *config,
+                      struct nbd_exports *exports, struct nbd_server **ret);
+
+/* Listen on a Unix socket at path, made with the permissions mode; a socket there that nobody
+ * listens on is replaced, and it is removed by nbd_server_stop(). Any number of times.
+ * Returns 0, -ENAMETOOLONG, -EADDRINUSE (somebody listens there) or an errno. */
+int nbd_server_listen_unix(struct nbd_server *server, const char *path, unsigned mode);
+
+/* Listen on a TCP address ("0.0.0.0", "::") and port (0: any; see ret_port, may be NULL).
+ * Returns 0, -EINVAL (not an address) or an errno. */
+int nbd_server_listen_tcp(struct nbd_server *server, const char *address, uint16_t port,
+                          uint16_t *ret_port);
+
+/* Serve a connected socket, which is taken, as if it had been accepted. -ENOMEM, -EMFILE (bound).
+ */
+int nbd_server_adopt(struct nbd_server *server, int fd);
+
+/* Stop listening, finish what is in flight, answer what was received with ESHUTDOWN, close all
+ * connections (those that do not take their replies after linger_ms). Then done(arg), from the
+ * loop, never from inside this call. Once. */
+void nbd_server_stop(struct nbd_server *server, void (*done)(void *arg), void *arg);
+
+/* After nbd_server_stop() is done, or before the loop ran at all. NULL is legal. */
+void nbd_server_free(struct nbd_server *server);
+
+struct nbd_counter {
+    const char *name, *description; /* static */
+    uint64_t value;
+};
+/* Fills up to max; returns how many there are. */
+size_t nbd_server_counters(const struct nbd_server *server, struct nbd_counter *ret, size_t max);
+
+#endif

@@ -1,0 +1,425 @@
+/* checkpoint.c - making the page tables, the segment map and the catalogue durable, and loading them.
+ *
+ * After a checkpoint recovery need not read the log before its position, and what died before it began
+ * may be used again. Two files take turns, so one is always whole.
+ *
+ *   IDLE --wanted, and nothing forbids it: begin()--> NODES
+ *   NODES --all frozen nodes written, map taken--> DRAIN
+ *   DRAIN --nodes and footers are on the medium--> SYNC
+ *   SYNC --log files synced--> WRITE --checkpoint file written--> COMMIT --synced--> IDLE
+ *
+ * What it says is the state between two batches: the one at which it began (table.h, map.c). */
+#include "base/cleanup.h"
+#include "base/crc.h"
+#include "base/err.h"
+#include "base/mono.h"
+#include "image/store-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NODES_A_TURN       64u
+#define MAP_FILES_A_TURN   64u
+#define TABLE_BUFS         8u
+#define MAX_BODY_BYTES     (4ULL << 30)
+
+void checkpoint_want(struct store *store)
+{
+    store->checkpoint.wanted = true;
+    store->log->checkpoint_wanted = store->checkpoint.state == CHECKPOINT_IDLE;
+}
+
+static size_t pad(size_t n, size_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+/* ---- beginning ------------------------------------------------------------------------------------------- */
+
+static bool is_due(struct store *store)
+{
+    struct log *log = store->log;
+    if (store->checkpoint.wanted || !log->data_file)
+        return true;
+    if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes)
+        return true;
+    /* Files wait to be released and are needed. */
+    return log->n_dead && (log->n_dead >= log->reserve_files / 2 || log->n_free <= 2) &&
+           log->n_free <= log->reserve_files && log->n_files >= log->max_files;
+}
+
+static int begin(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    struct log *log = store->log;
+    uint32_t files;
+
+    log_start(log);
+    int code = log_position_now(log, &c->position);
+    if (code < 0)
+        return code;
+    cleaner_write_footers(log);
+    catalogue_save(store, NULL, &c->catalogue_bytes);
+    c->catalogue_bytes = pad(c->catalogue_bytes, 8);
+    c->buf_bytes = pad(BLOCK_BYTES + c->catalogue_bytes + log_map_size(log, &files), BLOCK_BYTES);
+    c->buf = aligned_alloc(STORAGE_ALIGN_BYTES, c->buf_bytes);
+    if (!c->buf)
+        return -ENOMEM;
+    size_t ignored;
+    memset(c->buf, 0, BLOCK_BYTES + c->catalogue_bytes);
+    catalogue_save(store, c->buf + BLOCK_BYTES, &ignored);
+    c->next_id = store->next_id;
+    c->seq = log->checkpoint_seq + 1;
+    c->started_us = mono_us();
+    c->wanted = false;
+    c->state = CHECKPOINT_NODES;
+    log->checkpoint_wanted = false;
+    log->checkpoint_running = c->seq;
+    log->bytes_since_checkpoint = 0;
+    log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes);
+    table_freeze(store->table);
+    return 0;
+}
+
+/* ---- the steps -------------------------------------------------------------------------------------------- */
+
+static void put_root(struct checkpoint *c, const struct disk *disk)
+{
+    memcpy(c->buf + BLOCK_BYTES + disk->root_offset, &disk->tree.root_entry,
+           sizeof(disk->tree.root_entry));
+}
+
+/* All nodes have their places: the roots too. */
+static void put_roots(struct store *store)
+{
+    list_for_each(l, &store->vms) {
+        struct vm *vm = container_of(l, struct vm, link);
+        list_for_each(k, &vm->disks)
+            put_root(&store->checkpoint, container_of(k, struct disk, link));
+    }
+    list_for_each(l, &store->doomed)
+        put_root(&store->checkpoint, container_of(l, struct disk, link));
+}
+
+static void put_header(struct store *store, uint32_t n_files, size_t map_bytes)
+{
+    struct checkpoint *c = &store->checkpoint;
+    struct log *log = store->log;
+    struct checkpoint_header *h = (struct checkpoint_header *)c->buf;
+    size_t body = c->catalogue_bytes + map_bytes;
+
+    memset(h, 0, sizeof(*h));
+    memcpy(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic));
+    h->version = FORMAT_VERSION;
+    memcpy(h->uuid, log->uuid, sizeof(h->uuid));
+    h->seq = c->seq;
+    h->time_us = wall_us();
+    h->body_bytes = body;
+    h->body_crc = crc32c(0, c->buf + BLOCK_BYTES, body);
+    h->clean = c->clean;
+    h->incarnation = log->incarnation;
+    h->batch_seq = c->position.seq;
+    h->position_file = c->position.file;
+    h->position_segment = c->position.segment;
+    h->position_slot = c->position.slot;
+    h->next_segment = log->next_segment;
+    h->next_fill = log->next_fill;
+    h->next_id = c->next_id;
+    h->n_files = n_files;
+    h->catalogue_bytes = c->catalogue_bytes;
+    h->map_bytes = map_bytes;
+    h->crc = crc32c(0, h, sizeof(*h));
+    size_t used = BLOCK_BYTES + body;
+    memset(c->buf + used, 0, pad(used, BLOCK_BYTES) - used);
+    c->iov = (struct iovec){c->buf, pad(used, BLOCK_BYTES)};
+}
+
+static void failed(struct store *store, int error, const char *what)
+{
+    /* The buffer stays: the log may still put records of the map into it. */
+    log_fail(store->log, error, what);
+    store->checkpoint.state = CHECKPOINT_IDLE;
+}
+
+static void committed(struct storage_req *req, int res)
+{
+    struct store *store = container_of(req, struct store, checkpoint.req);
+    struct checkpoint *c = &store->checkpoint;
+    if (res < 0) {
+        failed(store, res, "syncing a checkpoint");
+        return;
+    }
+    table_thaw(store->table);
+    store->stats.checkpoints++;
+    store->stats.checkpoint_us += mono_us() - c->started_us;
+    store->log->stats.checkpoint_bytes += c->iov.iov_len;
+    if (!check_take_body(store, c->buf))
+        free(c->buf);
+    c->buf = NULL;
+    c->state = CHECKPOINT_IDLE;
+    log_checkpoint_done(store->log, c->seq);
+}
+
+static void written(struct storage_req *req, int res)
+{
+    struct store *store = container_of(req, struct store, checkpoint.req);
+    if (res < 0) {
+        failed(store, res, "writing a checkpoint");
+        return;
+    }
+    store->checkpoint.state = CHECKPOINT_COMMIT;
+    *req = (struct storage_req){
+        .done = committed, .op = STORAGE_SYNC, .file = STORAGE_CHECKPOINT(store->checkpoint.seq % 2)};
+    store->storage->submit(store->storage, req);
+}
+
+static void log_synced(struct waiter *waiter, int error)
+{
+    struct store *store = container_of(waiter, struct store, checkpoint.waiter);
+    struct checkpoint *c = &store->checkpoint;
+    if (error) {
+        failed(store, error, "syncing the log for a checkpoint");
+        return;
+    }
+    c->state = CHECKPOINT_WRITE;
+    c->req = (struct storage_req){.done = written,
+                                  .op = STORAGE_WRITE,
+                                  .file = STORAGE_CHECKPOINT(c->seq % 2),
+                                  .length_bytes = c->iov.iov_len,
+                                  .iov = &c->iov,
+                                  .n_iov = 1};
+    store->storage->submit(store->storage, &c->req);
+}
+
+/* Some nodes, some files of the map. Returns true when there is more that waits for nothing. */
+static bool nodes_step(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    struct log *log = store->log;
+    if (log->table.inflight >= TABLE_BUFS || !log_table_room(log))
+        return false;
+    bool map_taken = log_map_step(log, MAP_FILES_A_TURN);
+    int done = table_write_some(store->table, NODES_A_TURN);
+    if (done < 0) {
+        failed(store, done, "writing page tables");
+        return false;
+    }
+    if (!done || !map_taken)
+        return true;
+    log_table_flush(log);
+    uint32_t n_files;
+    size_t map_bytes = log_map_finish(log, &n_files);
+    put_roots(store);
+    put_header(store, n_files, map_bytes);
+    c->state = CHECKPOINT_DRAIN;
+    return true;
+}
+
+bool checkpoint_step(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    struct log *log = store->log;
+    if (log->error)
+        return false;
+    if (c->state == CHECKPOINT_IDLE) {
+        if (!is_due(store))
+            return false;
+        checkpoint_want(store);
+        if (!cleaner_is_between(log) || store->change_logged || store->reclaim_waits)
+            return false;
+        int code = begin(store);
+        if (code < 0 && code != -EAGAIN)
+            failed(store, code, "beginning a checkpoint");
+        return code == 0;
+    }
+    if (c->state == CHECKPOINT_NODES)
+        return nodes_step(store);
+    if (c->state == CHECKPOINT_DRAIN && !log->table.inflight && cleaner_footers_done(log)) {
+        c->state = CHECKPOINT_SYNC;
+        c->waiter.wake = log_synced;
+        log_sync_all(log, &c->waiter);
+    }
+    return false;
+}
+
+/* ---- an empty store ----------------------------------------------------------------------------------------- */
+
+int checkpoint_format(struct storage *storage, const struct super_block *super)
+{
+    _cleanup_free_ struct checkpoint_header *h = aligned_alloc(STORAGE_ALIGN_BYTES, sizeof(*h) * 2);
+    if (!h)
+        return -ENOMEM;
+    memset(h, 0, sizeof(*h) * 2); /* a body of 8 zero bytes: no vms */
+    memcpy(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic));
+    h->version = FORMAT_VERSION;
+    memcpy(h->uuid, super->uuid, sizeof(h->uuid));
+    h->seq = 1;
+    h->time_us = super->created_us;
+    h->catalogue_bytes = h->body_bytes = 8;
+    h->body_crc = crc32c(0, h + 1, 8);
+    h->clean = 1;
+    h->incarnation = 1;
+    h->position_file = NO_FILE;
+    h->next_segment = 1;
+    h->next_fill = 1;
+    h->next_id = 1;
+    h->crc = crc32c(0, h, sizeof(*h));
+    struct iovec iov = {h, sizeof(*h) * 2};
+    struct storage_req req = {.op = STORAGE_WRITE,
+                              .file = STORAGE_CHECKPOINT(1),
+                              .length_bytes = iov.iov_len,
+                              .iov = &iov,
+                              .n_iov = 1};
+    int code = storage_run(storage, &req);
+    if (code < 0)
+        return code;
+    req = (struct storage_req){.op = STORAGE_SYNC, .file = STORAGE_CHECKPOINT(1)};
+    return storage_run(storage, &req);
+}
+
+/* ---- loading ------------------------------------------------------------------------------------------------ */
+
+static int read_at(struct store *store, uint32_t file, uint64_t offset, void *buf, size_t len)
+{
+    struct iovec iov = {buf, len};
+    struct storage_req req = {.op = STORAGE_READ,
+                              .file = file,
+                              .offset_bytes = offset,
+                              .length_bytes = len,
+                              .iov = &iov,
+                              .n_iov = 1};
+    int res = storage_run(store->storage, &req);
+    if (res < 0)
+        return res == -ENOENT ? ERR_DAMAGED : res;
+    return (size_t)res == len ? 0 : ERR_DAMAGED;
+}
+
+/* The header of one of the two files, if it is whole. */
+static int load_header(struct store *store, int which, struct checkpoint_header *h)
+{
+    int code = read_at(store, STORAGE_CHECKPOINT(which), 0, h, sizeof(*h));
+    if (code < 0)
+        return code;
+    uint32_t crc = h->crc;
+    h->crc = 0;
+    if (memcmp(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic)) != 0 ||
+        crc32c(0, h, sizeof(*h)) != crc)
+        return ERR_DAMAGED;
+    if (h->version > FORMAT_VERSION || h->incompat)
+        return ERR_FORMAT_NEWER;
+    if (memcmp(h->uuid, store->super.uuid, sizeof(h->uuid)) != 0 ||
+        h->body_bytes > MAX_BODY_BYTES || h->catalogue_bytes > h->body_bytes ||
+        h->map_bytes != h->body_bytes - h->catalogue_bytes || h->catalogue_bytes % 8 ||
+        h->seq == 0)
+        return ERR_DAMAGED;
+    return 0;
+}
+
+static int load_body(struct store *store, int which, const struct checkpoint_header *h,
+                     uint8_t **ret)
+{
+    size_t bytes = pad(h->body_bytes + 1, BLOCK_BYTES);
+    size_t want = pad(h->body_bytes, BLOCK_BYTES);
+    _cleanup_free_ uint8_t *body = aligned_alloc(STORAGE_ALIGN_BYTES, bytes);
+    if (!body)
+        return -ENOMEM;
+    /* In pieces: one read moves at most 2 GiB. */
+    for (size_t at = 0; at < want;) {
+        size_t n = want - at < 8u << 20 ? want - at : 8u << 20;
+        int code = read_at(store, STORAGE_CHECKPOINT(which), BLOCK_BYTES + at, body + at, n);
+        if (code < 0)
+            return code;
+        at += n;
+    }
+    if (crc32c(0, body, h->body_bytes) != h->body_crc)
+        return ERR_DAMAGED;
+    *ret = TAKE_PTR(body);
+    return 0;
+}
+
+static int take_body(struct store *store, const struct checkpoint_header *h, const uint8_t *body)
+{
+    struct log *log = store->log;
+    log->checkpoint_seq = h->seq;
+    log->incarnation = h->incarnation;
+    log->next_segment = h->next_segment;
+    log->next_fill = h->next_fill;
+    store->next_id = h->next_id;
+    int code = catalogue_load(store, body, h->catalogue_bytes);
+    const uint8_t *at = body + h->catalogue_bytes;
+    size_t len = h->map_bytes;
+    for (uint32_t i = 0; code == 0 && i < h->n_files; i++)
+        code = log_load_map_file(log, &at, &len);
+    return code < 0 ? code : log_load_footers(log);
+}
+
+int checkpoint_load(struct store *store, struct log_position *ret_position)
+{
+    _cleanup_free_ struct checkpoint_header *h = aligned_alloc(STORAGE_ALIGN_BYTES, sizeof(*h) * 2);
+    _cleanup_free_ uint8_t *body = NULL;
+    int codes[2], best = -1;
+    if (!h)
+        return -ENOMEM;
+    for (int i = 0; i < 2; i++)
+        codes[i] = load_header(store, i, &h[i]);
+    for (int tries = 0; tries < 2 && !body; tries++) {
+        best = codes[0] == 0 && (codes[1] != 0 || h[0].seq > h[1].seq) ? 0 : 1;
+        if (codes[best] < 0)
+            break;
+        codes[best] = load_body(store, best, &h[best], &body);
+    }
+    if (!body) {
+        if (codes[0] == ERR_FORMAT_NEWER || codes[1] == ERR_FORMAT_NEWER)
+            return ERR_FORMAT_NEWER;
+        return codes[best] == -ENOMEM || codes[best] == -EIO ? codes[best] : ERR_DAMAGED;
+    }
+    *ret_position = (struct log_position){.file = h[best].position_file,
+                                          .segment = h[best].position_segment,
+                                          .slot = h[best].position_slot,
+                                          .seq = h[best].batch_seq};
+    return take_body(store, &h[best], body);
+}
+
+/* ---- removed disks --------------------------------------------------------------------------------------------- */
+
+static void reclaim_woken(struct waiter *waiter, int error)
+{
+    struct store *store = container_of(waiter, struct store, reclaim_waiter);
+    store->reclaim_waits = false;
+    store->reclaim_cut = error != 0;
+}
+
+#define RECLAIM_A_TURN 64u
+
+/* Free some of what removed disks hold. Returns true when there is more that waits for nothing. */
+bool reclaim_step(struct store *store)
+{
+    if (list_empty(&store->doomed) || store->reclaim_waits || store->log->error ||
+        store->checkpoint.state != CHECKPOINT_IDLE || store->checkpoint.wanted)
+        return false;
+    if (table_is_crowded(store->table)) {
+        checkpoint_want(store);
+        return false;
+    }
+    struct disk *disk = container_of(store->doomed.next, struct disk, link);
+    uint32_t n = RECLAIM_A_TURN;
+    store->reclaim_waiter.wake = reclaim_woken;
+    int code = tree_reclaim(&disk->tree, &n, store->reclaim_cut, &store->reclaim_waiter);
+    store->reclaim_cut = false;
+    store->stats.reclaimed_nodes += RECLAIM_A_TURN - n;
+    if (code == -EAGAIN) {
+        store->reclaim_waits = true;
+        return false;
+    }
+    if (code < 0) {
+        log_fail(store->log, code, "freeing a removed disk");
+        return false;
+    }
+    if (code == 1) {
+        list_del(&disk->link);
+        free(disk);
+        checkpoint_want(store);
+    }
+    return true;
+}

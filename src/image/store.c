@@ -1,0 +1,567 @@
+/* store.c - making, opening and closing a store; its turn of the loop; what it tells of itself. */
+#include "image/store.h"
+
+#include "base/cleanup.h"
+#include "base/crc.h"
+#include "base/err.h"
+#include "base/mono.h"
+#include "image/store-internal.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+const struct store_config store_config_default = {
+    .cache_bytes = 64u << 20,
+    .table_bytes = 96u << 20,
+    .checkpoint_bytes = 256u << 20,
+};
+
+#define MIN_CAPACITY_BYTES (512u << 20)
+
+void store_event(struct store *store, int kind, int code, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    if (!store->config.event)
+        return;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    struct store_event event = {.kind = kind, .code = code, .text = text};
+    store->config.event(store->config.event_arg, &event);
+}
+
+/* ---- the log's client ------------------------------------------------------------------------------------ */
+
+static void wake_applied(struct store *store)
+{
+    list_for_each_safe(l, &store->applied_waiters) {
+        struct waiter *waiter = container_of(l, struct waiter, link);
+        if (waiter->seq > store->log->applied_seq && !store->log->error)
+            continue;
+        list_del(&waiter->link);
+        waiter->wake(waiter, store->log->error ? ERR_READ_ONLY : 0);
+    }
+}
+
+static void on_applied(struct log_client *client, struct batch *batch, int error)
+{
+    struct store *store = container_of(client, struct store, client);
+    batch_apply(store, batch, error);
+    if (!list_empty(&store->applied_waiters))
+        store->applied_again = true;
+}
+
+static void on_room(struct log_client *client)
+{
+    container_of(client, struct store, client)->room_again = true;
+}
+
+static void on_failed(struct log_client *client, int error, const char *what)
+{
+    struct store *store = container_of(client, struct store, client);
+    store->room_again = store->applied_again = true;
+    store_event(store, STORE_EVENT_READ_ONLY, error,
+                "%s failed (%s): the store is read-only until the daemon is restarted", what,
+                err_text(error));
+}
+
+/* ---- making ------------------------------------------------------------------------------------------------- */
+
+static int run(struct storage *storage, struct storage_req req)
+{
+    return storage_run(storage, &req);
+}
+
+static int write_super(struct storage *storage, const struct store_format *format,
+                       struct super_block *super)
+{
+    memset(super, 0, sizeof(*super));
+    memcpy(super->magic, SUPER_MAGIC, sizeof(super->magic));
+    super->version = FORMAT_VERSION;
+    super->capacity_bytes = format->capacity_bytes / FILE_BYTES * FILE_BYTES;
+    super->created_us = wall_us();
+    super->file_bytes = FILE_BYTES;
+    super->page_bytes = PAGE_BYTES;
+    if (getrandom(super->uuid, sizeof(super->uuid), 0) != sizeof(super->uuid))
+        return -EIO;
+    super->crc = crc32c(0, super, sizeof(*super));
+
+    int code = checkpoint_format(storage, super);
+    if (code < 0)
+        return code;
+    /* The super block last: a store that was not made to the end is none. */
+    struct iovec iov = {super, sizeof(*super)};
+    code = run(storage, (struct storage_req){.op = STORAGE_WRITE,
+                                             .file = STORAGE_SUPER,
+                                             .length_bytes = sizeof(*super),
+                                             .iov = &iov,
+                                             .n_iov = 1});
+    return code < 0 ? code
+                    : run(storage, (struct storage_req){.op = STORAGE_SYNC, .file = STORAGE_SUPER});
+}
+
+int store_format(struct storage *storage, const struct store_format *format)
+{
+    if (format->capacity_bytes && format->capacity_bytes < MIN_CAPACITY_BYTES)
+        return ERR_BAD_SIZE;
+    if (!format->capacity_bytes && storage->free_bytes(storage) < MIN_CAPACITY_BYTES)
+        return -ENOSPC;
+    _cleanup_free_ struct super_block *super =
+        aligned_alloc(STORAGE_ALIGN_BYTES, sizeof(*super));
+    if (!super)
+        return -ENOMEM;
+    /* Room for checkpoints is set aside now: a full file system must not stop them. A bit for each
+     * page, twice over, and what tables and names take. */
+    uint64_t bytes =
+        format->capacity_bytes ? format->capacity_bytes : storage->free_bytes(storage);
+    uint64_t checkpoint_bytes = (8u << 20) + bytes / PAGE_BYTES / 8 * 3;
+    checkpoint_bytes -= checkpoint_bytes % BLOCK_BYTES;
+    for (int i = 0; i < 2; i++) {
+        int code = run(storage, (struct storage_req){.op = STORAGE_CREATE,
+                                                     .file = STORAGE_CHECKPOINT(i),
+                                                     .length_bytes = checkpoint_bytes});
+        if (code < 0)
+            return code;
+    }
+    int code = run(storage, (struct storage_req){.op = STORAGE_CREATE,
+                                                 .file = STORAGE_SUPER,
+                                                 .length_bytes = BLOCK_BYTES});
+    return code < 0 ? code : write_super(storage, format, super);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------- */
+
+static int read_super(struct store *store)
+{
+    _cleanup_free_ struct super_block *super = aligned_alloc(STORAGE_ALIGN_BYTES, sizeof(*super));
+    if (!super)
+        return -ENOMEM;
+    struct iovec iov = {super, sizeof(*super)};
+    int res = run(store->storage, (struct storage_req){.op = STORAGE_READ,
+                                                       .file = STORAGE_SUPER,
+                                                       .length_bytes = sizeof(*super),
+                                                       .iov = &iov,
+                                                       .n_iov = 1});
+    if (res < 0)
+        return res == -ENOENT ? ERR_NOT_A_STORE : res;
+    uint32_t crc = super->crc;
+    super->crc = 0;
+    if (res != sizeof(*super) || memcmp(super->magic, SUPER_MAGIC, sizeof(super->magic)) != 0)
+        return ERR_NOT_A_STORE;
+    if (super->version > FORMAT_VERSION || super->incompat)
+        return ERR_FORMAT_NEWER;
+    if (crc32c(0, super, sizeof(*super)) != crc || super->file_bytes != FILE_BYTES ||
+        super->page_bytes != PAGE_BYTES)
+        return ERR_DAMAGED;
+    store->super = *super;
+    return 0;
+}
+
+/* The leaf of a page, waited for. */
+struct replay_wait {
+    struct waiter waiter;
+    bool woken;
+    int error;
+};
+
+static void replay_woken(struct waiter *waiter, int error)
+{
+    struct replay_wait *w = container_of(waiter, struct replay_wait, waiter);
+    w->woken = true;
+    w->error = error;
+}
+
+static int get_leaf(struct store *store, struct disk *disk, uint64_t page, struct node **ret)
+{
+    uint64_t ignored;
+    for (;;) {
+        struct replay_wait w = {.waiter.wake = replay_woken};
+        int code = tree_get(&disk->tree, page, true, &w.waiter, ret, &ignored);
+        if (code != TREE_WAIT)
+            return code;
+        while (!w.woken)
+            store->storage->poll(store->storage, true);
+        if (w.error)
+            return w.error;
+    }
+}
+
+static int replay_pages(struct store *store, const struct batch_header *h, const struct record *r,
+                        const uint32_t *crcs, uint32_t first_slot)
+{
+    struct disk *disk = disk_by_id(store, r->disk);
+    if (!disk || r->page >= (1ULL << 45) - UINT16_MAX)
+        return ERR_DAMAGED;
+    for (uint32_t i = 0; i < r->count;) {
+        struct node *leaf;
+        int code = get_leaf(store, disk, r->page + i, &leaf);
+        if (code == 0)
+            code = node_touch(leaf);
+        if (code < 0)
+            return code;
+        do {
+            struct entry e = {0};
+            if (r->kind == RECORD_WRITE)
+                e = (struct entry){
+                    address_make(store->log->number, h->segment, first_slot + i), crcs[i],
+                    ENCODING_RAW};
+            else if (r->kind == RECORD_ZERO)
+                e.flags = ENCODING_ZERO;
+            code = leaf_set(leaf, (r->page + i) % NODE_ENTRIES, e);
+            if (code < 0)
+                return code;
+        } while (++i < r->count && (r->page + i) % NODE_ENTRIES);
+    }
+    return 0;
+}
+
+/* Begin to read the leaves that a batch will want, all at once. */
+struct prefetch_wait {
+    struct waiter waiter;
+    uint32_t *left;
+};
+
+static void prefetched(struct waiter *waiter, int error)
+{
+    struct prefetch_wait *w = container_of(waiter, struct prefetch_wait, waiter);
+    --*w->left; /* an error shows again when the leaf is used */
+    free(w);
+}
+
+static void prefetch(struct store *store, const struct record *r, uint32_t *left)
+{
+    struct disk *disk = disk_by_id(store, r->disk);
+    struct prefetch_wait *w = disk ? calloc(1, sizeof(*w)) : NULL;
+    struct node *leaf;
+    uint64_t ignored;
+    if (!w)
+        return;
+    w->waiter.wake = prefetched;
+    w->left = left;
+    if (tree_get(&disk->tree, r->page, false, &w->waiter, &leaf, &ignored) == TREE_WAIT)
+        ++*left;
+    else
+        free(w);
+}
+
+typedef int record_fn(struct store *store, const struct batch_header *h, const struct record *r,
+                      uint32_t first_slot, void *arg);
+
+static int for_each_record(struct store *store, const struct batch_header *h,
+                           const uint8_t *block, record_fn *fn, void *arg)
+{
+    const uint8_t *at = block + sizeof(*h), *end = at + h->records_bytes;
+    uint32_t slot = h->slot + 1;
+    while (at < end) {
+        const struct record *r = (const struct record *)at;
+        int code = fn(store, h, r, slot, arg);
+        if (code < 0)
+            return code;
+        size_t more = r->kind == RECORD_WRITE    ? r->count * sizeof(uint32_t)
+                      : r->kind == RECORD_CHANGE ? r->count
+                                                 : 0;
+        at += sizeof(*r) + ((more + 7) & ~(size_t)7);
+        if (r->kind == RECORD_WRITE)
+            slot += r->count;
+    }
+    return 0;
+}
+
+static int prefetch_record(struct store *store, const struct batch_header *h,
+                           const struct record *r, uint32_t slot, void *arg)
+{
+    if (r->kind != RECORD_CHANGE && r->page < 1ULL << 45)
+        prefetch(store, r, arg);
+    return 0;
+}
+
+static int replay_record(struct store *store, const struct batch_header *h,
+                         const struct record *r, uint32_t slot, void *arg)
+{
+    if (r->kind == RECORD_CHANGE)
+        return catalogue_replay(store, (const uint8_t *)(r + 1), r->count);
+    return replay_pages(store, h, r, (const uint32_t *)(r + 1), slot);
+}
+
+static int replay_batch(void *arg, const struct batch_header *h, const uint8_t *block)
+{
+    struct store *store = arg;
+    uint32_t left = 0;
+    /* Twice: the first round may end at a node above the leaves. */
+    for (int round = 0; round < 2; round++) {
+        for_each_record(store, h, block, prefetch_record, &left);
+        while (left)
+            store->storage->poll(store->storage, true);
+    }
+    table_shrink(store->table);
+    return for_each_record(store, h, block, replay_record, NULL);
+}
+
+static bool busy(const struct store *store)
+{
+    const struct log *log = store->log;
+    if (log->n_inflight || log->syncing || log->table.inflight || log->n_creating)
+        return true;
+    return !cleaner_is_idle(log) || store->checkpoint.state >= CHECKPOINT_SYNC ||
+           store->reclaim_waits || store->table->n_loading || check_is_busy(store);
+}
+
+/* Turn until a checkpoint that begins now is durable. */
+static int finish_checkpoint(struct store *store)
+{
+    uint64_t seq = store->log->checkpoint_seq;
+    checkpoint_want(store);
+    while (!store->log->error && store->log->checkpoint_seq == seq) {
+        bool more = store_dispatch(store);
+        store->storage->poll(store->storage, !more && busy(store));
+    }
+    return store->log->error;
+}
+
+static int replay(struct store *store, const struct log_position *position)
+{
+    uint64_t batches, bytes;
+    uint64_t started = mono_us();
+    struct log *log = store->log;
+    int code = log_replay(log, position, replay_batch, store, &batches, &bytes);
+    if (code == 0)
+        code = log_load_free(log);
+    if (code < 0)
+        return code;
+    log->synced_seq = log->applied_seq; /* by the checkpoint that follows, before anything else */
+    log->incarnation++;
+    store->stats.replayed_batches = batches;
+    code = finish_checkpoint(store);
+    if (batches && code == 0)
+        store_event(store, STORE_EVENT_RECOVERED, 0,
+                    "recovered: %llu batches (%llu MiB) of the log read again in %llu ms",
+                    (unsigned long long)batches, (unsigned long long)bytes >> 20,
+                    (unsigned long long)(mono_us() - started) / 1000);
+    return code;
+}
+
+static void on_damage(void *arg, const struct tree *tree, uint32_t level, uint64_t index, int code)
+{
+    struct store *store = arg;
+    store->stats.checksum_errors++;
+    store_event(store, STORE_EVENT_DAMAGE, code,
+                "disk %u: the page table's node %llu at level %u cannot be read (%s); "
+                "%llu pages from page %llu on give errors",
+                tree->disk, (unsigned long long)index, level, err_text(code),
+                1ULL << (level + 1) * NODE_BITS,
+                (unsigned long long)index << (level + 1) * NODE_BITS);
+}
+
+static void store_free(struct store *store)
+{
+    if (!store)
+        return;
+    while (store->log && store->table && busy(store))
+        store->storage->poll(store->storage, true);
+    check_free(store);
+    if (store->table)
+        catalogue_free(store);
+    free(store->checkpoint.buf);
+    table_free(store->table);
+    page_cache_free(store->cache);
+    log_free(store->log);
+    free(store);
+}
+
+static void free_store(struct store **store)
+{
+    store_free(*store);
+}
+
+static struct store *store_new(struct storage *storage, const struct store_config *config)
+{
+    struct store *store = calloc(1, sizeof(*store));
+    if (!store)
+        return NULL;
+    store->storage = storage;
+    store->config = *config;
+    if (!store->config.checkpoint_bytes)
+        store->config.checkpoint_bytes = store_config_default.checkpoint_bytes;
+    store->client = (struct log_client){on_applied, on_room, on_failed};
+    list_init(&store->vms);
+    list_init(&store->doomed);
+    list_init(&store->room_waiters);
+    list_init(&store->applied_waiters);
+    list_init(&store->changes);
+    for (int i = 0; i < LOCK_BUCKETS; i++)
+        list_init(&store->locks[i]);
+    return store;
+}
+
+int store_open(struct storage *storage, const struct store_config *config, struct store **ret)
+{
+    _cleanup_(free_store) struct store *store = store_new(storage, config);
+    struct log_position position;
+    if (!store)
+        return -ENOMEM;
+    int code = read_super(store);
+    if (code == 0)
+        code = log_create(storage, &store->client, &store->super, &store->log);
+    if (code == 0)
+        code = table_create(store->log, store->config.table_bytes, &store->table);
+    if (code == 0)
+        code = page_cache_create(store->config.cache_bytes, &store->cache);
+    if (code < 0)
+        return code;
+    store->table->damage = on_damage;
+    store->table->damage_arg = store;
+    code = checkpoint_load(store, &position);
+    if (code == 0)
+        code = replay(store, &position);
+    if (code == 0)
+        code = changes_drop_provisional(store);
+    if (code < 0)
+        return code;
+    *ret = TAKE_PTR(store);
+    return 0;
+}
+
+/* ---- closing ---------------------------------------------------------------------------------------------------- */
+
+int store_close(struct store *store)
+{
+    int code = store->log->error;
+    while (!code && (store->log->open && store->log->open->n_items)) {
+        bool more = store_dispatch(store);
+        store->storage->poll(store->storage, !more && busy(store));
+        code = store->log->error;
+    }
+    while (!code && store->checkpoint.state != CHECKPOINT_IDLE) {
+        bool more = store_dispatch(store);
+        store->storage->poll(store->storage, !more && busy(store));
+        code = store->log->error;
+    }
+    store->checkpoint.clean = true;
+    if (!code)
+        code = finish_checkpoint(store);
+    store_free(store);
+    return code;
+}
+
+/* ---- a turn of the loop -------------------------------------------------------------------------------------------- */
+
+bool store_dispatch(struct store *store)
+{
+    struct log *log = store->log;
+    if (store->applied_again) {
+        store->applied_again = false;
+        wake_applied(store);
+    }
+    if (store->room_again && !list_empty(&store->room_waiters)) {
+        store->room_again = false;
+        room_waiters_wake(store);
+    }
+    changes_step(store);
+    bool more = checkpoint_step(store);
+    more |= reclaim_step(store);
+    cleaner_step(log);
+    log_prepare(log);
+    log_dispatch(log);
+    log_kick_sync(log);
+    table_shrink(store->table);
+    more |= check_step(store);
+    return more || (store->room_again && !list_empty(&store->room_waiters));
+}
+
+/* ---- what it tells ---------------------------------------------------------------------------------------------------- */
+
+bool store_is_read_only(const struct store *store)
+{
+    return store->log->error != 0;
+}
+
+void store_space(const struct store *store, struct store_space *ret)
+{
+    const struct log *log = store->log;
+    uint64_t tables = log->table_slots << TABLE_SHIFT;
+    uint64_t data = log->data_slots << DATA_SHIFT;
+    uint64_t used = (uint64_t)(log->n_files - log->n_free - log->n_creating) * FILE_BYTES;
+    *ret = (struct store_space){
+        .capacity = (uint64_t)log->max_files * FILE_BYTES,
+        .reserve = (uint64_t)log->reserve_files * FILE_BYTES,
+        .data = data,
+        .tables = tables,
+        .dead = used > data + tables ? used - data - tables : 0,
+        .available = log_room_pages(log) * PAGE_BYTES,
+        .allocated = (uint64_t)log->n_files * FILE_BYTES,
+    };
+}
+
+static uint32_t put_counter(struct store_counter *to, uint32_t max, uint32_t n, const char *name,
+                            const char *description, uint64_t value)
+{
+    if (n < max)
+        to[n] = (struct store_counter){name, description, value};
+    return n + 1;
+}
+
+uint32_t store_counters(const struct store *store, struct store_counter *ret, uint32_t max)
+{
+    const struct store_stats *s = &store->stats;
+    const struct log_stats *g = &store->log->stats;
+    const struct table_stats *t = &store->table->stats;
+    struct page_cache_stats c;
+    page_cache_stats(store->cache, &c);
+    const struct store_counter all[] = {
+        {"reads", "read requests", s->reads},
+        {"read_bytes", "bytes that read requests asked for", s->read_bytes},
+        {"writes", "write requests", s->writes},
+        {"write_bytes", "bytes that write requests brought", s->write_bytes},
+        {"flushes", "flush requests", s->flushes},
+        {"trims", "trim requests", s->trims},
+        {"zeroes", "write-zeroes requests", s->zeroes},
+        {"partial_writes", "pages that a request changed in part", s->partial_writes},
+        {"page_locks_waited", "requests that waited for a page being changed in part",
+         s->locks_waited},
+        {"log_reads", "reads of pages from log files", s->disk_reads},
+        {"log_read_bytes", "bytes of them", s->disk_read_bytes},
+        {"cache_hits", "pages found in memory", c.hits},
+        {"cache_misses", "pages not found in memory", c.misses},
+        {"cache_bytes", "pages held in memory", c.bytes},
+        {"checksum_errors", "pages and table nodes that did not match their checksum",
+         s->checksum_errors},
+        {"batches", "batches written to the log", g->batches},
+        {"batch_pages", "pages in them", g->batch_pages},
+        {"batch_bytes", "bytes of them, with their headers", g->batch_bytes},
+        {"table_bytes", "bytes of page-table nodes written", g->table_bytes},
+        {"checkpoint_bytes", "bytes of checkpoints written", g->checkpoint_bytes},
+        {"clean_read_bytes", "bytes that cleaning read", g->clean_bytes_read},
+        {"clean_write_bytes", "bytes that cleaning wrote", g->clean_bytes_written},
+        {"clean_read_errors", "stretches that cleaning could not read", g->clean_read_errors},
+        {"files_cleaned", "log files cleaned", g->files_cleaned},
+        {"files_created", "log files created", g->files_created},
+        {"files_reused", "log files used again", g->files_reused},
+        {"files_free", "log files that hold nothing", store->log->n_free},
+        {"files_dead", "log files that the next checkpoint frees", store->log->n_dead},
+        {"syncs", "syncs of log files", g->syncs},
+        {"room_waits", "times a write found no room in the log at once", g->room_waits},
+        {"checkpoints", "checkpoints of the page tables", s->checkpoints},
+        {"checkpoint_us", "microseconds from their beginnings to their ends", s->checkpoint_us},
+        {"replayed_batches", "batches read again when the store was opened",
+         s->replayed_batches},
+        {"reclaimed_nodes", "table nodes of removed disks freed", s->reclaimed_nodes},
+        {"refused_full", "writes refused because the store was full", s->full},
+        {"table_memory_bytes", "page-table nodes in memory", store->table->bytes},
+        {"table_dirty_bytes", "of them, not yet in a checkpoint", store->table->dirty_bytes},
+        {"table_nodes", "page-table nodes in memory", store->table->n_nodes},
+        {"table_loads", "page-table nodes read", t->loads},
+        {"table_load_bytes", "bytes of them", t->load_bytes},
+        {"table_evictions", "page-table nodes that left memory", t->evictions},
+        {"table_writes", "page-table nodes written", t->nodes_written},
+        {"table_deltas", "of them, as deltas", t->deltas_written},
+    };
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+        n = put_counter(ret, max, n, all[i].name, all[i].description, all[i].value);
+    return n;
+}

@@ -1,0 +1,668 @@
+/* table.c - nodes in memory: finding, loading, evicting, changing, writing. */
+#include "image/table.h"
+
+#include "base/crc.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint32_t level_shift(uint8_t level)
+{
+    return level * NODE_BITS;
+}
+
+/* ---- books ------------------------------------------------------------------------------------------------- */
+
+static void account(struct table *table, const struct node *node, int64_t bytes)
+{
+    table->bytes += bytes;
+    if (node->dirty)
+        table->dirty_bytes += bytes;
+}
+
+static void mark_dirty(struct node *node)
+{
+    struct table *table = node->tree->table;
+    list_del(&node->link);
+    if (!node->dirty)
+        table->dirty_bytes += node_memory(node);
+    node->dirty = true;
+    node->dirty_gen = table->generation;
+    list_push_back(&table->dirty[node->level], &node->link);
+}
+
+static void mark_clean(struct node *node)
+{
+    struct table *table = node->tree->table;
+    list_del(&node->link);
+    if (node->dirty)
+        table->dirty_bytes -= node_memory(node);
+    node->dirty = false;
+    list_push_back(&table->clean, &node->link);
+}
+
+static struct node *node_create(struct tree *tree, struct node *parent, uint8_t level,
+                                uint64_t index)
+{
+    struct table *table = tree->table;
+    struct node *node = calloc(1, sizeof(*node));
+    if (!node)
+        return NULL;
+    if (parent && !parent->children) {
+        parent->children = calloc(NODE_ENTRIES, sizeof(*parent->children));
+        if (!parent->children) {
+            free(node);
+            return NULL;
+        }
+        account(table, parent, NODE_ENTRIES * sizeof(*parent->children));
+    }
+    list_init(&node->link);
+    list_init(&node->waiters);
+    node->tree = tree;
+    node->parent = parent;
+    node->level = level;
+    node->index = index;
+    if (parent) {
+        parent->children[index % NODE_ENTRIES] = node;
+        parent->n_children++;
+    } else {
+        tree->root = node;
+    }
+    table->n_nodes++;
+    account(table, node, node_memory(node));
+    list_push_back(&table->clean, &node->link);
+    return node;
+}
+
+static void node_destroy(struct node *node)
+{
+    struct table *table = node->tree->table;
+    assert(!node->n_children && !node->pins && !node->loading);
+    account(table, node, -(int64_t)node_memory(node));
+    list_del(&node->link);
+    if (node->parent) {
+        node->parent->children[node->index % NODE_ENTRIES] = NULL;
+        node->parent->n_children--;
+    } else {
+        node->tree->root = NULL;
+    }
+    table->n_nodes--;
+    node_release(node);
+    free(node);
+}
+
+int table_create(struct log *log, uint64_t budget_bytes, struct table **ret)
+{
+    struct table *table = calloc(1, sizeof(*table));
+    uint8_t *scratch = aligned_alloc(64, NODE_MAX_BYTES);
+    if (!table || !scratch) {
+        free(table);
+        free(scratch);
+        return -ENOMEM;
+    }
+    table->log = log;
+    table->budget_bytes = budget_bytes;
+    table->generation = 1;
+    table->scratch = scratch;
+    list_init(&table->clean);
+    for (int i = 0; i < NODE_LEVELS; i++) {
+        list_init(&table->dirty[i]);
+        list_init(&table->frozen[i]);
+    }
+    *ret = table;
+    return 0;
+}
+
+void table_free(struct table *table)
+{
+    if (!table)
+        return;
+    free(table->scratch);
+    free(table);
+}
+
+void tree_init(struct tree *tree, struct table *table, uint32_t disk, uint8_t levels,
+               struct entry root)
+{
+    *tree = (struct tree){.table = table, .disk = disk, .levels = levels, .root_entry = root};
+}
+
+static void drop_node(struct node *node)
+{
+    for (uint32_t i = 0; node->n_children && i < NODE_ENTRIES; i++)
+        if (node->children[i])
+            drop_node(node->children[i]);
+    node_destroy(node);
+}
+
+void tree_drop(struct tree *tree)
+{
+    if (tree->root)
+        drop_node(tree->root);
+}
+
+uint8_t tree_levels(uint64_t pages)
+{
+    uint8_t levels = 1;
+    while (levels < NODE_LEVELS && pages > 1ULL << level_shift(levels))
+        levels++;
+    return levels;
+}
+
+/* ---- loading ----------------------------------------------------------------------------------------------- */
+
+/* One read of a node's form: first the form itself, then the base of a delta. */
+struct node_read {
+    struct storage_req req;
+    struct iovec iov;
+    struct node *node;
+    struct log_file *file;
+    struct entry entry;    /* what is being read */
+    uint32_t skip;         /* bytes of the buffer before the form */
+    uint8_t *delta;        /* the delta, while its base is read */
+    uint32_t delta_bytes;
+};
+
+static void wake_waiters(struct node *node, int error)
+{
+    struct list waiters;
+    list_init(&waiters);
+    list_splice(&waiters, &node->waiters);
+    if (error)
+        node_destroy(node);
+    struct list *l;
+    while ((l = list_pop_front(&waiters))) {
+        struct waiter *waiter = container_of(l, struct waiter, link);
+        waiter->wake(waiter, error);
+    }
+}
+
+static void load_done(struct node_read *r, int error)
+{
+    struct node *node = r->node;
+    struct table *table = node->tree->table;
+    free(r->iov.iov_base);
+    free(r->delta);
+    free(r);
+    node->loading = false;
+    table->n_loading--;
+    list_push_back(&table->clean, &node->link);
+    if (error && table->damage)
+        table->damage(table->damage_arg, node->tree, node->level, node->index, error);
+    wake_waiters(node, error);
+}
+
+static void form_read(struct storage_req *req, int res);
+
+static int read_form(struct node_read *r)
+{
+    struct log *log = r->node->tree->table->log;
+    uint64_t offset;
+    uint32_t bytes = entry_slots(&r->entry) << TABLE_SHIFT;
+    if (entry_encoding(&r->entry) != ENCODING_NODE || bytes == 0 || bytes > NODE_MAX_BYTES)
+        return ERR_DAMAGED;
+    int code = log_locate(log, r->entry.address, &r->file, &offset);
+    if (code < 0)
+        return code;
+    if (r->file->shift != TABLE_SHIFT || offset + bytes > FILE_BYTES)
+        return ERR_DAMAGED;
+    uint64_t from = offset / BLOCK_BYTES * BLOCK_BYTES;
+    uint64_t to = (offset + bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    r->iov = (struct iovec){aligned_alloc(STORAGE_ALIGN_BYTES, to - from), to - from};
+    if (!r->iov.iov_base)
+        return -ENOMEM;
+    r->skip = offset - from;
+    r->req = (struct storage_req){.done = form_read,
+                                  .op = STORAGE_READ,
+                                  .file = r->file->number,
+                                  .offset_bytes = from,
+                                  .length_bytes = to - from,
+                                  .iov = &r->iov,
+                                  .n_iov = 1};
+    r->file->readers++;
+    r->node->tree->table->stats.loads++;
+    r->node->tree->table->stats.load_bytes += to - from;
+    log->storage->submit(log->storage, &r->req);
+    return 0;
+}
+
+/* What was read is the node's own form. Returns 1 when a base is wanted first. */
+static int take_form(struct node_read *r, const uint8_t *form, uint32_t bytes)
+{
+    struct node *node = r->node;
+    struct entry base;
+    int64_t before = node_memory(node);
+    int code = node_decode(node, node->tree->disk, form, bytes, r->delta != NULL, &base);
+    if (code == 0 && r->delta)
+        code = node_decode(node, node->tree->disk, r->delta, r->delta_bytes, false, &base);
+    account(node->tree->table, node, (int64_t)node_memory(node) - before);
+    if (code < 0 || r->delta || entry_is_hole(&base))
+        return code;
+    node->base = base;
+    node->delta_bytes = bytes;
+    return 1;
+}
+
+static void form_read(struct storage_req *req, int res)
+{
+    struct node_read *r = container_of(req, struct node_read, req);
+    uint32_t bytes = entry_slots(&r->entry) << TABLE_SHIFT;
+    uint8_t *form = (uint8_t *)r->iov.iov_base + r->skip;
+
+    r->file->readers--;
+    if (res >= 0 && (uint32_t)res < r->skip + bytes)
+        res = ERR_CHECKSUM;
+    if (res >= 0 && crc32c(crc32c_seed(r->entry.address), form, bytes) != r->entry.crc)
+        res = ERR_CHECKSUM;
+    if (res >= 0)
+        res = take_form(r, form, bytes);
+    if (res <= 0) {
+        load_done(r, res);
+        return;
+    }
+    r->delta = malloc(bytes);
+    if (!r->delta) {
+        load_done(r, -ENOMEM);
+        return;
+    }
+    memcpy(r->delta, form, bytes);
+    r->delta_bytes = bytes;
+    free(r->iov.iov_base);
+    r->iov.iov_base = NULL;
+    r->entry = r->node->base;
+    res = read_form(r);
+    if (res < 0)
+        load_done(r, res);
+}
+
+static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint64_t index,
+                     struct entry entry, struct waiter *waiter)
+{
+    struct node *node = node_create(tree, parent, level, index);
+    struct node_read *r = calloc(1, sizeof(*r));
+    if (!node || !r) {
+        if (node)
+            node_destroy(node);
+        free(r);
+        return -ENOMEM;
+    }
+    node->self = entry;
+    r->node = node;
+    r->entry = entry;
+    int code = read_form(r);
+    if (code < 0) {
+        free(r->iov.iov_base);
+        free(r);
+        if (tree->table->damage)
+            tree->table->damage(tree->table->damage_arg, tree, level, index, code);
+        node_destroy(node);
+        return code;
+    }
+    node->loading = true;
+    tree->table->n_loading++;
+    list_del(&node->link);
+    list_push_back(&node->waiters, &waiter->link);
+    return TREE_WAIT;
+}
+
+/* ---- finding ------------------------------------------------------------------------------------------------ */
+
+static int child_get(struct tree *tree, struct node *parent, uint64_t index, bool create,
+                     struct waiter *waiter, struct node **ret)
+{
+    uint8_t level = parent ? parent->level - 1 : tree->levels - 1;
+    struct node *node =
+        !parent ? tree->root : parent->children ? parent->children[index % NODE_ENTRIES] : NULL;
+    if (!node) {
+        struct entry e = parent ? node_get(parent, index % NODE_ENTRIES) : tree->root_entry;
+        if (!entry_is_hole(&e))
+            return node_load(tree, parent, level, index, e, waiter);
+        if (!create)
+            return TREE_ABSENT;
+        node = node_create(tree, parent, level, index);
+        if (!node)
+            return -ENOMEM;
+    }
+    if (node->loading) {
+        list_push_back(&node->waiters, &waiter->link);
+        return TREE_WAIT;
+    }
+    *ret = node;
+    return TREE_FOUND;
+}
+
+int tree_get(struct tree *tree, uint64_t page, bool create, struct waiter *waiter,
+             struct node **ret, uint64_t *ret_pages)
+{
+    struct node *node = NULL;
+    for (int level = tree->levels - 1; level >= 0; level--) {
+        uint64_t index = page >> level_shift(level + 1);
+        int found = child_get(tree, node, index, create, waiter, &node);
+        if (found == TREE_ABSENT)
+            *ret_pages = (1ULL << level_shift(level + 1)) -
+                         (page & ((1ULL << level_shift(level + 1)) - 1));
+        if (found != TREE_FOUND)
+            return found;
+    }
+    if (!node->dirty && !node->pins) {
+        list_del(&node->link);
+        list_push_back(&tree->table->clean, &node->link);
+    }
+    *ret = node;
+    return TREE_FOUND;
+}
+
+void node_pin(struct node *node)
+{
+    node->pins++;
+}
+
+void node_unpin(struct node *node)
+{
+    assert(node->pins);
+    node->pins--;
+}
+
+static bool may_leave(const struct table *table, const struct node *node)
+{
+    return !node->pins && !node->n_children && !node->loading &&
+           node->buf_seq <= table->log->table.done_seq;
+}
+
+void table_shrink(struct table *table)
+{
+    if (table->bytes <= table->budget_bytes)
+        return;
+    uint32_t looked = 0;
+    list_for_each_safe(l, &table->clean) {
+        struct node *node = container_of(l, struct node, link);
+        if (table->bytes <= table->budget_bytes || looked++ > 4096)
+            return;
+        if (may_leave(table, node)) {
+            node_destroy(node);
+            table->stats.evictions++;
+        } else {
+            list_del(&node->link); /* look at others first, next time */
+            list_push_back(&table->clean, &node->link);
+        }
+    }
+}
+
+bool table_is_crowded(const struct table *table)
+{
+    return table->dirty_bytes > table->budget_bytes / 2;
+}
+
+/* ---- writing ------------------------------------------------------------------------------------------------- */
+
+static void set_dead(struct log *log, const struct entry *e)
+{
+    if (!entry_is_hole(e))
+        log_set_dead(log, e->address, entry_slots(e));
+}
+
+/* The parent learns where its child is now; it is to be written by the same checkpoint. */
+static int tell_parent(struct node *node, struct entry entry)
+{
+    struct table *table = node->tree->table;
+    struct node *parent = node->parent;
+    if (!parent) {
+        node->tree->root_entry = entry;
+        return 0;
+    }
+    int64_t bytes;
+    int code = node_set(parent, node->index % NODE_ENTRIES, entry, &bytes);
+    if (code < 0)
+        return code;
+    account(table, parent, bytes);
+    if (!parent->dirty || parent->dirty_gen == table->generation) {
+        mark_dirty(parent);
+        parent->dirty_gen = table->generation - 1;
+        list_del(&parent->link);
+        list_push_back(&table->frozen[parent->level], &parent->link);
+    }
+    return 0;
+}
+
+/* Write a node's form, free the forms that it replaces, and tell its parent. It is clean then. */
+static int node_write(struct node *node)
+{
+    struct table *table = node->tree->table;
+    struct log *log = table->log;
+    struct entry entry = {0};
+    bool delta = false;
+    int code;
+
+    if (node->n) {
+        uint64_t address;
+        uint32_t bytes = node_encode(node, node->tree->disk, log->applied_seq, table->scratch,
+                                     &delta);
+        code = log_table_append(log, table->scratch, bytes, &address, &node->buf_seq);
+        if (code < 0)
+            return code;
+        entry = entry_of_node(address, crc32c(crc32c_seed(address), table->scratch, bytes),
+                              bytes >> TABLE_SHIFT);
+        table->stats.nodes_written++;
+        table->stats.deltas_written += delta;
+        node->delta_bytes = delta ? node->delta_bytes + bytes : 0;
+    }
+    code = tell_parent(node, entry);
+    if (code < 0)
+        return code;
+    if (!delta) {
+        set_dead(log, &node->self);
+        set_dead(log, &node->base);
+        node->base = (struct entry){0};
+        node_forget_changes(node);
+    } else if (entry_is_hole(&node->base)) {
+        node->base = node->self; /* the full form stays, under the delta */
+    } else {
+        set_dead(log, &node->self);
+    }
+    node->self = entry;
+    mark_clean(node);
+    return 0;
+}
+
+int node_touch(struct node *node)
+{
+    struct table *table = node->tree->table;
+    if (node->dirty && node->dirty_gen == table->generation)
+        return 0;
+    if (node->dirty && table->writing) {
+        int code = node_write(node);
+        if (code < 0)
+            return code;
+    }
+    mark_dirty(node);
+    return 0;
+}
+
+int leaf_set(struct node *leaf, uint32_t index, struct entry entry)
+{
+    struct table *table = leaf->tree->table;
+    struct entry old = node_get(leaf, index);
+    int64_t bytes;
+    int code = node_set(leaf, index, entry, &bytes);
+    if (code < 0)
+        return code;
+    account(table, leaf, bytes);
+    leaf->tree->used_pages += !entry_is_hole(&entry);
+    leaf->tree->used_pages -= !entry_is_hole(&old);
+    if (entry_encoding(&entry) == ENCODING_RAW)
+        log_set_live(table->log, entry.address, 1);
+    if (entry_encoding(&old) == ENCODING_RAW)
+        log_set_dead(table->log, old.address, 1);
+    return 0;
+}
+
+void table_freeze(struct table *table)
+{
+    assert(!table->writing);
+    for (int level = 0; level < NODE_LEVELS; level++)
+        list_splice(&table->frozen[level], &table->dirty[level]);
+    table->generation++;
+    table->writing = true;
+}
+
+int table_write_some(struct table *table, uint32_t n)
+{
+    for (int level = 0; level < NODE_LEVELS; level++) {
+        while (!list_empty(&table->frozen[level])) {
+            if (n-- == 0)
+                return 0;
+            struct node *node = container_of(table->frozen[level].next, struct node, link);
+            int code = node_write(node);
+            if (code < 0)
+                return code;
+        }
+    }
+    return 1;
+}
+
+void table_thaw(struct table *table)
+{
+    table->writing = false;
+}
+
+/* ---- growing and reclaiming ---------------------------------------------------------------------------------- */
+
+int tree_grow(struct tree *tree, uint8_t levels)
+{
+    while (tree->levels < levels) {
+        struct node *old = tree->root;
+        if (!old && entry_is_hole(&tree->root_entry)) {
+            tree->levels = levels;
+            return 0;
+        }
+        tree->root = NULL;
+        struct node *root = node_create(tree, NULL, tree->levels, 0);
+        struct node **children = calloc(NODE_ENTRIES, sizeof(*children));
+        int64_t bytes = 0;
+        if (!root || !children || node_set(root, 0, tree->root_entry, &bytes) < 0) {
+            if (root)
+                node_destroy(root);
+            free(children);
+            tree->root = old;
+            return -ENOMEM;
+        }
+        root->children = children;
+        account(tree->table, root, bytes + NODE_ENTRIES * (int64_t)sizeof(*children));
+        if (old) {
+            old->parent = root;
+            children[0] = old;
+            root->n_children = 1;
+        }
+        mark_dirty(root);
+        tree->root_entry = (struct entry){0};
+        tree->levels++;
+    }
+    return 0;
+}
+
+/* Take a node out of its tree, with its forms in the log. */
+static int node_remove(struct node *node)
+{
+    struct tree *tree = node->tree;
+    struct node *parent = node->parent;
+    if (parent) {
+        int64_t bytes;
+        int code = node_touch(parent);
+        if (code == 0)
+            code = node_set(parent, node->index % NODE_ENTRIES, (struct entry){0}, &bytes);
+        if (code < 0)
+            return code;
+        account(tree->table, parent, bytes);
+    } else {
+        tree->root_entry = (struct entry){0};
+    }
+    set_dead(tree->table->log, &node->self);
+    set_dead(tree->table->log, &node->base);
+    node_destroy(node);
+    return 0;
+}
+
+static void free_pages(struct node *leaf)
+{
+    for (uint32_t i = node_next(leaf, 0); i < NODE_ENTRIES; i = node_next(leaf, i + 1)) {
+        struct entry e = node_get(leaf, i);
+        leaf->tree->used_pages--;
+        if (entry_encoding(&e) == ENCODING_RAW)
+            log_set_dead(leaf->tree->table->log, e.address, 1);
+    }
+}
+
+/* The index of some child of a node, in memory or not; NODE_ENTRIES when it has none. */
+static uint32_t some_child(const struct node *node)
+{
+    if (node->n_children)
+        for (uint32_t i = 0; i < NODE_ENTRIES; i++)
+            if (node->children[i])
+                return i;
+    return node_next(node, 0);
+}
+
+/* A child that cannot be read is cut off; what it pointed at stays allocated (check tells). */
+static int cut_off(struct tree *tree, struct node *parent, uint32_t index)
+{
+    struct entry hole = {0}, e = parent ? node_get(parent, index) : tree->root_entry;
+    int64_t bytes = 0;
+    set_dead(tree->table->log, &e);
+    if (!parent) {
+        tree->root_entry = hole;
+        return 0;
+    }
+    int code = node_touch(parent);
+    if (code == 0)
+        code = node_set(parent, index, hole, &bytes);
+    account(parent->tree->table, parent, bytes);
+    return code;
+}
+
+static bool in_memory(const struct tree *tree, const struct node *parent, uint32_t index)
+{
+    return parent ? parent->children && parent->children[index] : tree->root != NULL;
+}
+
+int tree_reclaim(struct tree *tree, uint32_t *n_nodes, bool cut, struct waiter *waiter)
+{
+    while (tree->root || !entry_is_hole(&tree->root_entry)) {
+        if (*n_nodes == 0)
+            return 0;
+        struct node *node = NULL, *parent = NULL;
+        uint32_t index = 0;
+        for (;;) {
+            uint64_t at = parent ? parent->index * NODE_ENTRIES + index : 0;
+            int found = -EIO;
+            if (!cut || in_memory(tree, parent, index))
+                found = child_get(tree, parent, at, false, waiter, &node);
+            if (found == TREE_WAIT)
+                return -EAGAIN;
+            if (found < 0) {
+                found = cut_off(tree, parent, index);
+                if (found < 0)
+                    return found;
+                cut = false;
+                node = NULL;
+                break;
+            }
+            if (node->level == 0)
+                break;
+            index = some_child(node);
+            if (index == NODE_ENTRIES)
+                break;
+            parent = node;
+        }
+        if (!node)
+            continue;
+        if (node->level == 0)
+            free_pages(node);
+        int code = node_remove(node);
+        if (code < 0)
+            return code;
+        --*n_nodes;
+    }
+    return 1;
+}

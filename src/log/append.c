@@ -1,0 +1,465 @@
+/* append.c - the data stream: batches, their order, and syncs.
+ *
+ * One batch is open and takes pages; it is sent when nothing else is in flight (so a lone writer
+ * waits for nobody), when it has gathered enough, or when it is full. Batches in flight complete in
+ * any order and are applied in theirs.
+ *
+ * A data file is left when too little of it remains. The last batch in it names the file that goes
+ * on (next_file), so that recovery can follow; therefore a batch that might be the last is opened
+ * only when the next file is at hand. */
+#include "base/crc.h"
+#include "base/mono.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_BATCHES        16 /* buffers, of a little over 1 MiB each */
+#define MAX_INFLIGHT       12
+#define GATHER_PAGES       16 /* enough to send a batch beside others in flight */
+#define GATHER_INFLIGHT    3
+#define BATCH_MAX_ITEMS    (BATCH_RECORDS_BYTES / sizeof(struct record))
+
+/* ---- making batches ---------------------------------------------------------------------------------- */
+
+static struct batch *batch_alloc(struct log *log)
+{
+    if (log->n_spare_batches)
+        return log->spare_batches[--log->n_spare_batches];
+    if (log->n_batches >= MAX_BATCHES)
+        return NULL;
+    struct batch *batch = calloc(1, sizeof(*batch));
+    uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, (BATCH_MAX_PAGES + 1) * BLOCK_BYTES);
+    struct batch_item *items = calloc(BATCH_MAX_ITEMS, sizeof(*items));
+    if (!batch || !buf || !items) {
+        free(batch);
+        free(buf);
+        free(items);
+        return NULL;
+    }
+    batch->log = log;
+    batch->buf = buf;
+    batch->items = items;
+    batch->max_items = BATCH_MAX_ITEMS;
+    log->n_batches++;
+    return batch;
+}
+
+/* Slots that remain in the data file for batches. */
+static uint32_t data_left(const struct log *log)
+{
+    return log->data_file ? DATA_SEGMENT_SLOTS - log->data_slot : 0;
+}
+
+static bool switch_file(struct log *log)
+{
+    if (!log->next_data_file)
+        log->next_data_file = file_take(log, true);
+    if (!log->next_data_file)
+        return false;
+    struct log_file *next = log->next_data_file;
+    uint32_t segment = log->next_segment;
+    if (file_open(log, next, FILE_KIND_DATA, segment) < 0) {
+        log_fail(log, -ENOMEM, "opening a log file");
+        return false;
+    }
+    log->next_data_file = NULL;
+    log->next_segment++;
+    struct log_file *old = log->data_file;
+    file_touch(log, old);
+    old->used_slots = log->data_slot;
+    old->sealed_batch = log->next_seq - 1;
+    file_seal(log, old);
+    log->data_file = next;
+    log->data_segment = segment;
+    log->data_slot = 1;
+    log->flushes_here = 0;
+    return true;
+}
+
+int log_position_now(struct log *log, struct log_position *ret)
+{
+    const struct batch *next = !list_empty(&log->inflight)
+                                   ? container_of(log->inflight.next, struct batch, link)
+                                   : log->open;
+    if (!next && log->data_file && data_left(log) < 2 && !switch_file(log))
+        return log->error ? log->error : -EAGAIN;
+    ret->seq = log->applied_seq;
+    if (next) {
+        ret->file = next->file->number;
+        ret->segment = next->segment;
+        ret->slot = next->slot;
+    } else {
+        ret->file = log->data_file ? log->data_file->number : NO_FILE;
+        ret->segment = log->data_segment;
+        ret->slot = log->data_slot;
+    }
+    return 0;
+}
+
+static bool batch_open(struct log *log)
+{
+    /* Without a data file a checkpoint must name the first one (log_start()). */
+    if (!log->data_file || (data_left(log) < 2 && !switch_file(log)))
+        return false;
+    /* May this be the last batch of the file? Then the next file must be known when it is sent. */
+    if (data_left(log) < BATCH_MAX_PAGES + 4 && !log->next_data_file)
+        return false;
+    struct batch *batch = batch_alloc(log);
+    if (!batch)
+        return false;
+    uint32_t pages = data_left(log) - 1;
+    list_init(&batch->link);
+    batch->seq = log->next_seq++;
+    batch->file = log->data_file;
+    batch->segment = log->data_segment;
+    batch->slot = log->data_slot;
+    batch->max_pages = pages < BATCH_MAX_PAGES ? pages : BATCH_MAX_PAGES;
+    batch->n_pages = batch->records_bytes = batch->n_items = 0;
+    batch->complete = false;
+    log->open = batch;
+    return true;
+}
+
+uint32_t batch_crc(const struct batch_header *header, const uint8_t *block)
+{
+    struct batch_header copy = *header;
+    copy.crc = 0;
+    uint32_t seed = crc32c_seed(header->incarnation << 32 ^ header->segment);
+    uint32_t crc = crc32c(seed, &copy, sizeof(copy));
+    return crc32c(crc, block + sizeof(copy), BLOCK_BYTES - sizeof(copy));
+}
+
+static void batch_written(struct storage_req *req, int res);
+
+static void batch_send(struct log *log)
+{
+    struct batch *batch = log->open;
+    log->open = NULL;
+    log->data_slot += 1 + batch->n_pages;
+    file_touch(log, batch->file);
+    batch->file->used_slots = log->data_slot;
+
+    struct batch_header *header = (struct batch_header *)batch->buf;
+    *header = (struct batch_header){
+        .magic = BATCH_MAGIC,
+        .seq = batch->seq,
+        .incarnation = log->incarnation,
+        .synced_seq = log->synced_seq,
+        .time_us = wall_us(),
+        .segment = batch->segment,
+        .slot = batch->slot,
+        .n_pages = batch->n_pages,
+        .records_bytes = batch->records_bytes,
+        .next_file = log->next_data_file ? log->next_data_file->number : NO_FILE,
+    };
+    memset(batch->buf + sizeof(*header) + batch->records_bytes, 0,
+           BATCH_RECORDS_BYTES - batch->records_bytes);
+    header->crc = batch_crc(header, batch->buf);
+
+    uint32_t bytes = (1 + batch->n_pages) * BLOCK_BYTES;
+    batch->iov = (struct iovec){batch->buf, bytes};
+    batch->req = (struct storage_req){.done = batch_written,
+                                      .op = STORAGE_WRITE,
+                                      .file = batch->file->number,
+                                      .offset_bytes = (uint64_t)batch->slot * BLOCK_BYTES,
+                                      .length_bytes = bytes,
+                                      .iov = &batch->iov,
+                                      .n_iov = 1};
+    batch->file->writers++;
+    list_push_back(&log->inflight, &batch->link);
+    log->n_inflight++;
+    log->stats.batches++;
+    log->stats.batch_pages += batch->n_pages;
+    log->stats.batch_bytes += bytes;
+    log->bytes_since_checkpoint += bytes;
+    log->storage->submit(log->storage, &batch->req);
+}
+
+/* ---- completion ---------------------------------------------------------------------------------------- */
+
+static void batch_retire(struct log *log, struct batch *batch, int error)
+{
+    list_del(&batch->link);
+    log->n_inflight--;
+    if (!error)
+        log->applied_seq = batch->seq;
+    log->client->applied(log->client, batch, error);
+    if (!error && batch->file->sealed_batch == batch->seq)
+        file_check_dead(log, batch->file);
+    log->spare_batches[log->n_spare_batches++] = batch;
+}
+
+static void batch_written(struct storage_req *req, int res)
+{
+    struct batch *batch = container_of(req, struct batch, req);
+    struct log *log = batch->log;
+
+    batch->complete = true;
+    batch->file->writers--;
+    file_mark_unsynced(log, batch->file);
+    if (res < 0)
+        log_fail(log, res, "writing to the log");
+    while (!list_empty(&log->inflight)) {
+        struct batch *head = container_of(log->inflight.next, struct batch, link);
+        if (!head->complete)
+            break;
+        batch_retire(log, head, log->error);
+    }
+    log_kick_sync(log);
+    log->client->room(log->client);
+}
+
+/* ---- filling batches ----------------------------------------------------------------------------------- */
+
+static bool batch_has_room(const struct batch *batch, uint32_t record_bytes)
+{
+    return batch->n_items < batch->max_items &&
+           batch->records_bytes + record_bytes <= BATCH_RECORDS_BYTES &&
+           batch->n_pages < batch->max_pages;
+}
+
+struct batch *log_batch(struct log *log, uint32_t record_bytes)
+{
+    if (log->error)
+        return NULL;
+    if (log->open && !batch_has_room(log->open, record_bytes)) {
+        if (log->n_inflight >= MAX_INFLIGHT)
+            return NULL;
+        batch_send(log);
+    }
+    if (!log->open && !batch_open(log)) {
+        log->stats.room_waits++;
+        return NULL;
+    }
+    return log->open;
+}
+
+uint32_t batch_room_pages(const struct batch *batch)
+{
+    uint32_t by_records =
+        (BATCH_RECORDS_BYTES - batch->records_bytes - sizeof(struct record)) / sizeof(uint32_t);
+    uint32_t by_pages = batch->max_pages - batch->n_pages;
+    /* Records are padded to 8 bytes. */
+    by_records &= ~1u;
+    return by_records < by_pages ? by_records : by_pages;
+}
+
+static struct batch_item *add_record(struct batch *batch, enum record_kind kind, uint32_t disk,
+                                     uint64_t page, uint32_t count, uint32_t more_bytes)
+{
+    struct record *record =
+        (struct record *)(batch->buf + sizeof(struct batch_header) + batch->records_bytes);
+    *record = (struct record){.kind = kind, .count = count, .disk = disk, .page = page};
+    struct batch_item *item = &batch->items[batch->n_items++];
+    *item = (struct batch_item){.kind = kind, .count = count, .disk = disk, .page = page};
+    item->crc_at = (uint8_t *)(record + 1) - batch->buf;
+    batch->records_bytes += sizeof(*record) + ((more_bytes + 7) & ~7u);
+    assert(batch->records_bytes <= BATCH_RECORDS_BYTES);
+    return item;
+}
+
+struct batch_item *batch_add_write(struct log *log, struct batch *batch, uint32_t disk,
+                                   uint64_t page, uint32_t count, const void *src)
+{
+    uint32_t slot = batch->slot + 1 + batch->n_pages;
+    struct batch_item *item =
+        add_record(batch, RECORD_WRITE, disk, page, count, count * sizeof(uint32_t));
+    uint32_t *crcs = (uint32_t *)(batch->buf + item->crc_at);
+    uint8_t *dst = batch->buf + (1 + (size_t)batch->n_pages) * BLOCK_BYTES;
+    const uint8_t *from = src;
+
+    crcs[count & ~1u] = 0; /* padding */
+    for (uint32_t i = 0; i < count; i++) {
+        memcpy(dst, from, BLOCK_BYTES);
+        uint64_t address = address_make(log->number, batch->segment, slot + i);
+        crcs[i] = crc32c(crc32c_seed(address), dst, BLOCK_BYTES);
+        dst += BLOCK_BYTES;
+        from += BLOCK_BYTES;
+    }
+    item->slot = slot;
+    batch->n_pages += count;
+    return item;
+}
+
+struct batch_item *batch_add_range(struct batch *batch, enum record_kind kind, uint32_t disk,
+                                   uint64_t page, uint32_t count)
+{
+    return add_record(batch, kind, disk, page, count, 0);
+}
+
+struct batch_item *batch_add_change(struct batch *batch, const void *bytes, uint32_t len)
+{
+    struct batch_item *item = add_record(batch, RECORD_CHANGE, 0, 0, len, len);
+    memset(batch->buf + item->crc_at, 0, (len + 7) & ~7u);
+    memcpy(batch->buf + item->crc_at, bytes, len);
+    return item;
+}
+
+/* Does anybody wait for the open batch to be durable? */
+static bool open_is_awaited(const struct log *log)
+{
+    if (list_empty(&log->sync_waiters))
+        return false;
+    return container_of(log->sync_waiters.prev, struct waiter, link)->seq >= log->open->seq;
+}
+
+void log_dispatch(struct log *log)
+{
+    struct batch *batch = log->open;
+    if (!batch || !batch->n_items)
+        return;
+    if (log->error) { /* it will never be written */
+        log->open = NULL;
+        log->client->applied(log->client, batch, log->error);
+        log->spare_batches[log->n_spare_batches++] = batch;
+        return;
+    }
+    bool full = !batch_has_room(batch, sizeof(struct record) + 8);
+    if (log->n_inflight == 0 ||
+        (batch->n_pages >= GATHER_PAGES && log->n_inflight < GATHER_INFLIGHT) ||
+        (log->n_inflight < MAX_INFLIGHT && (full || open_is_awaited(log))))
+        batch_send(log);
+}
+
+uint64_t log_last_seq(const struct log *log)
+{
+    if (log->open && !log->open->n_items)
+        return log->open->seq - 1;
+    return log->next_seq - 1;
+}
+
+/* ---- syncs --------------------------------------------------------------------------------------------- */
+
+/* A file is in log->unsynced while it holds unsynced writes or a sync of it is in flight. */
+void file_mark_unsynced(struct log *log, struct log_file *file)
+{
+    file->unsynced = true;
+    if (list_empty(&file->sync_link))
+        list_push_back(&log->unsynced, &file->sync_link);
+}
+
+/* A sync of several files. */
+struct sync_group {
+    struct log *log;
+    uint32_t left;
+    int result;
+    struct waiter *waiter; /* of log_sync_all(), or NULL */
+};
+
+struct sync_one {
+    struct storage_req req;
+    struct sync_group *group;
+    struct log_file *file;
+};
+
+static void wake_synced(struct log *log)
+{
+    while (!list_empty(&log->sync_waiters)) {
+        struct waiter *waiter = container_of(log->sync_waiters.next, struct waiter, link);
+        if (!log->error && waiter->seq > log->synced_seq)
+            break;
+        list_del(&waiter->link);
+        waiter->wake(waiter, log->error);
+    }
+}
+
+static void group_done(struct sync_group *group)
+{
+    struct log *log = group->log;
+    if (group->result < 0)
+        log_fail(log, group->result, "syncing the log");
+    if (group->waiter) {
+        struct waiter *waiter = group->waiter;
+        free(group);
+        waiter->wake(waiter, log->error);
+        return;
+    }
+    free(group);
+    log->syncing = false;
+    if (!log->error && log->sync_target > log->synced_seq)
+        log->synced_seq = log->sync_target;
+    wake_synced(log);
+    log_kick_sync(log);
+}
+
+static void file_synced(struct storage_req *req, int res)
+{
+    struct sync_one *one = container_of(req, struct sync_one, req);
+    struct sync_group *group = one->group;
+    struct log_file *file = one->file;
+    if (--file->syncing == 0 && !file->unsynced)
+        list_del(&file->sync_link);
+    group->log->stats.syncs++;
+    if (res < 0 && !group->result)
+        group->result = res;
+    free(one);
+    if (--group->left == 0)
+        group_done(group);
+}
+
+/* Sync the files that hold unsynced writes, or whose sync is still in flight: a group's end says
+ * that all that was complete at its beginning is durable. */
+static int group_start(struct log *log, bool data_only, struct waiter *waiter)
+{
+    struct sync_group *group = calloc(1, sizeof(*group));
+    if (!group)
+        return -ENOMEM;
+    *group = (struct sync_group){.log = log, .waiter = waiter, .left = 1};
+    list_for_each_safe(l, &log->unsynced) {
+        struct log_file *file = container_of(l, struct log_file, sync_link);
+        if (data_only && file->kind != FILE_KIND_DATA)
+            continue;
+        struct sync_one *one = calloc(1, sizeof(*one));
+        if (!one) {
+            group->result = -ENOMEM;
+            break;
+        }
+        *one = (struct sync_one){.group = group, .file = file};
+        one->req = (struct storage_req){
+            .done = file_synced, .op = STORAGE_SYNC, .file = file->number};
+        group->left++;
+        file->syncing++;
+        file->unsynced = false;
+        log->storage->submit(log->storage, &one->req);
+    }
+    if (--group->left == 0)
+        group_done(group);
+    return 0;
+}
+
+void log_kick_sync(struct log *log)
+{
+    wake_synced(log);
+    if (log->syncing || log->error || list_empty(&log->sync_waiters))
+        return;
+    struct waiter *first = container_of(log->sync_waiters.next, struct waiter, link);
+    if (first->seq > log->applied_seq)
+        return; /* its batches are still on their way */
+    log->syncing = true;
+    log->sync_target = log->applied_seq;
+    if (group_start(log, true, NULL) < 0) {
+        log->syncing = false;
+        log_fail(log, -ENOMEM, "syncing the log");
+        wake_synced(log);
+    }
+}
+
+void log_sync(struct log *log, struct waiter *waiter)
+{
+    log->flushes_here++;
+    struct list *at = &log->sync_waiters; /* before which; the list is sorted by seq */
+    while (at->prev != &log->sync_waiters &&
+           container_of(at->prev, struct waiter, link)->seq > waiter->seq)
+        at = at->prev;
+    list_insert_before(at, &waiter->link);
+}
+
+void log_sync_all(struct log *log, struct waiter *waiter)
+{
+    if (group_start(log, false, waiter) < 0) {
+        log_fail(log, -ENOMEM, "syncing the log");
+        waiter->wake(waiter, log->error);
+    }
+}

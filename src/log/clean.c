@@ -1,0 +1,651 @@
+/* clean.c - moving what lives out of files where little does.
+ *
+ * A victim is a sealed file with few live slots. Its live slots are listed once (the plan), read in
+ * windows, and written one after another into a packed file, several windows at a time. Only when all
+ * of them are written does the victim's content count as moved (switch_pieces): addresses stay, the
+ * segments' pieces change. What dies in between is simply not marked as living in the new place.
+ *
+ *   IDLE --pick a victim, plan--> MOVING --last window written--> switch_pieces --> IDLE
+ *
+ * A packed file is filled by many victims. Its footer lists the pieces in it and is written when a
+ * checkpoint begins (what follows is appended after it) and when the file is sealed.
+ *
+ * Data and table files are cleaned alike, into packed files of their own kind: pages by gathering
+ * 4 KiB blocks, nodes by copying 64-byte slots together, a whole piece at a time. */
+#include "base/cleanup.h"
+#include "base/crc.h"
+#include "base/err.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_BLOCKS 256u /* read at a time from a data file */
+#define MAX_WINDOWS   4u
+#define MAX_VICTIM_LIVE(slots) ((slots) / 10 * 9) /* so that it spans two packed files at most */
+
+struct move {
+    uint32_t old_slot;  /* in the victim */
+    uint16_t slot;      /* of the segment, less the old piece's first */
+};
+
+/* Moves that become one piece. */
+struct part {
+    struct log_piece *old;
+    struct log_file *target;
+    uint32_t base;
+    uint32_t first_move, n_moves;
+    uint32_t first; /* slot of the segment where the new piece begins */
+};
+
+struct window {
+    struct log *log;
+    struct log_file *target;
+    uint32_t first_move, n_moves;
+    uint32_t target_slot;
+    uint64_t read_at; /* offset in the victim */
+    uint32_t buf_bytes;
+    uint8_t *buf, *out; /* out: nodes copied together */
+    struct storage_req req;
+    struct iovec *iov;
+    unsigned n_iov;
+};
+
+struct pack {
+    struct log_file *file, *full; /* full: to be sealed when the victim has moved */
+    uint32_t slot, full_slot;     /* next */
+};
+
+struct cleaner {
+    struct pack packs[2]; /* data, tables */
+    struct log_file *victim;
+    struct move *moves;
+    uint32_t n_moves, next_move;
+    struct part *parts;
+    uint32_t n_parts, max_parts;
+    uint32_t windows, footers; /* in flight */
+};
+
+int cleaner_create(struct log *log)
+{
+    log->cleaner = calloc(1, sizeof(*log->cleaner));
+    return log->cleaner ? 0 : -ENOMEM;
+}
+
+static void forget_plan(struct cleaner *c)
+{
+    free(c->moves);
+    free(c->parts);
+    c->moves = NULL;
+    c->parts = NULL;
+    c->n_moves = c->next_move = c->n_parts = c->max_parts = 0;
+    c->victim = NULL;
+}
+
+void cleaner_free(struct log *log)
+{
+    if (!log->cleaner)
+        return;
+    forget_plan(log->cleaner);
+    free(log->cleaner);
+}
+
+bool cleaner_is_between(const struct log *log)
+{
+    return !log->cleaner->victim;
+}
+
+bool cleaner_is_idle(const struct log *log)
+{
+    return !log->cleaner->windows && !log->cleaner->footers;
+}
+
+static struct pack *pack_of(struct cleaner *c, const struct log_file *victim)
+{
+    return &c->packs[victim->shift == TABLE_SHIFT];
+}
+
+/* ---- footers --------------------------------------------------------------------------------------------- */
+
+struct footer_write {
+    struct storage_req req;
+    struct iovec iov;
+    struct log *log;
+    struct log_file *file;
+};
+
+static void footer_written(struct storage_req *req, int res)
+{
+    struct footer_write *w = container_of(req, struct footer_write, req);
+    w->log->cleaner->footers--;
+    w->file->writers--;
+    file_mark_unsynced(w->log, w->file);
+    if (res < 0)
+        log_fail(w->log, res, "writing the footer of a packed file");
+    free(w->iov.iov_base);
+    free(w);
+}
+
+static size_t present_bytes(const struct log_piece *piece)
+{
+    uint32_t range = piece->end - piece->first;
+    uint32_t words = (range + 63) / 64;
+    if (piece->count == range)
+        return 0;
+    return piece->list ? (piece->count * 2 + 7) & ~7u : (size_t)words * 8;
+}
+
+static size_t footer_bytes(const struct log_file *file)
+{
+    size_t bytes = 0;
+    list_for_each(l, &file->pieces)
+        bytes += sizeof(struct map_piece) + present_bytes(container_of(l, struct log_piece, link));
+    return bytes;
+}
+
+static void fill_footer(const struct log_file *file, uint8_t *at)
+{
+    list_for_each(l, &file->pieces) {
+        const struct log_piece *piece = container_of(l, struct log_piece, link);
+        *(struct map_piece *)at =
+            (struct map_piece){piece->segment->number, piece->generation, piece->first,
+                               piece->end,             piece->base,       piece->count};
+        at += sizeof(struct map_piece);
+        size_t bytes = present_bytes(piece);
+        if (piece->list)
+            memcpy(at, piece->list, piece->count * sizeof(uint16_t));
+        else if (bytes)
+            memcpy(at, piece->bitmap, bytes);
+        at += bytes;
+    }
+}
+
+/* Write a footer for the pieces that file has now, at *slot, which moves on. */
+static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
+{
+    size_t bytes = footer_bytes(file);
+    size_t padded = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    if (!bytes)
+        return;
+    struct footer_write *w = calloc(1, sizeof(*w));
+    uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, padded);
+    if (!w || !buf) {
+        free(w);
+        free(buf);
+        log_fail(log, -ENOMEM, "writing the footer of a packed file");
+        return;
+    }
+    memset(buf, 0, padded);
+    fill_footer(file, buf);
+    file_touch(log, file);
+    uint32_t block = *slot >> (DATA_SHIFT - file->shift);
+    file->footer_block = block;
+    file->footer_bytes = bytes;
+    file->footer_crc = crc32c(0, buf, bytes);
+    *slot += padded >> file->shift;
+    assert(*slot <= file_slots(file));
+    file->used_slots = *slot;
+    *w = (struct footer_write){.log = log, .file = file, .iov = {buf, padded}};
+    w->req = (struct storage_req){.done = footer_written,
+                                  .op = STORAGE_WRITE,
+                                  .file = file->number,
+                                  .offset_bytes = (uint64_t)block * BLOCK_BYTES,
+                                  .length_bytes = padded,
+                                  .iov = &w->iov,
+                                  .n_iov = 1};
+    log->cleaner->footers++;
+    file->writers++;
+    log->stats.clean_bytes_written += padded;
+    log->storage->submit(log->storage, &w->req);
+}
+
+/* ---- the target -------------------------------------------------------------------------------------------- */
+
+/* Blocks kept back for the last footer of a packed file: more than its pieces can need. */
+static uint32_t footer_slots(uint8_t shift)
+{
+    return shift == DATA_SHIFT ? 128 : 320u << (DATA_SHIFT - TABLE_SHIFT);
+}
+
+/* Slots of the pack's file that pages or nodes may still take. */
+static uint32_t pack_left(const struct pack *pack)
+{
+    if (!pack->file)
+        return 0;
+    uint32_t used = pack->slot + footer_slots(pack->file->shift);
+    return used < file_slots(pack->file) ? file_slots(pack->file) - used : 0;
+}
+
+static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
+{
+    assert(!pack->full);
+    struct log_file *next = file_take(log, false);
+    if (!next)
+        return -EAGAIN;
+    next->shift = shift;
+    if (file_open(log, next, FILE_KIND_PACKED, 0) < 0) {
+        log_fail(log, -ENOMEM, "opening a packed file");
+        return -ENOMEM;
+    }
+    pack->full = pack->file;
+    pack->full_slot = pack->slot;
+    pack->file = next;
+    pack->slot = BLOCK_BYTES >> shift;
+    return 0;
+}
+
+static void seal_full(struct log *log, struct pack *pack)
+{
+    if (!pack->full)
+        return;
+    write_footer(log, pack->full, &pack->full_slot);
+    file_seal(log, TAKE_PTR(pack->full));
+}
+
+void cleaner_write_footers(struct log *log)
+{
+    assert(!log->cleaner->victim);
+    for (int i = 0; i < 2; i++) {
+        struct pack *pack = &log->cleaner->packs[i];
+        if (!pack->file)
+            continue;
+        write_footer(log, pack->file, &pack->slot);
+        if (pack_left(pack) < 256) {
+            file_seal(log, TAKE_PTR(pack->file));
+        }
+    }
+}
+
+bool cleaner_footers_done(const struct log *log)
+{
+    return !log->cleaner->footers;
+}
+
+/* ---- choosing a victim --------------------------------------------------------------------------------------- */
+
+/* Files that can be had without cleaning: free, to be created, or dead and waiting for a checkpoint. */
+static uint32_t files_to_be_had(const struct log *log)
+{
+    uint32_t creatable = log->creation_failed ? 0 : log->max_files - log->n_files;
+    return log->n_free + log->n_dead + log->n_creating + creatable;
+}
+
+/* Begin to clean when fewer files are left than this. */
+static uint32_t low_water(const struct log *log)
+{
+    return log->reserve_files + 3;
+}
+
+bool log_is_short(const struct log *log)
+{
+    return files_to_be_had(log) < low_water(log);
+}
+
+static bool may_be_victim(const struct log *log, const struct log_file *file)
+{
+    if (!file || file->state != FILE_SEALED || file->sealed_batch > log->applied_seq ||
+        file->writers || file->n_live == 0 || file->n_live > MAX_VICTIM_LIVE(file_slots(file)))
+        return false;
+    return file->shift == DATA_SHIFT || !log->checkpoint_running;
+}
+
+static struct log_file *pick_victim(const struct log *log)
+{
+    struct log_file *best = NULL;
+    uint64_t best_live = UINT64_MAX;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        struct log_file *file = log->files[i];
+        if (!may_be_victim(log, file))
+            continue;
+        uint64_t live_bytes = (uint64_t)file->n_live << file->shift;
+        if (live_bytes < best_live) {
+            best_live = live_bytes;
+            best = file;
+        }
+    }
+    return best;
+}
+
+bool cleaner_has_work(const struct log *log)
+{
+    return log->cleaner->victim ||
+           (files_to_be_had(log) < low_water(log) && pick_victim(log) != NULL);
+}
+
+/* ---- the plan ------------------------------------------------------------------------------------------------ */
+
+static int plan(struct log *log, struct log_file *victim)
+{
+    struct cleaner *c = log->cleaner;
+    c->moves = calloc(victim->n_live ? victim->n_live : 1, sizeof(*c->moves));
+    if (!c->moves)
+        return -ENOMEM;
+    c->victim = victim;
+    victim->cleaning = true;
+    list_for_each(l, &victim->pieces) {
+        struct log_piece *piece = container_of(l, struct log_piece, link);
+        struct piece_cursor cursor;
+        uint32_t slot, rank;
+        piece_cursor_init(&cursor, piece);
+        while (piece_cursor_next(&cursor, &slot, &rank))
+            if (bit_get(victim->live, piece->base + rank))
+                c->moves[c->n_moves++] = (struct move){piece->base + rank, slot};
+    }
+    assert(c->n_moves == victim->n_live);
+    return 0;
+}
+
+/* The old piece in which a slot of the victim lies. */
+static struct log_piece *piece_at(const struct log_file *victim, uint32_t slot)
+{
+    list_for_each(l, &victim->pieces) {
+        struct log_piece *piece = container_of(l, struct log_piece, link);
+        if (slot < piece->base + piece->count)
+            return piece;
+    }
+    return NULL;
+}
+
+static struct part *add_part(struct cleaner *c)
+{
+    if (c->n_parts == c->max_parts) {
+        uint32_t n = c->max_parts ? c->max_parts * 2 : 16;
+        struct part *parts = reallocarray(c->parts, n, sizeof(*parts));
+        if (!parts)
+            return NULL;
+        c->parts = parts;
+        c->max_parts = n;
+    }
+    return &c->parts[c->n_parts++];
+}
+
+/* Give n moves from c->next_move on their places in the target, as parts. */
+static int assign(struct cleaner *c, struct pack *pack, uint32_t n)
+{
+    for (uint32_t i = c->next_move; i < c->next_move + n; i++) {
+        const struct move *m = &c->moves[i];
+        struct part *part = c->n_parts ? &c->parts[c->n_parts - 1] : NULL;
+        bool goes_on = part && part->target == pack->file &&
+                       m->old_slot < part->old->base + part->old->count &&
+                       part->base + part->n_moves == pack->slot;
+        if (!goes_on) {
+            struct log_piece *old = piece_at(c->victim, m->old_slot);
+            bool split = part && part->old == old;
+            part = add_part(c);
+            if (!part)
+                return -ENOMEM;
+            *part = (struct part){.old = old,
+                                  .target = pack->file,
+                                  .base = pack->slot,
+                                  .first_move = i,
+                                  .first = old->first + (split ? m->slot : 0)};
+        }
+        part->n_moves++;
+        pack->slot++;
+    }
+    return 0;
+}
+
+/* ---- moving ---------------------------------------------------------------------------------------------------- */
+
+static void window_free(struct window *w)
+{
+    w->log->cleaner->windows--;
+    w->log->cleaner->victim->readers--;
+    free(w->buf);
+    free(w->out);
+    free(w->iov);
+    free(w);
+}
+
+static void window_written(struct storage_req *req, int res)
+{
+    struct window *w = container_of(req, struct window, req);
+    w->target->writers--;
+    file_mark_unsynced(w->log, w->target);
+    if (res < 0)
+        log_fail(w->log, res, "writing a packed file");
+    struct log *log = w->log;
+    window_free(w);
+    cleaner_step(log);
+}
+
+/* Pages: the iovec names the live blocks of the buffer, neighbours together. */
+static void gather_pages(struct window *w)
+{
+    const struct move *moves = w->log->cleaner->moves + w->first_move;
+    for (uint32_t i = 0; i < w->n_moves; i++) {
+        uint8_t *at = w->buf + ((uint64_t)moves[i].old_slot * BLOCK_BYTES - w->read_at);
+        struct iovec *last = w->n_iov ? &w->iov[w->n_iov - 1] : NULL;
+        if (last && (uint8_t *)last->iov_base + last->iov_len == at)
+            last->iov_len += BLOCK_BYTES;
+        else
+            w->iov[w->n_iov++] = (struct iovec){at, BLOCK_BYTES};
+    }
+}
+
+/* Nodes: copied together, padded to a block. */
+static int gather_nodes(struct window *w)
+{
+    const struct move *moves = w->log->cleaner->moves + w->first_move;
+    uint32_t slot_bytes = 1u << TABLE_SHIFT;
+    size_t len = (size_t)w->n_moves * slot_bytes;
+    size_t padded = (len + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    w->out = aligned_alloc(STORAGE_ALIGN_BYTES, padded);
+    if (!w->out)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < w->n_moves; i++)
+        memcpy(w->out + (size_t)i * slot_bytes,
+               w->buf + ((uint64_t)moves[i].old_slot * slot_bytes - w->read_at), slot_bytes);
+    memset(w->out + len, 0, padded - len);
+    w->iov[0] = (struct iovec){w->out, padded};
+    w->n_iov = 1;
+    return 0;
+}
+
+static void window_read(struct storage_req *req, int res)
+{
+    struct window *w = container_of(req, struct window, req);
+    struct log *log = w->log;
+
+    if (res >= 0 && (uint32_t)res < w->buf_bytes)
+        memset(w->buf + res, 0, w->buf_bytes - res); /* a short file: the checksums will tell */
+    if (res < 0) {
+        /* The device cannot read this stretch. It is moved as zeros: its pages give a checksum
+         * error from now on, as they gave a read error before, and nothing else is held up. */
+        memset(w->buf, 0, w->buf_bytes);
+        log->stats.clean_read_errors++;
+    }
+    log->stats.clean_bytes_read += w->buf_bytes;
+    bool nodes = w->target->shift == TABLE_SHIFT;
+    if (nodes && gather_nodes(w) < 0)
+        log_fail(log, -ENOMEM, "cleaning");
+    else if (!nodes)
+        gather_pages(w);
+    if (log->error) {
+        w->target->writers--;
+        window_free(w);
+        return;
+    }
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < w->n_iov; i++)
+        bytes += w->iov[i].iov_len;
+    w->req = (struct storage_req){.done = window_written,
+                                  .op = STORAGE_WRITE,
+                                  .file = w->target->number,
+                                  .offset_bytes = (uint64_t)w->target_slot << w->target->shift,
+                                  .length_bytes = bytes,
+                                  .iov = w->iov,
+                                  .n_iov = w->n_iov};
+    log->stats.clean_bytes_written += bytes;
+    log->storage->submit(log->storage, &w->req);
+}
+
+/* How many of the next moves go into one window: pages within 1 MiB, nodes of one piece. */
+static uint32_t window_moves(const struct cleaner *c)
+{
+    const struct move *m = &c->moves[c->next_move];
+    uint32_t end = c->victim->shift == DATA_SHIFT ? m->old_slot + WINDOW_BLOCKS : 0;
+    if (!end) {
+        struct log_piece *piece = piece_at(c->victim, m->old_slot);
+        end = piece->base + piece->count;
+    }
+    uint32_t n = 1;
+    while (c->next_move + n < c->n_moves && m[n].old_slot < end)
+        n++;
+    return n;
+}
+
+static int start_window(struct log *log)
+{
+    struct cleaner *c = log->cleaner;
+    struct log_file *victim = c->victim;
+    struct pack *pack = pack_of(c, victim);
+    uint32_t n = window_moves(c);
+
+    if (pack_left(pack) < (victim->shift == DATA_SHIFT ? 1 : n)) {
+        if (pack->full) /* a victim's pieces span two packed files, not three */
+            return -EAGAIN;
+        int code = pack_next(log, pack, victim->shift);
+        if (code < 0)
+            return code;
+    }
+    if (n > pack_left(pack))
+        n = pack_left(pack);
+    const struct move *m = &c->moves[c->next_move];
+    uint64_t from = (uint64_t)m[0].old_slot << victim->shift;
+    uint64_t to = ((uint64_t)m[n - 1].old_slot + 1) << victim->shift;
+    from -= from % BLOCK_BYTES;
+    to = (to + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+
+    struct window *w = calloc(1, sizeof(*w));
+    if (!w)
+        return -ENOMEM;
+    w->buf = aligned_alloc(STORAGE_ALIGN_BYTES, to - from);
+    w->iov = calloc(victim->shift == DATA_SHIFT ? n : 1, sizeof(*w->iov));
+    uint32_t slot = pack->slot;
+    if (!w->buf || !w->iov || assign(c, pack, n) < 0) {
+        free(w->buf);
+        free(w->iov);
+        free(w);
+        return -ENOMEM;
+    }
+    w->log = log;
+    w->target = pack->file;
+    w->first_move = c->next_move;
+    w->n_moves = n;
+    w->target_slot = slot;
+    w->read_at = from;
+    w->buf_bytes = to - from;
+    w->iov[0] = (struct iovec){w->buf, w->buf_bytes};
+    w->req = (struct storage_req){.done = window_read,
+                                  .op = STORAGE_READ,
+                                  .file = victim->number,
+                                  .offset_bytes = from,
+                                  .length_bytes = w->buf_bytes,
+                                  .iov = w->iov,
+                                  .n_iov = 1};
+    uint32_t block_slots = BLOCK_BYTES >> victim->shift;
+    pack->slot = (pack->slot + block_slots - 1) / block_slots * block_slots;
+    file_touch(log, pack->file);
+    pack->file->used_slots = pack->slot;
+    pack->file->writers++;
+    victim->readers++;
+    c->next_move += n;
+    c->windows++;
+    log->storage->submit(log->storage, &w->req);
+    return 0;
+}
+
+/* ---- the switch --------------------------------------------------------------------------------------------------- */
+
+static int switch_part(struct log *log, const struct part *part, uint32_t end)
+{
+    struct cleaner *c = log->cleaner;
+    struct log_file *target = part->target;
+    _cleanup_free_ uint16_t *slots = malloc(part->n_moves * sizeof(*slots));
+    if (!slots)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < part->n_moves; i++) {
+        const struct move *m = &c->moves[part->first_move + i];
+        slots[i] = m->slot - (part->first - part->old->first);
+        if (!bit_get(c->victim->live, m->old_slot))
+            continue;
+        uint32_t slot = part->base + i;
+        target->live[slot / 64] |= 1ULL << (slot % 64);
+        target->n_live++;
+    }
+    struct log_piece *piece =
+        piece_add(log, target, part->old->segment->number, part->old->generation + 1, part->first,
+                  end, part->base, part->n_moves);
+    return piece ? piece_set_present(piece, slots) : -ENOMEM;
+}
+
+static void switch_pieces(struct log *log)
+{
+    struct cleaner *c = log->cleaner;
+    struct log_file *victim = c->victim;
+    struct pack *pack = pack_of(c, victim);
+
+    file_touch(log, victim);
+    for (uint32_t i = 0; i < c->n_parts; i++) {
+        const struct part *part = &c->parts[i];
+        bool split = i + 1 < c->n_parts && c->parts[i + 1].old == part->old;
+        file_touch(log, part->target);
+        if (switch_part(log, part, split ? c->parts[i + 1].first : part->old->end) < 0) {
+            log_fail(log, -ENOMEM, "cleaning");
+            return;
+        }
+    }
+    while (!list_empty(&victim->pieces))
+        piece_free(log, container_of(victim->pieces.next, struct log_piece, link));
+    memset(victim->live, 0, file_slots(victim) / 8);
+    victim->n_live = 0;
+    victim->cleaning = false;
+    log->stats.files_cleaned++;
+    forget_plan(c);
+    seal_full(log, pack);
+    file_check_dead(log, victim);
+}
+
+/* Give a plan up for which there is no file to write to: what it wrote is not referred to. */
+static void abandon(struct log *log)
+{
+    struct cleaner *c = log->cleaner;
+    struct pack *pack = pack_of(c, c->victim);
+    c->victim->cleaning = false;
+    struct log_file *victim = c->victim;
+    forget_plan(c);
+    seal_full(log, pack);
+    file_check_dead(log, victim);
+}
+
+void cleaner_step(struct log *log)
+{
+    struct cleaner *c = log->cleaner;
+    if (log->error)
+        return;
+    if (!c->victim) {
+        if (log->checkpoint_wanted || log->hold || files_to_be_had(log) >= low_water(log))
+            return;
+        struct log_file *victim = pick_victim(log);
+        if (!victim)
+            return;
+        if (plan(log, victim) < 0) {
+            log_fail(log, -ENOMEM, "cleaning");
+            return;
+        }
+    }
+    int code = 0;
+    while (c->next_move < c->n_moves && c->windows < MAX_WINDOWS && code == 0)
+        code = start_window(log);
+    if (code == -ENOMEM)
+        log_fail(log, code, "cleaning");
+    if (c->windows)
+        return;
+    if (c->next_move == c->n_moves)
+        switch_pieces(log);
+    else if (code < 0)
+        abandon(log);
+}

@@ -1,0 +1,626 @@
+/* files.c - log files, the segments that stand in them, and which of their slots live.
+ *
+ * States of a file and who moves it:
+ *
+ *   ABSENT --log_prepare--> CREATING --created--> FREE --file_take, file_open--> OPEN
+ *   OPEN --file_seal--> SEALED --file_check_dead (nothing lives)--> DEAD
+ *   DEAD --log_checkpoint_done (a checkpoint has begun since, no reader)--> FREE
+ *
+ * A segment is found by its number in a two-level array. It consists of pieces: the slots
+ * [first, end) that one file holds. A fresh segment is one piece with all its slots; cleaning makes a
+ * piece of the slots that still live, in their order, so the place of a slot is the piece's base plus
+ * the number of present slots before it (its rank). */
+#include "base/crc.h"
+#include "base/err.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DIR_BITS 10
+
+uint32_t file_slots(const struct log_file *file)
+{
+    return FILE_BYTES >> file->shift;
+}
+
+struct log_file *file_get(struct log *log, uint32_t number)
+{
+    if (number >= log->max_files)
+        return NULL;
+    struct log_file *file = log->files[number];
+    if (file)
+        return file;
+    file = calloc(1, sizeof(*file));
+    if (!file)
+        return NULL;
+    file->number = number;
+    list_init(&file->pieces);
+    list_init(&file->link);
+    list_init(&file->sync_link);
+    log->files[number] = file;
+    return file;
+}
+
+/* ---- pieces --------------------------------------------------------------------------------------- */
+
+struct log_segment *segment_find(const struct log *log, uint32_t number)
+{
+    uint32_t dir = number >> DIR_BITS;
+    if (dir >= log->n_segment_dirs || !log->segments[dir])
+        return NULL;
+    return log->segments[dir][number & ((1u << DIR_BITS) - 1)];
+}
+
+static struct log_segment *segment_get(struct log *log, uint32_t number)
+{
+    uint32_t dir = number >> DIR_BITS;
+    if (dir >= log->n_segment_dirs) {
+        uint32_t n = dir + 64;
+        struct log_segment ***dirs = reallocarray(log->segments, n, sizeof(*dirs));
+        if (!dirs)
+            return NULL;
+        memset(dirs + log->n_segment_dirs, 0, (n - log->n_segment_dirs) * sizeof(*dirs));
+        log->segments = dirs;
+        log->n_segment_dirs = n;
+    }
+    if (!log->segments[dir]) {
+        log->segments[dir] = calloc(1u << DIR_BITS, sizeof(struct log_segment *));
+        if (!log->segments[dir])
+            return NULL;
+    }
+    struct log_segment **at = &log->segments[dir][number & ((1u << DIR_BITS) - 1)];
+    if (!*at) {
+        *at = calloc(1, sizeof(**at));
+        if (*at)
+            (*at)->number = number;
+    }
+    return *at;
+}
+
+struct log_piece *piece_add(struct log *log, struct log_file *file, uint32_t number,
+                            uint32_t generation, uint32_t first, uint32_t end, uint32_t base,
+                            uint32_t count)
+{
+    struct log_segment *segment = segment_get(log, number);
+    struct log_piece *piece = calloc(1, sizeof(*piece));
+    struct log_piece **pieces =
+        segment ? reallocarray(segment->pieces, segment->n_pieces + 1, sizeof(*pieces)) : NULL;
+    if (!segment || !piece || !pieces) {
+        free(piece);
+        return NULL;
+    }
+    *piece = (struct log_piece){.file = file,
+                                .segment = segment,
+                                .generation = generation,
+                                .first = first,
+                                .end = end,
+                                .base = base,
+                                .count = count};
+    segment->pieces = pieces;
+    uint32_t at = segment->n_pieces;
+    while (at > 0 && pieces[at - 1]->first > first) {
+        pieces[at] = pieces[at - 1];
+        at--;
+    }
+    pieces[at] = piece;
+    segment->n_pieces++;
+    list_push_back(&file->pieces, &piece->link);
+    return piece;
+}
+
+void piece_free(struct log *log, struct log_piece *piece)
+{
+    struct log_segment *segment = piece->segment;
+    uint32_t at = 0;
+    while (segment->pieces[at] != piece)
+        at++;
+    memmove(segment->pieces + at, segment->pieces + at + 1,
+            (segment->n_pieces - at - 1) * sizeof(*segment->pieces));
+    if (--segment->n_pieces == 0) {
+        log->segments[segment->number >> DIR_BITS][segment->number & ((1u << DIR_BITS) - 1)] = NULL;
+        free(segment->pieces);
+        free(segment);
+    }
+    list_del(&piece->link);
+    free(piece->bitmap);
+    free(piece->rank);
+    free(piece->list);
+    free(piece);
+}
+
+int piece_set_present(struct log_piece *piece, const uint16_t *slots)
+{
+    uint32_t range = piece->end - piece->first;
+    uint32_t words = (range + 63) / 64;
+
+    if (piece->count == range)
+        return 0;
+    if (piece->count * 2 < words * 8) {
+        piece->list = malloc(piece->count ? piece->count * sizeof(uint16_t) : 1);
+        if (!piece->list)
+            return -ENOMEM;
+        memcpy(piece->list, slots, piece->count * sizeof(uint16_t));
+        return 0;
+    }
+    piece->bitmap = calloc(words, sizeof(uint64_t));
+    piece->rank = calloc(words / 8 + 1, sizeof(uint16_t));
+    if (!piece->bitmap || !piece->rank)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < piece->count; i++)
+        piece->bitmap[slots[i] / 64] |= 1ULL << (slots[i] % 64);
+    uint16_t before = 0;
+    for (uint32_t w = 0; w < words; w++) {
+        if (w % 8 == 0)
+            piece->rank[w / 8] = before;
+        before += __builtin_popcountll(piece->bitmap[w]);
+    }
+    return 0;
+}
+
+int32_t piece_rank(const struct log_piece *piece, uint32_t slot)
+{
+    slot -= piece->first;
+    if (piece->bitmap) {
+        if (!bit_get(piece->bitmap, slot))
+            return -1;
+        uint32_t word = slot / 64;
+        uint32_t rank = piece->rank[word / 8];
+        for (uint32_t w = word & ~7u; w < word; w++)
+            rank += __builtin_popcountll(piece->bitmap[w]);
+        return rank + __builtin_popcountll(piece->bitmap[word] & ((1ULL << (slot % 64)) - 1));
+    }
+    if (piece->list) {
+        uint32_t low = 0, high = piece->count;
+        while (low < high) {
+            uint32_t middle = (low + high) / 2;
+            if (piece->list[middle] < slot)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        return low < piece->count && piece->list[low] == slot ? (int32_t)low : -1;
+    }
+    return slot;
+}
+
+void piece_cursor_init(struct piece_cursor *c, const struct log_piece *piece)
+{
+    *c = (struct piece_cursor){.piece = piece};
+}
+
+bool piece_cursor_next(struct piece_cursor *c, uint32_t *ret_slot, uint32_t *ret_rank)
+{
+    const struct log_piece *piece = c->piece;
+    if (c->n >= piece->count)
+        return false;
+    uint32_t slot;
+    if (piece->bitmap) {
+        slot = c->slot;
+        uint64_t word = piece->bitmap[slot / 64] >> (slot % 64);
+        while (!word) {
+            slot = (slot | 63) + 1;
+            word = piece->bitmap[slot / 64];
+        }
+        slot += __builtin_ctzll(word);
+        c->slot = slot + 1;
+    } else {
+        slot = piece->list ? piece->list[c->n] : c->n;
+    }
+    *ret_slot = slot;
+    *ret_rank = c->n++;
+    return true;
+}
+
+/* ---- looking up ----------------------------------------------------------------------------------- */
+
+/* The piece and the file's slot for a slot of a segment. */
+static struct log_piece *find_slot(const struct log *log, uint64_t address, uint32_t *ret_slot)
+{
+    struct log_segment *segment = segment_find(log, address_segment(address));
+    uint32_t slot = address_slot(address);
+    if (!segment || address_log(address) != log->number)
+        return NULL;
+    for (uint32_t i = segment->n_pieces; i-- > 0;) {
+        struct log_piece *piece = segment->pieces[i];
+        if (slot < piece->first || slot >= piece->end)
+            continue;
+        int32_t rank = piece_rank(piece, slot);
+        if (rank < 0)
+            continue;
+        *ret_slot = piece->base + rank;
+        return piece;
+    }
+    return NULL;
+}
+
+int log_locate(struct log *log, uint64_t address, struct log_file **ret_file,
+               uint64_t *ret_offset_bytes)
+{
+    uint32_t slot;
+    struct log_piece *piece = find_slot(log, address, &slot);
+    if (!piece)
+        return ERR_DAMAGED;
+    *ret_file = piece->file;
+    *ret_offset_bytes = (uint64_t)slot << piece->file->shift;
+    return 0;
+}
+
+static void count_live(struct log *log, struct log_file *file, int32_t change)
+{
+    file->n_live += change;
+    if (file->shift == DATA_SHIFT)
+        log->data_slots += change;
+    else
+        log->table_slots += change;
+}
+
+void log_set_live(struct log *log, uint64_t address, uint32_t n_slots)
+{
+    uint32_t slot;
+    struct log_piece *piece = find_slot(log, address, &slot);
+    assert(piece && slot + n_slots <= file_slots(piece->file));
+    file_touch(log, piece->file);
+    for (uint32_t i = slot; i < slot + n_slots; i++) {
+        assert(!bit_get(piece->file->live, i));
+        piece->file->live[i / 64] |= 1ULL << (i % 64);
+    }
+    count_live(log, piece->file, n_slots);
+}
+
+void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots)
+{
+    uint32_t slot;
+    struct log_piece *piece = find_slot(log, address, &slot);
+    /* A damaged table may name slots that do not live; the books are kept right by leaving them. */
+    if (!piece || slot + n_slots > file_slots(piece->file))
+        return;
+    struct log_file *file = piece->file;
+    file_touch(log, file);
+    uint32_t n = 0;
+    for (uint32_t i = slot; i < slot + n_slots; i++) {
+        n += bit_get(file->live, i);
+        file->live[i / 64] &= ~(1ULL << (i % 64));
+    }
+    count_live(log, file, -(int32_t)n);
+    if (file->n_live == 0)
+        file_check_dead(log, file);
+}
+
+/* ---- the life of a file ---------------------------------------------------------------------------- */
+
+struct create_req {
+    struct storage_req req;
+    struct log *log;
+    struct log_file *file;
+};
+
+static void created(struct storage_req *req, int res)
+{
+    struct create_req *c = container_of(req, struct create_req, req);
+    struct log *log = c->log;
+    log->n_creating--;
+    if (res == 0) {
+        c->file->state = FILE_FREE;
+        list_push_front(&log->free, &c->file->link); /* used first: already zeroed */
+        log->n_free++;
+        log->stats.files_created++;
+        log->client->room(log->client);
+    } else {
+        /* Not a failure of the log: the medium has no more to give, so the store is this large. */
+        c->file->state = FILE_ABSENT;
+        log->n_files--;
+        log->creation_failed = true;
+    }
+    free(c);
+}
+
+static void create_file(struct log *log, bool zero)
+{
+    for (uint32_t number = 0; number < log->max_files; number++) {
+        if (log->files[number] && log->files[number]->state != FILE_ABSENT)
+            continue;
+        struct log_file *file = file_get(log, number);
+        struct create_req *c = calloc(1, sizeof(*c));
+        if (!file || !c) {
+            free(c);
+            return;
+        }
+        file->state = FILE_CREATING;
+        log->n_files++;
+        log->n_creating++;
+        *c = (struct create_req){.log = log, .file = file};
+        c->req = (struct storage_req){.done = created,
+                                      .op = STORAGE_CREATE,
+                                      .file = number,
+                                      .length_bytes = FILE_BYTES,
+                                      .zero = zero};
+        log->storage->submit(log->storage, &c->req);
+        return;
+    }
+}
+
+/* Free files that the data stream and the table stream will want soon. */
+#define FILES_AHEAD 2
+
+void log_prepare(struct log *log)
+{
+    if (log->error)
+        return;
+    /* Zeroed files cost their size in writes once, but spare each sync into them a journal commit
+     * of the file system: worth it when there are many syncs. */
+    bool zero = log->flushes_here > 64;
+    while (!log->creation_failed && log->n_creating < FILES_AHEAD &&
+           log->n_files < log->max_files &&
+           log->n_free + log->n_creating < log->reserve_files + FILES_AHEAD)
+        create_file(log, zero);
+
+    if (!log->table.spare)
+        log->table.spare = file_take(log, false);
+    if (!log->next_data_file && log->data_file) {
+        struct log_file *next = file_take(log, true);
+        if (next) {
+            log->next_data_file = next;
+            log->client->room(log->client);
+        }
+    }
+}
+
+struct log_file *file_take(struct log *log, bool for_data)
+{
+    /* Data leaves two files to tables and cleaning, and the rest of the reserve in files that are
+     * free or will be at the next checkpoint. */
+    if (list_empty(&log->free) ||
+        (for_data && (log->n_free <= 2 || log->n_free + log->n_dead <= log->reserve_files)))
+        return NULL;
+    struct log_file *file = container_of(list_pop_front(&log->free), struct log_file, link);
+    log->n_free--;
+    log->stats.files_reused++;
+    return file;
+}
+
+struct header_write {
+    struct storage_req req;
+    struct iovec iov;
+    struct log *log;
+    struct log_file *file;
+};
+
+static void header_written(struct storage_req *req, int res)
+{
+    struct header_write *w = container_of(req, struct header_write, req);
+    w->file->writers--;
+    if (res < 0)
+        log_fail(w->log, res, "writing the header of a log file");
+    file_mark_unsynced(w->log, w->file);
+    free(w->iov.iov_base);
+    free(w);
+}
+
+static int write_header(struct log *log, struct log_file *file, uint32_t first_segment)
+{
+    struct header_write *w = calloc(1, sizeof(*w));
+    struct file_header *header = aligned_alloc(STORAGE_ALIGN_BYTES, sizeof(*header));
+    if (!w || !header) {
+        free(w);
+        free(header);
+        return -ENOMEM;
+    }
+    memset(header, 0, sizeof(*header));
+    header->magic = FILE_MAGIC;
+    memcpy(header->uuid, log->uuid, sizeof(header->uuid));
+    header->incarnation = log->incarnation;
+    header->fill = log->next_fill++;
+    header->file = file->number;
+    header->kind = file->kind;
+    header->shift = file->shift;
+    header->first_segment = first_segment;
+    header->crc = crc32c(0, header, sizeof(*header));
+    *w = (struct header_write){.log = log, .file = file, .iov = {header, sizeof(*header)}};
+    w->req = (struct storage_req){.done = header_written,
+                                  .op = STORAGE_WRITE,
+                                  .file = file->number,
+                                  .length_bytes = sizeof(*header),
+                                  .iov = &w->iov,
+                                  .n_iov = 1};
+    file->writers++;
+    log->storage->submit(log->storage, &w->req);
+    return 0;
+}
+
+int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint32_t first_segment)
+{
+    file->kind = kind;
+    if (kind != FILE_KIND_PACKED)
+        file->shift = kind == FILE_KIND_DATA ? DATA_SHIFT : TABLE_SHIFT;
+    file->state = FILE_OPEN;
+    file->used_slots = BLOCK_BYTES >> file->shift;
+    file->n_live = 0;
+    file->footer_block = file->footer_bytes = file->footer_crc = 0;
+    file->sealed_batch = 0;
+    file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
+    if (!file->live)
+        return -ENOMEM;
+    if (kind != FILE_KIND_PACKED) {
+        uint32_t slots = kind == FILE_KIND_DATA ? DATA_SEGMENT_SLOTS : TABLE_SEGMENT_SLOTS;
+        for (uint32_t i = 0; i < file_slots(file) / slots; i++)
+            if (!piece_add(log, file, first_segment + i, 0, 0, slots, i * slots, slots))
+                return -ENOMEM;
+    }
+    return write_header(log, file, first_segment);
+}
+
+void file_seal(struct log *log, struct log_file *file)
+{
+    assert(file->state == FILE_OPEN);
+    file->state = FILE_SEALED;
+    file_check_dead(log, file);
+}
+
+/* A sealed file in which nothing lives, and nothing will: its batches are all applied. */
+void file_check_dead(struct log *log, struct log_file *file)
+{
+    if (file->state != FILE_SEALED || file->n_live || file->cleaning || log->hold ||
+        file->sealed_batch > log->applied_seq)
+        return;
+    file_touch(log, file);
+    while (!list_empty(&file->pieces))
+        piece_free(log, container_of(file->pieces.next, struct log_piece, link));
+    file->state = FILE_DEAD;
+    /* The checkpoint that runs now began when it was still alive. */
+    file->release_seq = log->checkpoint_seq + (log->checkpoint_running ? 2 : 1);
+    list_push_back(&log->dead, &file->link);
+    log->n_dead++;
+}
+
+void log_hold(struct log *log, bool hold)
+{
+    log->hold = hold;
+    for (uint32_t i = 0; !hold && i < log->max_files; i++)
+        if (log->files[i])
+            file_check_dead(log, log->files[i]);
+}
+
+static void release(struct log *log, struct log_file *file)
+{
+    list_del(&file->link);
+    log->n_dead--;
+    free(file->live);
+    file->live = NULL;
+    file->state = FILE_FREE;
+    file->unsynced = false;
+    list_del(&file->sync_link);
+    list_push_back(&log->free, &file->link);
+    log->n_free++;
+}
+
+void log_checkpoint_done(struct log *log, uint64_t seq)
+{
+    log->checkpoint_seq = seq;
+    log->checkpoint_running = 0;
+    log->map_body = NULL;
+    log->creation_failed = false; /* somebody may have made room since */
+    bool any = false;
+    list_for_each_safe(l, &log->dead) {
+        struct log_file *file = container_of(l, struct log_file, link);
+        if (file->release_seq > seq || file->readers || file->writers || log->hold)
+            continue;
+        release(log, file);
+        any = true;
+    }
+    if (any)
+        log->client->room(log->client);
+}
+
+/* How many files there may be: by the capacity, or all that the file system has (what the store takes
+ * already and what is free, less 5 %); and never fewer than there are. */
+static int find_capacity(struct log *log, uint64_t capacity)
+{
+    struct storage *storage = log->storage;
+    int n = storage->list(storage, NULL, 0);
+    if (n < 0)
+        return n;
+    uint32_t *numbers = calloc(n + 1, sizeof(*numbers));
+    if (!numbers)
+        return -ENOMEM;
+    n = storage->list(storage, numbers, n);
+    if (!capacity)
+        capacity = (uint64_t)n * FILE_BYTES + storage->free_bytes(storage) / 20 * 19;
+    uint64_t max_files = capacity / FILE_BYTES;
+    for (int i = 0; i < n; i++)
+        if (numbers[i] >= max_files)
+            max_files = (uint64_t)numbers[i] + 1;
+    free(numbers);
+    log->max_files = max_files > UINT32_MAX / 64 ? UINT32_MAX / 64 : (uint32_t)max_files;
+    return n < 0 ? n : 0;
+}
+
+/* ---- life of the log -------------------------------------------------------------------------------- */
+
+int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
+               struct log **ret)
+{
+    struct log *log = calloc(1, sizeof(*log));
+    if (!log)
+        return -ENOMEM;
+    log->storage = storage;
+    log->client = client;
+    memcpy(log->uuid, super->uuid, sizeof(log->uuid));
+    log->number = super->log;
+    list_init(&log->free);
+    list_init(&log->dead);
+    list_init(&log->inflight);
+    list_init(&log->sync_waiters);
+    list_init(&log->unsynced);
+    list_init(&log->table.bufs);
+    log->table.buf_seq = 1;
+
+    int code = find_capacity(log, super->capacity_bytes);
+    if (code < 0) {
+        free(log);
+        return code;
+    }
+    log->reserve_files = log->max_files / 50;
+    if (log->reserve_files < 4)
+        log->reserve_files = 4;
+    log->files = calloc(log->max_files ? log->max_files : 1, sizeof(*log->files));
+    if (!log->files || cleaner_create(log) < 0) {
+        free(log->files);
+        free(log);
+        return -ENOMEM;
+    }
+    *ret = log;
+    return 0;
+}
+
+void log_free(struct log *log)
+{
+    if (!log)
+        return;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        struct log_file *file = log->files[i];
+        if (!file)
+            continue;
+        while (!list_empty(&file->pieces))
+            piece_free(log, container_of(file->pieces.next, struct log_piece, link));
+        free(file->live);
+        free(file);
+    }
+    for (uint32_t i = 0; i < log->n_segment_dirs; i++)
+        free(log->segments[i]);
+    free(log->segments);
+    free(log->files);
+    for (uint32_t i = 0; i < log->n_spare_batches; i++) {
+        free(log->spare_batches[i]->buf);
+        free(log->spare_batches[i]->items);
+        free(log->spare_batches[i]);
+    }
+    free(log->table.buf);
+    cleaner_free(log);
+    free(log);
+}
+
+void log_fail(struct log *log, int error, const char *what)
+{
+    if (log->error)
+        return;
+    log->error = error;
+    log->client->failed(log->client, error, what);
+}
+
+uint64_t log_limit_pages(const struct log *log)
+{
+    /* The files that data may fill, less one in twenty: cleaning a store fuller than that would
+     * move twenty pages to gain one. */
+    uint64_t files = log->creation_failed ? log->n_files : log->max_files;
+    uint64_t usable = files > log->reserve_files ? files - log->reserve_files : 0;
+    return usable * (DATA_SEGMENT_SLOTS - 1) / 20 * 19;
+}
+
+uint64_t log_room_pages(const struct log *log)
+{
+    uint64_t used = log->data_slots + (log->table_slots >> (DATA_SHIFT - TABLE_SHIFT));
+    uint64_t limit = log_limit_pages(log);
+    return used < limit ? limit - used : 0;
+}

@@ -1,0 +1,44 @@
+/* log-internal.h - between the files of src/log. The store's thread only. */
+#ifndef VARVE_LOG_LOG_INTERNAL_H
+#define VARVE_LOG_LOG_INTERNAL_H
+
+#include "log/log.h"
+
+/* files.c */
+struct log_file *file_get(struct log *log, uint32_t number);   /* makes the struct; NULL: no memory */
+struct log_file *file_take(struct log *log, bool for_data);    /* off the free list; NULL: none */
+int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint32_t first_segment);
+void file_seal(struct log *log, struct log_file *file);
+void file_touch(struct log *log, struct log_file *file);       /* before its record changes */
+void file_check_dead(struct log *log, struct log_file *file);
+uint32_t file_slots(const struct log_file *file);
+struct log_segment *segment_find(const struct log *log, uint32_t number);
+struct log_piece *piece_add(struct log *log, struct log_file *file, uint32_t segment,
+                            uint32_t generation, uint32_t first, uint32_t end, uint32_t base,
+                            uint32_t count);
+void piece_free(struct log *log, struct log_piece *piece);
+int piece_set_present(struct log_piece *piece, const uint16_t *slots); /* count of them, less first */
+/* Position of a slot among the present ones, or -1. */
+int32_t piece_rank(const struct log_piece *piece, uint32_t slot);
+/* The n-th present slot, less first: walks when given in rising order with a cursor. */
+struct piece_cursor {
+    const struct log_piece *piece;
+    uint32_t n;    /* next rank */
+    uint32_t slot; /* of rank n, less first */
+};
+void piece_cursor_init(struct piece_cursor *c, const struct log_piece *piece);
+bool piece_cursor_next(struct piece_cursor *c, uint32_t *ret_slot, uint32_t *ret_rank);
+
+static inline bool bit_get(const uint64_t *bits, uint32_t at)
+{
+    return bits[at / 64] >> (at % 64) & 1;
+}
+
+/* append.c */
+void file_mark_unsynced(struct log *log, struct log_file *file); /* a write of it is complete */
+uint32_t batch_crc(const struct batch_header *header, const uint8_t *block);
+
+/* clean.c */
+bool cleaner_wants_urgently(const struct log *log);
+
+#endif

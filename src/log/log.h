@@ -1,0 +1,336 @@
+/* log.h - the log of a store: files, segments, batches, nodes, cleaning. The store's thread only.
+ *
+ * The log keeps pages and table nodes and finds them again by address; what they mean is the image
+ * layer's. It counts what lives (a bit for each slot of each file), gives files back when nothing in
+ * them lives, and moves what lives out of files where little does.
+ *
+ * Invariants:
+ *  1. Batches are applied (log_client.applied) in the order of their seq, each after it and all
+ *     before it are complete on the medium. Nobody is told of a batch before that.
+ *  2. A file is used again only after a checkpoint that began when nothing in it lived (or all that
+ *     lived had moved) is durable, and no read of it is in flight.
+ *  3. A file that a crash left unfinished is never appended to.
+ *  4. After a failed write or sync, log->error is set and stays: no batch, node or checkpoint is
+ *     written any more; reads go on.
+ *  5. Data may not take the last reserve_files free files; table nodes and cleaning may. */
+#ifndef VARVE_LOG_LOG_H
+#define VARVE_LOG_LOG_H
+
+#include "base/list.h"
+#include "base/waiter.h"
+#include "log/address.h"
+#include "log/log_format.h"
+#include "log/storage.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct log;
+
+/* ---- files and segments ---------------------------------------------------------------------- */
+
+enum file_state {
+    FILE_ABSENT,   /* may be created */
+    FILE_CREATING,
+    FILE_FREE,     /* exists, holds nothing */
+    FILE_OPEN,     /* being appended to */
+    FILE_SEALED,
+    FILE_DEAD,     /* nothing lives; free after checkpoint release_seq */
+};
+
+struct log_file {
+    uint32_t number;
+    uint8_t state; /* enum file_state */
+    uint8_t kind;  /* enum file_kind */
+    uint8_t shift;
+    bool unsynced;      /* holds completed writes that no sync covers yet */
+    bool map_pending;   /* its record of the running checkpoint is still to be taken */
+    bool cleaning;      /* the cleaner is reading it */
+    uint32_t used_slots;
+    uint32_t n_live;    /* slots */
+    uint32_t readers;   /* reads in flight */
+    uint32_t writers;   /* writes in flight */
+    uint64_t release_seq;
+    uint64_t sealed_batch; /* last batch in a data file; it is applied when the file may be cleaned */
+    uint32_t footer_block, footer_bytes, footer_crc;
+    uint64_t *live;     /* a bit a slot */
+    struct list pieces; /* struct log_piece, by base */
+    struct list link;   /* in log->free or log->dead */
+    struct list sync_link; /* in log->unsynced while unsynced */
+    uint32_t syncing;   /* syncs in flight */
+    size_t map_offset;  /* in the running checkpoint's body */
+};
+
+struct log_segment;
+
+struct log_piece {
+    struct list link; /* in its file */
+    struct log_file *file;
+    struct log_segment *segment;
+    uint32_t generation;
+    uint32_t first, end; /* slots of the segment */
+    uint32_t base, count;
+    uint64_t *bitmap; /* present slots, or */
+    uint16_t *rank;   /* with bitmap: present before each eighth word */
+    uint16_t *list;   /* present slots less first, or both NULL: all */
+};
+
+#define SEGMENT_MAX_PIECES 64
+
+struct log_segment {
+    uint32_t number;
+    uint32_t n_pieces;
+    struct log_piece **pieces; /* by first */
+};
+
+/* ---- batches ----------------------------------------------------------------------------------- */
+
+/* A page run or change in a batch, for the image layer to apply. */
+struct batch_item {
+    uint8_t kind;     /* enum record_kind */
+    uint16_t count;   /* pages */
+    uint16_t index;   /* first entry in the node */
+    uint32_t slot;    /* first slot, WRITE */
+    uint32_t disk;
+    uint32_t crc_at;  /* WRITE: offset of the checksums in the batch's block */
+    uint64_t page;
+    void *node;       /* the pinned leaf */
+    void *owner;      /* the request that waits for it; told once for each item */
+};
+
+struct batch {
+    struct list link; /* in log->inflight */
+    struct log *log;
+    uint64_t seq;
+    struct log_file *file;
+    uint32_t segment, slot;
+    uint32_t max_pages, n_pages, records_bytes;
+    uint32_t n_items, max_items;
+    bool complete;
+    uint8_t *buf; /* header block, then pages */
+    struct batch_item *items;
+    struct storage_req req;
+    struct iovec iov;
+};
+
+/* ---- what the image layer does for the log ----------------------------------------------------- */
+
+struct log_client {
+    /* A batch is complete: apply its items and tell their owners; error: it failed. */
+    void (*applied)(struct log_client *client, struct batch *batch, int error);
+    /* There may be room for batches again. */
+    void (*room)(struct log_client *client);
+    /* The log became read-only. */
+    void (*failed)(struct log_client *client, int error, const char *what);
+};
+
+struct log_stats {
+    uint64_t batches, batch_pages, batch_bytes, table_bytes, clean_bytes_read, clean_bytes_written,
+        clean_read_errors;
+    uint64_t syncs, files_created, files_reused, files_cleaned, checkpoint_bytes, room_waits;
+};
+
+/* A table node on its way to a table file. */
+struct table_stream {
+    struct log_file *file;
+    struct log_file *spare; /* FREE taken off the list, for the time when file is full */
+    uint32_t slot;          /* next in the file */
+    uint32_t first_segment;
+    uint8_t *buf;           /* being filled: slots from buf_slot on */
+    uint32_t buf_slot;
+    uint64_t buf_seq;       /* of the buffer being filled */
+    uint64_t done_seq;      /* all buffers up to here are on the medium (not: synced) */
+    uint32_t inflight;
+    struct list bufs;       /* in flight, in order */
+};
+
+struct cleaner;
+
+/* A place between two batches. */
+struct log_position {
+    uint32_t file, segment, slot;
+    uint64_t seq; /* of the last batch before it */
+};
+
+struct log {
+    struct storage *storage;
+    struct log_client *client;
+    uint8_t uuid[16];
+    uint16_t number;
+    int error; /* sticky */
+
+    uint64_t incarnation;
+    uint64_t next_fill;
+    uint32_t next_segment;
+
+    /* Files. */
+    struct log_file **files;
+    uint32_t max_files;      /* of capacity */
+    uint32_t n_files;        /* that exist or are being made */
+    uint32_t n_free;
+    uint32_t n_creating;
+    uint32_t reserve_files;
+    struct list free, dead;
+    uint32_t n_dead;
+    bool creation_failed;    /* the medium is full: max_files is what there is */
+    uint64_t data_slots;     /* live pages, by 4 KiB */
+    uint64_t table_slots;    /* live, by 64 bytes */
+
+    struct log_segment ***segments; /* [number >> 10][number & 1023] */
+    uint32_t n_segment_dirs;
+
+    /* The data stream. */
+    struct log_file *data_file, *next_data_file;
+    uint32_t data_segment, data_slot;
+    struct batch *open;      /* being filled */
+    struct list inflight;    /* batches written, not applied, by seq */
+    uint32_t n_inflight;
+    struct batch *spare_batches[16];
+    uint32_t n_spare_batches, n_batches;
+    uint64_t next_seq;       /* of the next batch to be opened */
+    uint64_t applied_seq, synced_seq;
+    uint64_t flushes_here;   /* since the data file was opened: many make the next one zeroed */
+    bool applying;
+
+    /* Syncs. */
+    struct list sync_waiters; /* by seq */
+    struct list unsynced;     /* files */
+    bool syncing;
+    uint64_t sync_target;
+
+    struct table_stream table;
+    struct cleaner *cleaner;
+
+    /* Checkpoints: seq of the last durable one and of the one being made (0: none). */
+    uint64_t checkpoint_seq, checkpoint_running;
+    bool checkpoint_wanted;  /* one waits to begin: no new victim */
+    uint64_t bytes_since_checkpoint;
+    bool hold;               /* a check walks a checkpoint: files and pieces stay as they are */
+    uint8_t *map_body;       /* of the running checkpoint */
+    size_t map_end;          /* bytes of it that are assigned */
+    uint32_t map_files;      /* records in it */
+    uint32_t map_next;       /* the next file to take */
+
+    struct log_stats stats;
+};
+
+/* ---- life ---------------------------------------------------------------------------------------- */
+
+/* An empty log for capacity_bytes (0: of what the medium has), no files known yet. client: borrowed. */
+int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
+               struct log **ret);
+/* Nothing may be in flight. */
+void log_free(struct log *log);
+
+/* Tell the log of a file of the checkpoint's map; *at is moved past the record, len is what is left.
+ * Returns 0, ERR_DAMAGED, -ENOMEM. Footers are read later by log_load_footers(). */
+int log_load_map_file(struct log *log, const uint8_t **at, size_t *len);
+/* Read the footers of PACKED files: their pieces' present slots. Blocks; start-up only. */
+int log_load_footers(struct log *log);
+/* All files of the map and of the tail are known: what else the medium has is free. */
+int log_load_free(struct log *log);
+/* After recovery: take up writing with fresh segments. */
+void log_start(struct log *log);
+
+/* ---- looking up ---------------------------------------------------------------------------------- */
+
+/* Where the slots at address are: file, and offset in it. ERR_DAMAGED when there is no such slot. */
+int log_locate(struct log *log, uint64_t address, struct log_file **ret_file,
+               uint64_t *ret_offset_bytes);
+
+/* Mark slots as living, or as dead. Dead ones were living. */
+void log_set_live(struct log *log, uint64_t address, uint32_t n_slots);
+void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots);
+
+/* ---- appending pages --------------------------------------------------------------------------- */
+
+/* The batch that takes the next items, with room for at least one page and a record of
+ * record_bytes. NULL: no room now (client->room() is called when there is) or log->error. */
+struct batch *log_batch(struct log *log, uint32_t record_bytes);
+
+/* Add count pages (copied and checksummed) as a WRITE record; count at most batch_room_pages(). */
+struct batch_item *batch_add_write(struct log *log, struct batch *batch, uint32_t disk,
+                                   uint64_t page, uint32_t count, const void *src);
+/* Add a TRIM or ZERO record; or a CHANGE of bytes. */
+struct batch_item *batch_add_range(struct batch *batch, enum record_kind kind, uint32_t disk,
+                                   uint64_t page, uint32_t count);
+struct batch_item *batch_add_change(struct batch *batch, const void *bytes, uint32_t len);
+uint32_t batch_room_pages(const struct batch *batch);
+
+/* Send the open batch if it is time. Called once a turn. */
+void log_dispatch(struct log *log);
+/* Start a sync if somebody waits for one. Called once a turn. */
+void log_kick_sync(struct log *log);
+
+/* Wake waiter when all batches up to waiter->seq are durable. */
+void log_sync(struct log *log, struct waiter *waiter);
+/* The last batch that anything was added to. */
+uint64_t log_last_seq(const struct log *log);
+
+/* Fill the pools: free files made ahead. Called once a turn. */
+void log_prepare(struct log *log);
+
+/* ---- appending nodes ----------------------------------------------------------------------------- */
+
+/* Whether n_bytes of nodes can be appended now, however many buffers that takes. */
+bool log_table_room(const struct log *log);
+/* Append len bytes (a multiple of 64). Out: its address and the buffer it went into: it may be read
+ * from the medium when log->table.done_seq has reached that. 0 or -ENOSPC, -ENOMEM. */
+int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *ret_address,
+                     uint64_t *ret_buf_seq);
+/* Send the last, partly filled buffer. */
+void log_table_flush(struct log *log);
+
+/* ---- checkpoints of the map ---------------------------------------------------------------------- */
+
+/* The size that the map takes in a checkpoint that begins now, at most. */
+size_t log_map_size(const struct log *log, uint32_t *ret_files);
+/* Begin: body has log_map_size() bytes. From now on a file's record is taken before it changes. */
+void log_map_begin(struct log *log, uint8_t *body);
+/* Take up to n_files more records; true when all but those of table files are taken. */
+bool log_map_step(struct log *log, uint32_t n_files);
+/* Take what is left, at the end of the checkpoint's nodes. Returns the bytes used. */
+size_t log_map_finish(struct log *log, uint32_t *ret_files);
+/* Sync all that the checkpoint needs: done through waiter. */
+void log_sync_all(struct log *log, struct waiter *waiter);
+/* The checkpoint is durable: what died before it began is free. */
+void log_checkpoint_done(struct log *log, uint64_t seq);
+
+/* Keep all files and pieces where they are: no cleaning, nothing is released. */
+void log_hold(struct log *log, bool hold);
+/* What is held back is needed: whoever holds should let go. */
+bool log_is_short(const struct log *log);
+
+/* ---- cleaning -------------------------------------------------------------------------------------- */
+
+/* Do some cleaning if there is need and nothing forbids it. Called once a turn. */
+void cleaner_step(struct log *log);
+/* No victim is being moved, so that a checkpoint may begin; its footers must follow then. */
+bool cleaner_is_between(const struct log *log);
+void cleaner_write_footers(struct log *log);
+bool cleaner_footers_done(const struct log *log);
+bool cleaner_is_idle(const struct log *log);
+bool cleaner_has_work(const struct log *log);
+int cleaner_create(struct log *log);
+void cleaner_free(struct log *log);
+
+/* Pages that may still be written before the store counts as full. */
+uint64_t log_room_pages(const struct log *log);
+uint64_t log_limit_pages(const struct log *log);
+
+/* Stop writing: report to the client once. */
+void log_fail(struct log *log, int error, const char *what);
+
+/* ---- recovery -------------------------------------------------------------------------------------- */
+
+/* Where the batch after the last applied one stands or will stand. */
+int log_position_now(struct log *log, struct log_position *ret);
+
+/* Read the batches after position and give them to apply() in order, up to the first that is
+ * missing; then count the files they stand in as sealed. Blocks; start-up only.
+ * Returns 0, ERR_DAMAGED (a batch that was durable is missing), or what apply() or a read said. */
+int log_replay(struct log *log, const struct log_position *position,
+               int (*apply)(void *arg, const struct batch_header *header, const uint8_t *block),
+               void *arg, uint64_t *ret_batches, uint64_t *ret_bytes);
+
+#endif

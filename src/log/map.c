@@ -1,0 +1,319 @@
+/* map.c - the segment map in a checkpoint: which file holds which slots, and which of them live.
+ *
+ * A checkpoint's map is the map at its beginning (its cut), though it is written later: file_touch()
+ * takes a file's record just before the file first changes. Table files are the exception: the nodes
+ * that the checkpoint itself writes and replaces change them, and nothing else does meanwhile, so
+ * their records are taken at its end. */
+#include "base/cleanup.h"
+#include "base/crc.h"
+#include "base/err.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static size_t live_bytes(uint32_t slots)
+{
+    return (size_t)(slots + 63) / 64 * 8;
+}
+
+static bool in_map(const struct log_file *file)
+{
+    return file && (file->state == FILE_OPEN || file->state == FILE_SEALED);
+}
+
+static bool taken_at_end(const struct log_file *file)
+{
+    return file->shift == TABLE_SHIFT;
+}
+
+static uint32_t count_pieces(const struct log_file *file)
+{
+    uint32_t n = 0;
+    list_for_each(l, &file->pieces) n++;
+    return n;
+}
+
+static size_t record_size(const struct log_file *file)
+{
+    return sizeof(struct map_file) + count_pieces(file) * sizeof(struct map_piece) +
+           live_bytes(file->used_slots);
+}
+
+/* Fresh table files that a checkpoint may fill before it ends. */
+#define MAX_NEW_TABLE_FILES 64
+
+size_t log_map_size(const struct log *log, uint32_t *ret_files)
+{
+    size_t table_record = sizeof(struct map_file) + 8 * sizeof(struct map_piece) +
+                          live_bytes(FILE_BYTES >> TABLE_SHIFT);
+    size_t size = MAX_NEW_TABLE_FILES * table_record;
+    uint32_t files = 0;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (!in_map(file))
+            continue;
+        size += record_size(file) + (taken_at_end(file) ? table_record : 0);
+        files++;
+    }
+    *ret_files = files;
+    return size;
+}
+
+static size_t take_record(const struct log_file *file, uint8_t *at)
+{
+    uint8_t *start = at;
+    struct map_file *record = (struct map_file *)at;
+    *record = (struct map_file){.file = file->number,
+                                .kind = file->kind,
+                                .shift = file->shift,
+                                .used_slots = file->used_slots,
+                                .footer_block = file->footer_block,
+                                .footer_bytes = file->footer_bytes,
+                                .footer_crc = file->footer_crc};
+    at += sizeof(*record);
+    list_for_each(l, &file->pieces) {
+        const struct log_piece *piece = container_of(l, struct log_piece, link);
+        struct map_piece *mp = (struct map_piece *)at;
+        *mp = (struct map_piece){piece->segment->number, piece->generation, piece->first,
+                                 piece->end, piece->base, piece->count};
+        at += sizeof(*mp);
+        record->n_pieces++;
+    }
+    memcpy(at, file->live, live_bytes(file->used_slots));
+    return at + live_bytes(file->used_slots) - start;
+}
+
+void log_map_begin(struct log *log, uint8_t *body)
+{
+    size_t at = 0;
+    log->map_body = body;
+    log->map_files = 0;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        struct log_file *file = log->files[i];
+        if (!in_map(file) || taken_at_end(file))
+            continue;
+        file->map_pending = true;
+        file->map_offset = at;
+        at += record_size(file);
+        log->map_files++;
+    }
+    log->map_end = at;
+    log->map_next = 0;
+}
+
+void file_touch(struct log *log, struct log_file *file)
+{
+    if (!file->map_pending)
+        return;
+    file->map_pending = false;
+    take_record(file, log->map_body + file->map_offset);
+}
+
+bool log_map_step(struct log *log, uint32_t n_files)
+{
+    while (log->map_next < log->max_files && n_files) {
+        struct log_file *file = log->files[log->map_next++];
+        if (!file || !file->map_pending)
+            continue;
+        file_touch(log, file);
+        n_files--;
+    }
+    return log->map_next == log->max_files;
+}
+
+size_t log_map_finish(struct log *log, uint32_t *ret_files)
+{
+    while (!log_map_step(log, 1024))
+        continue;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        struct log_file *file = log->files[i];
+        if (!in_map(file) || !taken_at_end(file))
+            continue;
+        log->map_end += take_record(file, log->map_body + log->map_end);
+        log->map_files++;
+    }
+    *ret_files = log->map_files;
+    return log->map_end;
+}
+
+/* ---- loading ------------------------------------------------------------------------------------------- */
+
+static const void *take(const uint8_t **at, size_t *len, size_t n)
+{
+    if (*len < n)
+        return NULL;
+    const uint8_t *p = *at;
+    *at += n;
+    *len -= n;
+    return p;
+}
+
+static int load_pieces(struct log *log, struct log_file *file, const struct map_file *record,
+                       const uint8_t **at, size_t *len)
+{
+    uint32_t base = 0;
+    for (uint32_t i = 0; i < record->n_pieces; i++) {
+        const struct map_piece *mp = take(at, len, sizeof(*mp));
+        if (!mp)
+            return ERR_DAMAGED;
+        uint32_t slots = file->shift == DATA_SHIFT ? DATA_SEGMENT_SLOTS : TABLE_SEGMENT_SLOTS;
+        if (mp->first >= mp->end || mp->end > slots || mp->count > mp->end - mp->first ||
+            mp->base < base || mp->count > file_slots(file) - mp->base ||
+            mp->segment >= UINT32_MAX - 64)
+            return ERR_DAMAGED;
+        base = mp->base + mp->count;
+        struct log_segment *segment = segment_find(log, mp->segment);
+        if (segment && segment->n_pieces >= SEGMENT_MAX_PIECES * 2)
+            return ERR_DAMAGED;
+        if (!piece_add(log, file, mp->segment, mp->generation, mp->first, mp->end, mp->base,
+                       mp->count))
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+int log_load_map_file(struct log *log, const uint8_t **at, size_t *len)
+{
+    const struct map_file *record = take(at, len, sizeof(*record));
+    if (!record || record->file >= log->max_files ||
+        (record->shift != DATA_SHIFT && record->shift != TABLE_SHIFT) ||
+        record->kind < FILE_KIND_DATA || record->kind > FILE_KIND_PACKED ||
+        record->used_slots > FILE_BYTES >> record->shift)
+        return ERR_DAMAGED;
+    struct log_file *file = file_get(log, record->file);
+    if (!file)
+        return -ENOMEM;
+    if (file->state != FILE_ABSENT)
+        return ERR_DAMAGED; /* twice in the map */
+    file->kind = record->kind;
+    file->shift = record->shift;
+    file->used_slots = record->used_slots;
+    file->footer_block = record->footer_block;
+    file->footer_bytes = record->footer_bytes;
+    file->footer_crc = record->footer_crc;
+    if (file->footer_block > FILE_BLOCKS || file->footer_bytes > FILE_BYTES ||
+        (uint64_t)file->footer_block * BLOCK_BYTES + file->footer_bytes > FILE_BYTES)
+        return ERR_DAMAGED;
+    file->state = FILE_SEALED;
+    log->n_files++;
+    file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
+    if (!file->live)
+        return -ENOMEM;
+    int code = load_pieces(log, file, record, at, len);
+    if (code < 0)
+        return code;
+    const uint64_t *live = take(at, len, live_bytes(file->used_slots));
+    if (!live)
+        return ERR_DAMAGED;
+    memcpy(file->live, live, live_bytes(file->used_slots));
+    for (size_t i = 0; i < live_bytes(file->used_slots) / 8; i++)
+        file->n_live += __builtin_popcountll(file->live[i]);
+    if (file->shift == DATA_SHIFT)
+        log->data_slots += file->n_live;
+    else
+        log->table_slots += file->n_live;
+    return 0;
+}
+
+static int parse_footer(struct log_file *file, const uint8_t *at, size_t len)
+{
+    list_for_each(l, &file->pieces) {
+        struct log_piece *piece = container_of(l, struct log_piece, link);
+        const struct map_piece *mp = take(&at, &len, sizeof(*mp));
+        if (!mp || mp->segment != piece->segment->number || mp->first != piece->first ||
+            mp->end != piece->end || mp->count != piece->count)
+            return ERR_DAMAGED;
+        uint32_t range = piece->end - piece->first;
+        uint32_t words = (range + 63) / 64;
+        if (piece->count == range)
+            continue;
+        _cleanup_free_ uint16_t *slots = malloc((piece->count + 1) * sizeof(uint16_t));
+        if (!slots)
+            return -ENOMEM;
+        if (piece->count * 2 < words * 8) {
+            const uint16_t *list = take(&at, &len, (piece->count * 2 + 7) & ~7u);
+            if (!list)
+                return ERR_DAMAGED;
+            memcpy(slots, list, piece->count * sizeof(uint16_t));
+        } else {
+            const uint64_t *bits = take(&at, &len, (size_t)words * 8);
+            uint32_t n = 0;
+            for (uint32_t i = 0; bits && i < range && n <= piece->count; i++)
+                if (bit_get(bits, i))
+                    slots[n++] = i;
+            if (n != piece->count)
+                return ERR_DAMAGED;
+        }
+        for (uint32_t i = 0; i < piece->count; i++)
+            if (slots[i] >= range || (i && slots[i] <= slots[i - 1]))
+                return ERR_DAMAGED;
+        int code = piece_set_present(piece, slots);
+        if (code < 0)
+            return code;
+    }
+    return 0;
+}
+
+static int load_footer(struct log *log, struct log_file *file)
+{
+    size_t bytes = (file->footer_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    if (!bytes)
+        return ERR_DAMAGED;
+    _cleanup_free_ uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, bytes);
+    if (!buf)
+        return -ENOMEM;
+    struct iovec iov = {buf, bytes};
+    struct storage_req req = {.op = STORAGE_READ,
+                              .file = file->number,
+                              .offset_bytes = (uint64_t)file->footer_block * BLOCK_BYTES,
+                              .length_bytes = bytes,
+                              .iov = &iov,
+                              .n_iov = 1};
+    int res = storage_run(log->storage, &req);
+    if (res < 0)
+        return res;
+    if ((size_t)res != bytes || crc32c(0, buf, file->footer_bytes) != file->footer_crc)
+        return ERR_DAMAGED;
+    return parse_footer(file, buf, file->footer_bytes);
+}
+
+int log_load_footers(struct log *log)
+{
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        struct log_file *file = log->files[i];
+        if (!file || file->state != FILE_SEALED || file->kind != FILE_KIND_PACKED)
+            continue;
+        int code = load_footer(log, file);
+        if (code < 0)
+            return code;
+    }
+    return 0;
+}
+
+int log_load_free(struct log *log)
+{
+    int n = log->storage->list(log->storage, NULL, 0);
+    if (n < 0)
+        return n;
+    _cleanup_free_ uint32_t *numbers = calloc(n + 1, sizeof(*numbers));
+    if (!numbers)
+        return -ENOMEM;
+    n = log->storage->list(log->storage, numbers, n);
+    for (int i = 0; i < n; i++) {
+        struct log_file *file = file_get(log, numbers[i]);
+        if (!file)
+            return -ENOMEM;
+        if (file->state != FILE_ABSENT)
+            continue;
+        file->state = FILE_FREE;
+        list_push_back(&log->free, &file->link);
+        log->n_free++;
+        log->n_files++;
+    }
+    for (uint32_t i = 0; i < log->max_files; i++)
+        if (log->files[i])
+            file_check_dead(log, log->files[i]);
+    return n < 0 ? n : 0;
+}

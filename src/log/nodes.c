@@ -1,0 +1,151 @@
+/* nodes.c - the table stream: nodes packed into table files, 64 bytes at a time.
+ *
+ * Nodes carry no frame of their own: the pointer to a node says where it is, how long, and what its
+ * checksum is. What was appended since the last checkpoint is nobody's until the next one is durable,
+ * so a crash in between leaves nothing to repair; the file is then not appended to any more. */
+#include "base/cleanup.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BUF_BYTES  (256u << 10)
+#define BUF_SLOTS  (BUF_BYTES >> TABLE_SHIFT)
+#define SLOT_BYTES (1u << TABLE_SHIFT)
+#define FILE_SLOTS (FILE_BYTES >> TABLE_SHIFT)
+#define BLOCK_SLOTS (BLOCK_BYTES >> TABLE_SHIFT)
+#define SEGMENTS_PER_FILE (FILE_SLOTS / TABLE_SEGMENT_SLOTS)
+
+struct table_buf {
+    struct list link; /* in table.bufs, by seq */
+    struct log *log;
+    struct log_file *file;
+    uint64_t seq;
+    bool done;
+    struct storage_req req;
+    struct iovec iov;
+};
+
+static void buf_written(struct storage_req *req, int res)
+{
+    struct table_buf *buf = container_of(req, struct table_buf, req);
+    struct log *log = buf->log;
+    struct table_stream *t = &log->table;
+
+    buf->done = true;
+    buf->file->writers--;
+    t->inflight--;
+    file_mark_unsynced(log, buf->file);
+    if (res < 0)
+        log_fail(log, res, "writing page tables");
+    while (!list_empty(&t->bufs)) {
+        struct table_buf *head = container_of(t->bufs.next, struct table_buf, link);
+        if (!head->done)
+            break;
+        t->done_seq = head->seq;
+        list_del(&head->link);
+        free(head->iov.iov_base);
+        free(head);
+    }
+    log->client->room(log->client);
+}
+
+void log_table_flush(struct log *log)
+{
+    struct table_stream *t = &log->table;
+    if (!t->buf || t->slot == t->buf_slot)
+        return;
+    struct table_buf *buf = calloc(1, sizeof(*buf));
+    if (!buf) {
+        log_fail(log, -ENOMEM, "writing page tables");
+        return;
+    }
+    uint32_t end = (t->slot + BLOCK_SLOTS - 1) / BLOCK_SLOTS * BLOCK_SLOTS;
+    memset(t->buf + (size_t)(t->slot - t->buf_slot) * SLOT_BYTES, 0,
+           (size_t)(end - t->slot) * SLOT_BYTES);
+    buf->log = log;
+    buf->file = t->file;
+    buf->seq = t->buf_seq++;
+    buf->iov = (struct iovec){TAKE_PTR(t->buf), (size_t)(end - t->buf_slot) * SLOT_BYTES};
+    buf->req = (struct storage_req){.done = buf_written,
+                                    .op = STORAGE_WRITE,
+                                    .file = t->file->number,
+                                    .offset_bytes = (uint64_t)t->buf_slot * SLOT_BYTES,
+                                    .length_bytes = buf->iov.iov_len,
+                                    .iov = &buf->iov,
+                                    .n_iov = 1};
+    t->slot = t->buf_slot = end;
+    t->file->used_slots = end;
+    t->file->writers++;
+    t->inflight++;
+    list_push_back(&t->bufs, &buf->link);
+    log->stats.table_bytes += buf->iov.iov_len;
+    log->storage->submit(log->storage, &buf->req);
+}
+
+bool log_table_room(const struct log *log)
+{
+    const struct table_stream *t = &log->table;
+    return t->spare || (t->file && FILE_SLOTS - t->slot > FILE_SLOTS / 2);
+}
+
+static int next_file(struct log *log)
+{
+    struct table_stream *t = &log->table;
+    if (!t->spare)
+        t->spare = file_take(log, false);
+    if (!t->spare)
+        return -ENOSPC;
+    if (t->file) {
+        log_table_flush(log);
+        file_seal(log, t->file);
+    }
+    t->file = TAKE_PTR(t->spare);
+    t->first_segment = log->next_segment;
+    log->next_segment += SEGMENTS_PER_FILE;
+    t->slot = t->buf_slot = BLOCK_SLOTS;
+    return file_open(log, t->file, FILE_KIND_TABLE, t->first_segment);
+}
+
+/* Make the next n slots stand in one segment and in a buffer that has been started. */
+static int make_room(struct log *log, uint32_t n)
+{
+    struct table_stream *t = &log->table;
+    uint32_t in_segment = t->slot % TABLE_SEGMENT_SLOTS;
+    if (!t->file || t->slot + n > FILE_SLOTS) {
+        int code = next_file(log);
+        if (code < 0)
+            return code;
+    } else if (in_segment + n > TABLE_SEGMENT_SLOTS) {
+        log_table_flush(log);
+        t->slot = t->buf_slot =
+            (t->slot + TABLE_SEGMENT_SLOTS - 1) / TABLE_SEGMENT_SLOTS * TABLE_SEGMENT_SLOTS;
+        if (t->slot + n > FILE_SLOTS)
+            return make_room(log, n);
+    }
+    if (t->buf && t->slot - t->buf_slot + n > BUF_SLOTS)
+        log_table_flush(log);
+    if (!t->buf)
+        t->buf = aligned_alloc(STORAGE_ALIGN_BYTES, BUF_BYTES);
+    return t->buf ? 0 : -ENOMEM;
+}
+
+int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *ret_address,
+                     uint64_t *ret_buf_seq)
+{
+    struct table_stream *t = &log->table;
+    uint32_t n = len >> TABLE_SHIFT;
+    assert(len % SLOT_BYTES == 0 && n && n <= BUF_SLOTS);
+    int code = make_room(log, n);
+    if (code < 0)
+        return code;
+    memcpy(t->buf + (size_t)(t->slot - t->buf_slot) * SLOT_BYTES, node, len);
+    *ret_address = address_make(log->number, t->first_segment + t->slot / TABLE_SEGMENT_SLOTS,
+                                t->slot % TABLE_SEGMENT_SLOTS);
+    *ret_buf_seq = t->buf_seq;
+    t->slot += n;
+    t->file->used_slots = t->slot;
+    log_set_live(log, *ret_address, n);
+    return 0;
+}

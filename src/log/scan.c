@@ -1,0 +1,283 @@
+/* scan.c - reading the tail of the log after a crash.
+ *
+ * The log is a chain: batches stand one behind the other in a data file, seq by seq, and the last one
+ * in a file names the next file. The scan follows it from the last checkpoint's position and stops
+ * at the first batch that is not there whole: header, records and every page, of this incarnation,
+ * with the seq that is due. Stale bytes of earlier uses of a file do not pass: their incarnation,
+ * segment or seq is another, and the checksum covers those.
+ *
+ * A batch that is not whole is the torn end of the log, unless a later batch says that it was durable
+ * (synced_seq). Then the medium has lost it: where only pages are damaged they are applied all the
+ * same, and reading them gives a checksum error; where the header is, nobody knows which pages it
+ * changed, and the store is not opened. */
+#include "base/cleanup.h"
+#include "base/crc.h"
+#include "base/err.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define READ_BLOCKS 1024u /* 4 MiB at a time; more than a batch takes */
+
+struct scan {
+    struct log *log;
+    uint64_t incarnation;
+    struct log_file *file;
+    uint32_t segment, slot; /* where the next batch should stand */
+    uint64_t seq;           /* of the last one */
+    uint8_t *buf;           /* blocks [buf_from, buf_to) of the file */
+    uint32_t buf_file, buf_from, buf_to;
+};
+
+/* Have n blocks from slot in the buffer. Returns them, or NULL and a code: 0 beyond the end. */
+static const uint8_t *blocks_at(struct scan *s, uint32_t file, uint32_t slot, uint32_t n, int *code)
+{
+    *code = 0;
+    if (slot + n > FILE_BLOCKS)
+        return NULL;
+    if (s->buf_file != file || slot < s->buf_from || slot + n > s->buf_to) {
+        uint32_t want = FILE_BLOCKS - slot < READ_BLOCKS ? FILE_BLOCKS - slot : READ_BLOCKS;
+        struct iovec iov = {s->buf, (size_t)want * BLOCK_BYTES};
+        struct storage_req req = {.op = STORAGE_READ,
+                                  .file = file,
+                                  .offset_bytes = (uint64_t)slot * BLOCK_BYTES,
+                                  .length_bytes = iov.iov_len,
+                                  .iov = &iov,
+                                  .n_iov = 1};
+        s->buf_file = NO_FILE;
+        int res = storage_run(s->log->storage, &req);
+        if (res < 0) {
+            *code = res == -ENOENT ? 0 : res;
+            return NULL;
+        }
+        s->buf_file = file;
+        s->buf_from = slot;
+        s->buf_to = slot + res / BLOCK_BYTES;
+        if (slot + n > s->buf_to)
+            return NULL;
+    }
+    return s->buf + (size_t)(slot - s->buf_from) * BLOCK_BYTES;
+}
+
+static bool header_valid(const struct scan *s, const uint8_t *block, uint32_t slot)
+{
+    const struct batch_header *h = (const struct batch_header *)block;
+    return h->magic == BATCH_MAGIC && h->incarnation == s->incarnation && h->slot == slot &&
+           h->records_bytes <= BATCH_RECORDS_BYTES && h->n_pages <= BATCH_MAX_PAGES &&
+           slot + 1 + h->n_pages <= FILE_BLOCKS && h->segment < UINT32_MAX - 64 &&
+           h->crc == batch_crc(h, block);
+}
+
+/* Do all pages match their checksums, and do the records describe just these pages? */
+static bool pages_valid(const struct scan *s, const uint8_t *block, bool *ret_records_fit)
+{
+    const struct batch_header *h = (const struct batch_header *)block;
+    const uint8_t *at = block + sizeof(*h), *end = at + h->records_bytes;
+    uint32_t page = 0;
+    bool match = true;
+    *ret_records_fit = false;
+    while (at < end) {
+        const struct record *r = (const struct record *)at;
+        if ((size_t)(end - at) < sizeof(*r))
+            return false;
+        size_t more = r->kind == RECORD_WRITE ? r->count * 4u : 0;
+        if (r->kind == RECORD_CHANGE)
+            more = r->count;
+        more = (more + 7) & ~(size_t)7;
+        at += sizeof(*r);
+        if ((size_t)(end - at) < more || r->kind < RECORD_WRITE || r->kind > RECORD_CHANGE)
+            return false;
+        if (r->kind == RECORD_WRITE) {
+            const uint32_t *crcs = (const uint32_t *)at;
+            if (page + r->count > h->n_pages)
+                return false;
+            for (uint32_t i = 0; i < r->count; i++, page++) {
+                uint64_t address =
+                    address_make(s->log->number, h->segment, h->slot + 1 + page);
+                const uint8_t *p = block + (size_t)(1 + page) * BLOCK_BYTES;
+                match = match && crc32c(crc32c_seed(address), p, BLOCK_BYTES) == crcs[i];
+            }
+        }
+        at += more;
+    }
+    *ret_records_fit = page == h->n_pages;
+    return match && *ret_records_fit;
+}
+
+/* Does anything behind slot say that batch seq was durable? */
+static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
+{
+    *ret = false;
+    for (uint32_t at = slot; at < FILE_BLOCKS && !*ret; at++) {
+        int code;
+        const uint8_t *block = blocks_at(s, s->file->number, at, 1, &code);
+        if (code < 0)
+            return code;
+        if (!block)
+            break;
+        const struct batch_header *h = (const struct batch_header *)block;
+        if (header_valid(s, block, at) && h->seq > seq && h->synced_seq >= seq)
+            *ret = true;
+    }
+    return 0;
+}
+
+/* Make the file's first batch tell its segment, and take the file into the books. */
+static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
+{
+    struct log *log = s->log;
+    int code;
+    *ret_entered = false;
+    if (number >= log->max_files)
+        return 0;
+    struct log_file *file = file_get(log, number);
+    if (!file)
+        return -ENOMEM;
+    if (file->state != FILE_ABSENT)
+        return 0;
+    const uint8_t *block = blocks_at(s, number, 1, 1, &code);
+    if (!block)
+        return code;
+    const struct batch_header *h = (const struct batch_header *)block;
+    if (!header_valid(s, block, 1) || h->seq != s->seq + 1 || segment_find(log, h->segment))
+        return 0;
+    file->kind = FILE_KIND_DATA;
+    file->shift = DATA_SHIFT;
+    file->state = FILE_SEALED;
+    file->used_slots = 1;
+    file->sealed_batch = UINT64_MAX; /* until the scan has left it */
+    log->n_files++;
+    file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
+    if (!file->live ||
+        !piece_add(log, file, h->segment, 0, 0, DATA_SEGMENT_SLOTS, 0, DATA_SEGMENT_SLOTS))
+        return -ENOMEM;
+    if (h->segment >= log->next_segment)
+        log->next_segment = h->segment + 1;
+    s->file = file;
+    s->segment = h->segment;
+    s->slot = 1;
+    *ret_entered = true;
+    return 0;
+}
+
+/* The batch at the scan's place: NULL with code 0 at the end of the log. */
+static const uint8_t *next_batch(struct scan *s, int *code)
+{
+    const uint8_t *block = blocks_at(s, s->file->number, s->slot, 1, code);
+    if (*code < 0)
+        return NULL;
+    const struct batch_header *h = (const struct batch_header *)block;
+    bool durable;
+    if (!block || !header_valid(s, block, s->slot) || h->seq != s->seq + 1 ||
+        h->segment != s->segment) {
+        *code = was_durable(s, s->slot, s->seq + 1, &durable);
+        if (*code == 0 && durable)
+            *code = ERR_DAMAGED;
+        return NULL;
+    }
+    uint32_t n = 1 + h->n_pages;
+    block = blocks_at(s, s->file->number, s->slot, n, code);
+    if (!block)
+        return NULL;
+    bool fit;
+    if (pages_valid(s, block, &fit))
+        return block;
+    *code = was_durable(s, s->slot + 1, s->seq + 1, &durable);
+    if (*code < 0 || !durable || !fit)
+        return NULL;
+    return blocks_at(s, s->file->number, s->slot, n, code);
+}
+
+static int follow(struct scan *s,
+                  int (*apply)(void *arg, const struct batch_header *header, const uint8_t *block),
+                  void *arg, uint64_t *batches, uint64_t *bytes)
+{
+    uint32_t next_file = NO_FILE;
+    for (;;) {
+        int code;
+        const uint8_t *block = next_batch(s, &code);
+        if (code < 0)
+            return code;
+        if (!block) {
+            struct log_file *left = s->file;
+            bool entered = false;
+            if (next_file != NO_FILE)
+                code = enter_file(s, next_file, &entered);
+            if (code < 0 || !entered)
+                return code;
+            left->sealed_batch = s->seq;
+            next_file = NO_FILE;
+            continue;
+        }
+        const struct batch_header *h = (const struct batch_header *)block;
+        s->seq = h->seq;
+        s->slot += 1 + h->n_pages;
+        s->file->used_slots = s->slot;
+        next_file = h->next_file;
+        s->log->applied_seq = h->seq;
+        code = apply(arg, h, block);
+        if (code < 0)
+            return code;
+        ++*batches;
+        *bytes += (1 + (uint64_t)h->n_pages) * BLOCK_BYTES;
+    }
+}
+
+int log_replay(struct log *log, const struct log_position *position,
+               int (*apply)(void *arg, const struct batch_header *header, const uint8_t *block),
+               void *arg, uint64_t *ret_batches, uint64_t *ret_bytes)
+{
+    *ret_batches = *ret_bytes = 0;
+    log->applied_seq = position->seq;
+    struct scan s = {.log = log,
+                     .incarnation = log->incarnation,
+                     .segment = position->segment,
+                     .slot = position->slot,
+                     .seq = position->seq,
+                     .buf_file = NO_FILE};
+    if (position->file != NO_FILE) {
+        if (position->file >= log->max_files || !log->files[position->file] ||
+            log->files[position->file]->kind != FILE_KIND_DATA || position->slot > FILE_BLOCKS)
+            return ERR_DAMAGED;
+        s.file = log->files[position->file];
+        s.file->sealed_batch = UINT64_MAX; /* not dead until the scan has left it */
+        s.buf = aligned_alloc(STORAGE_ALIGN_BYTES, READ_BLOCKS * BLOCK_BYTES);
+        if (!s.buf)
+            return -ENOMEM;
+        int code = follow(&s, apply, arg, ret_batches, ret_bytes);
+        free(s.buf);
+        if (code < 0)
+            return code;
+        s.file->sealed_batch = s.seq;
+    }
+    log->applied_seq = s.seq;
+    log->next_seq = s.seq + 1;
+    /* What was read need not be durable yet: the death of the process leaves it in the kernel. */
+    for (uint32_t i = 0; i < log->max_files; i++)
+        if (log->files[i] && log->files[i]->state == FILE_SEALED)
+            if (log->files[i]->kind == FILE_KIND_DATA && log->files[i]->sealed_batch)
+                file_mark_unsynced(log, log->files[i]);
+    return 0;
+}
+
+void log_start(struct log *log)
+{
+    if (log->data_file || log->error)
+        return;
+    struct log_file *file = file_take(log, true);
+    if (!file)
+        file = file_take(log, false);
+    if (!file)
+        return;
+    uint32_t segment = log->next_segment;
+    if (file_open(log, file, FILE_KIND_DATA, segment) < 0) {
+        log_fail(log, -ENOMEM, "opening a log file");
+        return;
+    }
+    log->next_segment++;
+    log->data_file = file;
+    log->data_segment = segment;
+    log->data_slot = 1;
+}

@@ -1,0 +1,818 @@
+/* storage-dir.c - a store's files in a directory, by O_DIRECT, on a loop.
+ *
+ *     varve.store    the store's identity (STORAGE_SUPER)
+ *     checkpoint.0   checkpoint.1
+ *     lock           locked by the daemon that has the store open
+ *     log/%08x       log files
+ *
+ * Reads, writes and syncs go to the loop. What blocks goes to one of two workers: opening a file to
+ * the first, creating and removing files (slow) to the second. Their jobs touch nothing but the
+ * request's or file's own fields; everything else here belongs to the loop's thread.
+ *
+ * States of a file, and what moves it on:
+ *   (not in the table)
+ *   OPENING   file_open() for a request, or STORAGE_CREATE; requests wait in `waiting`
+ *   OPEN      opened(), created(); n_active requests in flight; in the LRU while there are none
+ *   REMOVING  STORAGE_REMOVE: requests in flight end first, new ones get -ENOENT
+ *
+ * Invariants:
+ *  1. n_open <= max_open. A file with a request in flight is never closed; where all are, requests
+ *     for further files wait in `starved`.
+ *  2. A file is closed before its name goes, so that REMOVE has given back the space when done. */
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/loop.h"
+#include "base/report.h"
+#include "base/worker.h"
+#include "log/storage.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#define FILE_BUCKETS       1024
+#define DEFAULT_MAX_OPEN   4096
+#define MAX_TRANSFER_IOV   1024 /* IOV_MAX of Linux */
+#define MAX_TRANSFER_BYTES (1u << 30)
+#define ZERO_PIECE_BYTES   (1u << 20)
+#define NAME_BYTES         32
+
+enum file_state { OPENING, OPEN, REMOVING };
+
+struct file {
+    struct storage_dir *dir;
+    struct list hash_link;
+    struct list lru_link; /* in dir->lru while OPEN and idle */
+    struct list waiting;  /* requests, while OPENING */
+    uint32_t number;
+    enum file_state state;
+    int fd;
+    uint64_t size_bytes;
+    unsigned n_active;
+    struct storage_req *space_req; /* the CREATE or REMOVE under way */
+    struct worker_job job;
+    bool buffered; /* set by the job: the file system refused O_DIRECT */
+};
+
+struct storage_dir {
+    struct storage storage;
+    struct loop *loop;
+    int dir_fd, log_fd, lock_fd;
+    struct list files[FILE_BUCKETS];
+    struct list lru;     /* open and idle, least recently used first */
+    struct list starved; /* requests that wait for a descriptor */
+    unsigned n_open;     /* and opening */
+    unsigned max_open;
+    struct worker *opener, *space;
+    bool said_buffered;
+};
+
+/* What req->impl holds. */
+struct request {
+    struct loop_op op;
+    struct file *file;
+    int error;         /* for fail_later() */
+    unsigned next_iov; /* the first that is not wholly transferred */
+    size_t skip_bytes; /* of it, that are */
+    uint64_t done_bytes;
+    struct iovec partial; /* the rest of next_iov */
+};
+static_assert(sizeof(struct request) <= sizeof(((struct storage_req *)0)->impl), "fits impl");
+
+static struct request *request_of(struct storage_req *req)
+{
+    return (struct request *)(void *)req->impl;
+}
+
+static void start_request(struct storage_dir *dir, struct storage_req *req);
+static void transfer(struct storage_req *req);
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+static bool is_log_file(uint32_t number)
+{
+    return number < STORAGE_CHECKPOINT(1);
+}
+
+/* The directory that a file stands in, and its name there. */
+static int file_name(const struct storage_dir *dir, uint32_t number, char name[NAME_BYTES])
+{
+    if (number == STORAGE_SUPER)
+        strcpy(name, "varve.store");
+    else if (!is_log_file(number))
+        snprintf(name, NAME_BYTES, "checkpoint.%u", STORAGE_CHECKPOINT(0) - number);
+    else
+        snprintf(name, NAME_BYTES, "%08x", number);
+    return is_log_file(number) ? dir->log_fd : dir->dir_fd;
+}
+
+/* ---- the workers' side ----------------------------------------------------------------------- */
+
+static int open_direct(struct file *file, int at, const char *name, int flags)
+{
+    int fd = openat(at, name, flags | O_RDWR | O_CLOEXEC | O_DIRECT, 0600);
+    /* Where O_DIRECT is refused, O_CREAT may have made the file all the same. */
+    if (fd < 0 && errno == EINVAL) {
+        file->buffered = true;
+        fd = openat(at, name, (flags & ~O_EXCL) | O_RDWR | O_CLOEXEC, 0600);
+    }
+    return fd < 0 ? -errno : fd;
+}
+
+static int work_open(struct worker_job *job)
+{
+    struct file *file = container_of(job, struct file, job);
+    char name[NAME_BYTES];
+    int at = file_name(file->dir, file->number, name);
+    _cleanup_close_ int fd = open_direct(file, at, name, 0);
+    struct stat st;
+
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    file->size_bytes = (uint64_t)st.st_size;
+    file->fd = TAKE_FD(fd);
+    return 0;
+}
+
+static int write_zeros(int fd, uint64_t length)
+{
+    static const _Alignas(STORAGE_ALIGN_BYTES) char zeros[ZERO_PIECE_BYTES];
+    for (uint64_t at = 0; at < length;) {
+        size_t n = length - at < sizeof(zeros) ? (size_t)(length - at) : sizeof(zeros);
+        ssize_t res = pwrite(fd, zeros, n, (off_t)at);
+        if (res < 0 && errno != EINTR)
+            return -errno;
+        if (res == 0)
+            return -EIO;
+        if (res > 0)
+            at += (uint64_t)res;
+    }
+    return 0;
+}
+
+static int fill_new_file(int fd, int at, uint64_t length, bool zero)
+{
+    int err = 0;
+    if (length) {
+        int res;
+        do
+            res = fallocate(fd, 0, 0, (off_t)length);
+        while (res < 0 && errno == EINTR);
+        if (res < 0 && errno != EOPNOTSUPP)
+            return -errno;
+        if (res < 0 || zero) /* writing is the other way to get the space */
+            err = write_zeros(fd, length);
+    }
+    if (!err && (fsync(fd) < 0 || fsync(at) < 0))
+        err = -errno;
+    return err;
+}
+
+static int work_create(struct worker_job *job)
+{
+    struct file *file = container_of(job, struct file, job);
+    const struct storage_req *req = file->space_req;
+    char name[NAME_BYTES];
+    int at = file_name(file->dir, file->number, name);
+    _cleanup_close_ int fd = open_direct(file, at, name, O_CREAT | O_EXCL);
+
+    if (fd < 0)
+        return fd;
+    int err = fill_new_file(fd, at, req->length_bytes, req->zero);
+    if (err) {
+        unlinkat(at, name, 0);
+        return err;
+    }
+    file->size_bytes = req->length_bytes;
+    file->fd = TAKE_FD(fd);
+    return 0;
+}
+
+static int work_remove(struct worker_job *job)
+{
+    struct file *file = container_of(job, struct file, job);
+    char name[NAME_BYTES];
+    int at = file_name(file->dir, file->number, name);
+
+    if (file->fd >= 0)
+        close(file->fd);
+    file->fd = -1;
+    if (unlinkat(at, name, 0) < 0)
+        return -errno;
+    return fsync(at) < 0 ? -errno : 0;
+}
+
+/* ---- the table of files ---------------------------------------------------------------------- */
+
+static struct list *bucket(struct storage_dir *dir, uint32_t number)
+{
+    return &dir->files[(number * 2654435761u) >> 22];
+}
+
+static struct file *find_file(struct storage_dir *dir, uint32_t number)
+{
+    struct list *head = bucket(dir, number);
+    list_for_each (l, head) {
+        struct file *file = container_of(l, struct file, hash_link);
+        if (file->number == number)
+            return file;
+    }
+    return NULL;
+}
+
+static void forget_file(struct file *file)
+{
+    list_del(&file->hash_link);
+    list_del(&file->lru_link);
+    if (file->fd >= 0)
+        close(file->fd);
+    file->dir->n_open--;
+    free(file);
+}
+
+/* A place for one more descriptor, closing an idle one if need be. */
+static bool make_room(struct storage_dir *dir)
+{
+    if (dir->n_open < dir->max_open)
+        return true;
+    if (list_empty(&dir->lru))
+        return false;
+    forget_file(container_of(dir->lru.next, struct file, lru_link));
+    return true;
+}
+
+/* NULL: out of memory. */
+static struct file *add_file(struct storage_dir *dir, uint32_t number, enum file_state state)
+{
+    struct file *file = calloc(1, sizeof(*file));
+    if (!file)
+        return NULL;
+    file->dir = dir;
+    file->number = number;
+    file->state = state;
+    file->fd = -1;
+    list_init(&file->lru_link);
+    list_init(&file->waiting);
+    list_push_back(bucket(dir, number), &file->hash_link);
+    dir->n_open++;
+    return file;
+}
+
+/* Requests that waited for a descriptor try again. */
+static void feed_starved(struct storage_dir *dir)
+{
+    while (!list_empty(&dir->starved) && (dir->n_open < dir->max_open || !list_empty(&dir->lru)))
+        start_request(dir, container_of(list_pop_front(&dir->starved), struct storage_req, link));
+}
+
+static void start_removal(struct file *file);
+
+static void file_idle(struct file *file)
+{
+    struct storage_dir *dir = file->dir;
+    if (file->state == REMOVING)
+        start_removal(file);
+    else
+        list_push_back(&dir->lru, &file->lru_link);
+    feed_starved(dir);
+}
+
+static void say_buffered(struct file *file)
+{
+    if (!file->buffered || file->dir->said_buffered)
+        return;
+    file->dir->said_buffered = true;
+    report_warning("the file system of the store does not take O_DIRECT: going through the page "
+                   "cache, which is slower and keeps pages twice");
+}
+
+/* ---- creating, opening, removing ------------------------------------------------------------- */
+
+/* Complete a request from the loop, not from inside submit(). */
+static void failed_done(struct loop_op *op, int res)
+{
+    struct request *r = container_of(op, struct request, op);
+    struct storage_req *req = container_of((void *)r, struct storage_req, impl);
+    req->done(req, r->error);
+}
+
+static void fail_later(struct storage_dir *dir, struct storage_req *req, int err)
+{
+    struct request *r = request_of(req);
+    r->error = err;
+    r->op.done = failed_done;
+    loop_timeout(dir->loop, &r->op, 0);
+}
+
+/* The file is open: whoever waited for it goes on. */
+static void opened(struct worker_job *job, int res)
+{
+    struct file *file = container_of(job, struct file, job);
+    struct storage_dir *dir = file->dir;
+    struct storage_req *create = file->space_req;
+    struct list waiting, *l;
+
+    list_init(&waiting);
+    list_splice(&waiting, &file->waiting);
+    file->space_req = NULL;
+    say_buffered(file);
+    if (res) {
+        forget_file(file);
+        feed_starved(dir);
+    } else {
+        file->state = OPEN;
+        file->n_active = 1; /* keeps it open while it is handed out */
+    }
+    if (create)
+        create->done(create, res);
+    while ((l = list_pop_front(&waiting))) {
+        struct storage_req *req = container_of(l, struct storage_req, link);
+        if (res && !create)
+            req->done(req, res);
+        else
+            start_request(dir, req); /* after a failed creation: there may be an older file */
+    }
+    if (!res && --file->n_active == 0)
+        file_idle(file);
+}
+
+static void start_creation(struct storage_dir *dir, struct storage_req *req)
+{
+    if (find_file(dir, req->file)) {
+        fail_later(dir, req, -EEXIST);
+        return;
+    }
+    if (!make_room(dir)) {
+        list_push_back(&dir->starved, &req->link);
+        return;
+    }
+    struct file *file = add_file(dir, req->file, OPENING);
+    if (!file) {
+        fail_later(dir, req, -ENOMEM);
+        return;
+    }
+    file->space_req = req;
+    file->job.work = work_create;
+    file->job.done = opened;
+    worker_submit(dir->space, &file->job);
+}
+
+static void removed(struct worker_job *job, int res)
+{
+    struct file *file = container_of(job, struct file, job);
+    struct storage_dir *dir = file->dir;
+    struct storage_req *req = file->space_req;
+
+    forget_file(file);
+    feed_starved(dir);
+    req->done(req, res);
+}
+
+/* No request is in flight any more. */
+static void start_removal(struct file *file)
+{
+    file->job.work = work_remove;
+    file->job.done = removed;
+    worker_submit(file->dir->space, &file->job);
+}
+
+static void mark_removed(struct storage_dir *dir, struct storage_req *req)
+{
+    struct file *file = find_file(dir, req->file);
+
+    if (file && file->state == OPENING) {
+        list_push_back(&file->waiting, &req->link);
+        return;
+    }
+    if (file && file->state == REMOVING) {
+        fail_later(dir, req, -ENOENT);
+        return;
+    }
+    /* One that is not open takes no descriptor, but its place in the table is counted. */
+    if (!file && !make_room(dir)) {
+        list_push_back(&dir->starved, &req->link);
+        return;
+    }
+    if (!file)
+        file = add_file(dir, req->file, REMOVING);
+    if (!file) {
+        fail_later(dir, req, -ENOMEM);
+        return;
+    }
+    file->state = REMOVING;
+    file->space_req = req;
+    list_del(&file->lru_link);
+    if (!file->n_active)
+        start_removal(file);
+}
+
+/* ---- reading, writing, syncing --------------------------------------------------------------- */
+
+static void finish_request(struct storage_req *req, int res)
+{
+    struct file *file = request_of(req)->file;
+    if (--file->n_active == 0)
+        file_idle(file);
+    req->done(req, res);
+}
+
+static void synced(struct loop_op *op, int res)
+{
+    struct request *r = container_of(op, struct request, op);
+    finish_request(container_of((void *)r, struct storage_req, impl), res);
+}
+
+/* Count what was transferred, and go on if that was not all. */
+static void transferred(struct loop_op *op, int res)
+{
+    struct request *r = container_of(op, struct request, op);
+    struct storage_req *req = container_of((void *)r, struct storage_req, impl);
+    bool write = req->op == STORAGE_WRITE;
+
+    if (res == -EINTR) {
+        transfer(req);
+        return;
+    }
+    if (res < 0 || (res == 0 && write)) {
+        finish_request(req, res < 0 ? res : -EIO);
+        return;
+    }
+    r->done_bytes += (uint64_t)res;
+    uint64_t end = req->offset_bytes + r->done_bytes;
+    if (write && end > r->file->size_bytes)
+        r->file->size_bytes = end;
+    /* A read that ends at an odd place has met the end of a file that somebody cut. */
+    bool at_end = !write && (res == 0 || r->done_bytes % STORAGE_ALIGN_BYTES);
+    if (at_end || r->done_bytes >= req->length_bytes) {
+        finish_request(req, (int)r->done_bytes);
+        return;
+    }
+    size_t left = (size_t)res;
+    while (left && left >= req->iov[r->next_iov].iov_len - r->skip_bytes) {
+        left -= req->iov[r->next_iov++].iov_len - r->skip_bytes;
+        r->skip_bytes = 0;
+    }
+    r->skip_bytes += left;
+    transfer(req);
+}
+
+/* Start what is left of a read or write: the rest of a broken piece alone, or all whole pieces. */
+static void transfer(struct storage_req *req)
+{
+    struct request *r = request_of(req);
+    const struct iovec *iov = req->iov + r->next_iov;
+    unsigned n = req->n_iov - r->next_iov;
+    uint64_t offset = req->offset_bytes + r->done_bytes;
+
+    if (r->skip_bytes) {
+        r->partial = (struct iovec){
+            .iov_base = (char *)iov->iov_base + r->skip_bytes,
+            .iov_len = iov->iov_len - r->skip_bytes,
+        };
+        iov = &r->partial;
+        n = 1;
+    }
+    if (n > MAX_TRANSFER_IOV)
+        n = MAX_TRANSFER_IOV;
+    r->op.done = transferred;
+    if (req->op == STORAGE_READ)
+        loop_readv(r->file->dir->loop, &r->op, r->file->fd, iov, n, offset);
+    else
+        loop_writev(r->file->dir->loop, &r->op, r->file->fd, iov, n, offset);
+}
+
+static int check_transfer(const struct storage_req *req)
+{
+    uint64_t sum = 0, bits = req->offset_bytes;
+    for (unsigned i = 0; i < req->n_iov; i++) {
+        sum += req->iov[i].iov_len;
+        bits |= req->iov[i].iov_len | (uintptr_t)req->iov[i].iov_base;
+    }
+    bool ok = sum == req->length_bytes && sum && sum <= MAX_TRANSFER_BYTES &&
+              bits % STORAGE_ALIGN_BYTES == 0 && req->offset_bytes <= INT64_MAX - sum;
+    return ok ? 0 : -EINVAL;
+}
+
+static void start_on_open_file(struct file *file, struct storage_req *req)
+{
+    struct request *r = request_of(req);
+
+    r->file = file;
+    if (req->op == STORAGE_WRITE && is_log_file(req->file) &&
+        req->offset_bytes + req->length_bytes > file->size_bytes) {
+        fail_later(file->dir, req, -EINVAL);
+        return;
+    }
+    list_del(&file->lru_link);
+    file->n_active++;
+    if (req->op == STORAGE_SYNC) {
+        r->op.done = synced;
+        loop_fsync(file->dir->loop, &r->op, file->fd, true);
+    } else {
+        r->next_iov = 0;
+        r->skip_bytes = 0;
+        r->done_bytes = 0;
+        transfer(req);
+    }
+}
+
+static void start_io(struct storage_dir *dir, struct storage_req *req)
+{
+    struct file *file = find_file(dir, req->file);
+
+    if (req->op != STORAGE_SYNC && check_transfer(req)) {
+        fail_later(dir, req, -EINVAL);
+        return;
+    }
+    if (file && file->state == OPEN) {
+        start_on_open_file(file, req);
+        return;
+    }
+    if (file && file->state == REMOVING) {
+        fail_later(dir, req, -ENOENT);
+        return;
+    }
+    if (!file) {
+        if (!make_room(dir)) {
+            list_push_back(&dir->starved, &req->link);
+            return;
+        }
+        file = add_file(dir, req->file, OPENING);
+        if (!file) {
+            fail_later(dir, req, -ENOMEM);
+            return;
+        }
+        file->job.work = work_open;
+        file->job.done = opened;
+        worker_submit(dir->opener, &file->job);
+    }
+    list_push_back(&file->waiting, &req->link);
+}
+
+static void start_request(struct storage_dir *dir, struct storage_req *req)
+{
+    list_init(&req->link);
+    switch (req->op) {
+    case STORAGE_READ:
+    case STORAGE_WRITE:
+    case STORAGE_SYNC:
+        start_io(dir, req);
+        return;
+    case STORAGE_CREATE:
+        start_creation(dir, req);
+        return;
+    case STORAGE_REMOVE:
+        mark_removed(dir, req);
+        return;
+    }
+    fail_later(dir, req, -EINVAL);
+}
+
+/* ---- the interface --------------------------------------------------------------------------- */
+
+static void dir_submit(struct storage *storage, struct storage_req *req)
+{
+    start_request(container_of(storage, struct storage_dir, storage), req);
+}
+
+static void dir_poll(struct storage *storage, bool wait)
+{
+    loop_poll(container_of(storage, struct storage_dir, storage)->loop, wait);
+}
+
+/* A log file's number, or UINT32_MAX for a name that is none. */
+static uint32_t parse_log_name(const char *name)
+{
+    if (strlen(name) != 8 || strspn(name, "0123456789abcdef") != 8)
+        return UINT32_MAX;
+    return (uint32_t)strtoul(name, NULL, 16);
+}
+
+static void cleanup_closedir(DIR **d)
+{
+    if (*d)
+        closedir(*d);
+}
+
+/* A stream over a directory that starts at its beginning and leaves fd open. */
+static DIR *read_directory(int fd)
+{
+    int own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (own < 0)
+        return NULL;
+    DIR *d = fdopendir(own);
+    if (!d)
+        close(own);
+    return d;
+}
+
+static int dir_list(struct storage *storage, uint32_t *numbers, uint32_t max)
+{
+    struct storage_dir *dir = container_of(storage, struct storage_dir, storage);
+    _cleanup_(cleanup_closedir) DIR *d = read_directory(dir->log_fd);
+    uint32_t n = 0;
+
+    if (!d)
+        return -errno;
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(d);
+        if (!entry)
+            break;
+        uint32_t number = parse_log_name(entry->d_name);
+        if (!is_log_file(number))
+            continue;
+        if (n < max)
+            numbers[n] = number;
+        n++;
+    }
+    return errno ? -errno : (int)n;
+}
+
+static uint64_t dir_free_bytes(struct storage *storage)
+{
+    struct storage_dir *dir = container_of(storage, struct storage_dir, storage);
+    struct statvfs st;
+
+    if (fstatvfs(dir->dir_fd, &st) < 0)
+        return 0;
+    return (uint64_t)st.f_bavail * st.f_frsize;
+}
+
+static void dir_close(struct storage *storage)
+{
+    struct storage_dir *dir = container_of(storage, struct storage_dir, storage);
+
+    worker_free(dir->opener);
+    worker_free(dir->space);
+    for (int i = 0; i < FILE_BUCKETS; i++) {
+        list_for_each_safe (l, &dir->files[i]) {
+            struct file *file = container_of(l, struct file, hash_link);
+            assert(file->n_active == 0 && file->state == OPEN);
+            forget_file(file);
+        }
+    }
+    cleanup_close(&dir->log_fd);
+    cleanup_close(&dir->dir_fd);
+    cleanup_close(&dir->lock_fd); /* the lock goes last */
+    free(dir);
+}
+
+/* ---- opening the directory ------------------------------------------------------------------- */
+
+static int take_lock(struct storage_dir *dir)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+
+    dir->lock_fd = openat(dir->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (dir->lock_fd < 0)
+        return -errno;
+    if (fcntl(dir->lock_fd, F_OFD_SETLK, &lock) < 0)
+        return errno == EAGAIN || errno == EACCES ? ERR_IN_USE : -errno;
+    return 0;
+}
+
+static bool has_super(const struct storage_dir *dir)
+{
+    return faccessat(dir->dir_fd, "varve.store", F_OK, 0) == 0;
+}
+
+static bool is_leftover(const char *name)
+{
+    static const char *const names[] = {".",          "..",           "lock",        "log",
+                                        "lost+found", "checkpoint.0", "checkpoint.1"};
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (!strcmp(name, names[i]))
+            return true;
+    return false;
+}
+
+/* A directory in which a store may be made: empty, or left by a creation that did not get to an
+ * end. */
+static int check_empty(const struct storage_dir *dir)
+{
+    _cleanup_(cleanup_closedir) DIR *d = read_directory(dir->dir_fd);
+    const struct dirent *entry;
+
+    if (!d)
+        return -errno;
+    while ((entry = readdir(d)))
+        if (!is_leftover(entry->d_name))
+            return ERR_NOT_A_STORE;
+    return 0;
+}
+
+/* What a creation left that did not get to an end. Under the lock. */
+static int remove_leftovers(const struct storage_dir *dir)
+{
+    /* Log files without a superblock may be somebody's data. */
+    if (unlinkat(dir->dir_fd, "log", AT_REMOVEDIR) < 0 && errno != ENOENT)
+        return errno == ENOTEMPTY || errno == EEXIST ? ERR_NOT_A_STORE : -errno;
+    if ((unlinkat(dir->dir_fd, "checkpoint.0", 0) < 0 && errno != ENOENT) ||
+        (unlinkat(dir->dir_fd, "checkpoint.1", 0) < 0 && errno != ENOENT))
+        return -errno;
+    return 0;
+}
+
+static int open_existing(struct storage_dir *dir, const char *path)
+{
+    dir->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir->dir_fd < 0)
+        return -errno;
+    if (!has_super(dir))
+        return errno == ENOENT ? ERR_NOT_A_STORE : -errno;
+    int err = take_lock(dir);
+    if (err)
+        return err;
+    dir->log_fd = openat(dir->dir_fd, "log", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir->log_fd < 0)
+        return errno == ENOENT ? ERR_DAMAGED : -errno;
+    return 0;
+}
+
+static int create_new(struct storage_dir *dir, const char *path)
+{
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return -errno;
+    dir->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir->dir_fd < 0)
+        return -errno;
+    if (has_super(dir))
+        return -EEXIST;
+    int err = check_empty(dir);
+    if (!err)
+        err = take_lock(dir);
+    if (err)
+        return err;
+    if (has_super(dir)) /* somebody was faster */
+        return -EEXIST;
+    err = remove_leftovers(dir);
+    if (err)
+        return err;
+    if (mkdirat(dir->dir_fd, "log", 0700) < 0)
+        return -errno;
+    dir->log_fd = openat(dir->dir_fd, "log", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    _cleanup_close_ int parent = openat(dir->dir_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir->log_fd < 0 || fsync(dir->dir_fd) < 0)
+        return -errno;
+    if (parent >= 0 && fsync(parent) < 0) /* a parent that we may not read is not ours to sync */
+        return -errno;
+    return 0;
+}
+
+static unsigned descriptor_bound(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / 2 >= DEFAULT_MAX_OPEN)
+        return DEFAULT_MAX_OPEN;
+    return limit.rlim_cur < 8 ? 4 : (unsigned)limit.rlim_cur / 2;
+}
+
+static struct storage_dir *storage_dir_new(struct loop *loop)
+{
+    struct storage_dir *dir = calloc(1, sizeof(*dir));
+    if (!dir)
+        return NULL;
+    dir->storage = (struct storage){
+        .submit = dir_submit,
+        .poll = dir_poll,
+        .list = dir_list,
+        .free_bytes = dir_free_bytes,
+        .close = dir_close,
+    };
+    dir->loop = loop;
+    dir->dir_fd = dir->log_fd = dir->lock_fd = -1;
+    for (int i = 0; i < FILE_BUCKETS; i++)
+        list_init(&dir->files[i]);
+    list_init(&dir->lru);
+    list_init(&dir->starved);
+    dir->max_open = descriptor_bound();
+    return dir;
+}
+
+int storage_dir_open(const char *path, bool create, struct loop *loop, struct storage **ret)
+{
+    struct storage_dir *dir = storage_dir_new(loop);
+    if (!dir)
+        return -ENOMEM;
+    int err = create ? create_new(dir, path) : open_existing(dir, path);
+    if (!err)
+        err = worker_create(loop, &dir->opener);
+    if (!err)
+        err = worker_create(loop, &dir->space);
+    if (err) {
+        dir_close(&dir->storage);
+        return err;
+    }
+    *ret = &dir->storage;
+    return 0;
+}

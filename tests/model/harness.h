@@ -1,0 +1,124 @@
+/* harness.h - one run of the store on the simulated medium beside the model, by seed.
+ *
+ * The pieces: harness.c submits requests and compares their answers, harness-crash.c takes power
+ * away and judges what came back, test-model.c chooses what to do. A failure prints the seed and
+ * what was wrong and ends the process with 1. One thread. */
+#ifndef VARVE_TESTS_HARNESS_H
+#define VARVE_TESTS_HARNESS_H
+
+#include "model.h"
+#include "rng.h"
+#include "sim-storage.h"
+
+#define SLOTS_MAX      64
+#define EXTENTS_MAX    128
+#define RACE_BUF_BYTES ((MODEL_RACE_PAGES + 1) * PAGE_BYTES) /* for each of its requests */
+
+struct run;
+
+struct slot { /* one request in flight */
+    struct store_io io;
+    struct run *run;
+    struct model_disk *disk;
+    struct model_op *op; /* WRITE, TRIM, ZERO */
+    struct model_read read;
+    uint64_t flush_begun;
+    uint8_t *buf;
+    uint64_t buf_bytes;
+    bool active, doubtful; /* doubtful: failed; its pages are to be read */
+    struct store_extent extents[EXTENTS_MAX];
+};
+
+struct knobs { /* of a run; what a profile sets */
+    uint64_t capacity_bytes, medium_bytes;
+    struct store_config config;
+    unsigned depth;          /* requests in flight at most */
+    unsigned latency;        /* see sim_set_latency() */
+    uint64_t disk_pages_max; /* of a new disk */
+    unsigned disks_max, vms_max;
+    unsigned read_percent, flush_percent, fua_percent, discard_percent, change_permille,
+        race_permille;
+    unsigned sparse_percent; /* pages that are nearly empty */
+    uint64_t write_pages_max;
+    unsigned hot_percent; /* of requests that go to few pages */
+    bool may_be_full;     /* ERR_STORE_FULL is an answer */
+};
+
+struct run {
+    uint64_t seed;
+    struct rng rng;
+    struct knobs knobs;
+    struct sim *sim;
+    struct store *store;
+    struct model *model;
+    struct slot slots[SLOTS_MAX];
+    unsigned n_active;
+    struct store_change change;
+    bool change_active, change_stuck; /* stuck: it failed, and happened or not */
+    int change_expected;
+    struct model_disk *change_disk; /* no requests on it meanwhile */
+    const char *change_vm;          /* nor on the disks of this vm */
+    uint64_t op_ids, ops_done, stamp_disks;
+    /* What may go wrong at this moment because the test made it so. */
+    bool may_fail_reads, may_fail_writes;
+    uint64_t n_damage_events, n_full, n_write_errors, n_read_errors;
+    struct model_race race;
+    struct store_io race_io[MODEL_RACE_OPS];
+    uint8_t *race_buf;
+    unsigned race_waits;
+    uint64_t crash_points, opens;
+    bool formatted;
+    bool dry; /* judge without adopting */
+};
+
+extern bool harness_verbose, harness_lie; /* lie: syncs do nothing; runs must fail */
+extern const char *harness_profile;
+
+void fail(struct run *run, const char *format, ...) __attribute__((noreturn, format(printf, 2, 3)));
+void say(struct run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Fail with the model's complaints if there are any; what: in which doing. */
+void complain(struct run *run, const char *what);
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+/* Start one; false when there is no slot, or a page of it is busy. For STORE_WRITE the data is
+ * made here. */
+bool start_io(struct run *run, struct model_disk *disk, enum store_op op, uint32_t flags,
+              uint64_t offset, uint64_t length);
+bool start_random_io(struct run *run);
+/* Two to four requests on the same few pages at once; waits for them. */
+void run_race(struct run *run);
+bool start_random_change(struct run *run);
+/* Returns what the store said. Not while another change is in flight. */
+int do_change(struct run *run, const struct store_change *change);
+/* One turn of the loop. wait: for something to happen. */
+void turn(struct run *run, bool wait);
+/* Turns until nothing is in flight (also when the medium died), failed writes resolved. */
+void drain(struct run *run);
+/* Wait for one request of the test's own. Returns io->error. */
+int run_io(struct run *run, struct store_io *io);
+/* A random disk that no change concerns, or NULL. */
+struct model_disk *random_disk(struct run *run);
+struct disk *store_disk(struct run *run, const struct model_disk *disk);
+
+/* ---- opening, closing, judging --------------------------------------------------------------- */
+
+void run_begin(struct run *run, uint64_t seed, const struct knobs *knobs);
+void run_end(struct run *run);
+/* Format and open; fails when that does not work. false: the medium died. */
+bool run_format(struct run *run);
+/* store_close() and open again; everything must be there. */
+void run_reopen(struct run *run);
+/* After sim_cut() (or when the medium died by itself): take the store down, and up again, perhaps
+ * with more cuts on the way, and judge. end: of the first cut. */
+void run_recover(struct run *run, enum sim_end end, unsigned more_cuts_percent);
+/* Open, check and compare; false: the medium died, and the store may be open. */
+bool come_up(struct run *run, enum model_end_kind kind);
+/* Close a store on a dead medium, with what is in flight. */
+void take_down(struct run *run);
+/* store_check() with all pages. Returns problems found; UINT64_MAX when the medium died. */
+uint64_t run_check(struct run *run, bool print);
+/* Compare everything with the model, nothing being in flight. false: the medium died. */
+bool compare_all(struct run *run, enum model_end_kind kind);
+
+#endif

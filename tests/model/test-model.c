@@ -1,0 +1,680 @@
+/* test-model.c - the store on a lying medium beside the model: crash points by seed (DESIGN section
+ * 8).
+ *
+ * usage: test-model [--seed N] [--count N] [--points N] [--ops N] [--profile NAME] [--lie]
+ *     [--verbose]
+ * --lie: the medium's syncs do nothing, which must be found. Runs count seeds from seed on, or
+ * until so many crash points were judged. A seed and a profile give the same run again. Exit 0, or
+ * 1 with the seed and what was wrong. */
+#include "harness.h"
+
+#include "base/err.h"
+#include "base/mono.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct {
+    uint64_t seed, count, points, ops;
+    const char *profile;
+} options = {.seed = 1, .count = UINT64_MAX, .points = 0, .ops = 0};
+
+static uint64_t total_points, total_ops, total_opens, total_full, total_faults, total_flips;
+
+/* ---- what to do ------------------------------------------------------------------------------ */
+
+static void make_disks(struct run *run, unsigned vms, unsigned disks, uint64_t pages)
+{
+    for (unsigned v = 0; v < vms && !sim_is_dead(run->sim); v++) {
+        struct store_change c = {.kind = CHANGE_VM_CREATE};
+        snprintf(c.vm, sizeof(c.vm), "vm-%u", v);
+        do_change(run, &c);
+        for (unsigned d = 0; d < disks && !sim_is_dead(run->sim); d++) {
+            c.kind = CHANGE_DISK_ADD;
+            c.size_bytes = PAGE_BYTES * rng_range(&run->rng, pages / 2 + 1, pages);
+            snprintf(c.disk, sizeof(c.disk), "disk%u", d);
+            do_change(run, &c);
+        }
+    }
+}
+
+/* Random requests until there were so many, or the power is off. */
+static void work(struct run *run, uint64_t n_requests)
+{
+    uint64_t end = run->op_ids + n_requests, tries = 0;
+    while (run->op_ids < end && !sim_is_dead(run->sim) && tries++ < 20 * n_requests) {
+        uint64_t burst = rng_below(&run->rng, 1 + run->knobs.depth / 2);
+        for (uint64_t i = 0; i < burst && !sim_is_dead(run->sim); i++)
+            start_random_io(run);
+        if (rng_below(&run->rng, 1000) < run->knobs.change_permille)
+            start_random_change(run);
+        if (rng_below(&run->rng, 1000) < run->knobs.race_permille)
+            run_race(run);
+        turn(run, run->n_active >= run->knobs.depth || rng_percent(&run->rng, 50));
+        if (run->n_active && rng_percent(&run->rng, 2))
+            drain(run);
+    }
+}
+
+static void arm_cut(struct run *run, uint64_t n_requests)
+{
+    uint64_t completions = rng_percent(&run->rng, 20) ? rng_below(&run->rng, 10)
+                                                      : rng_below(&run->rng, 1 + n_requests);
+    sim_cut_after(run->sim, completions);
+}
+
+static enum sim_end random_end(struct run *run)
+{
+    return rng_percent(&run->rng, 75) ? SIM_CRASH : SIM_KILL;
+}
+
+static void crash_rounds(struct run *run, unsigned rounds, uint64_t max_requests)
+{
+    for (unsigned i = 0; i < rounds; i++) {
+        uint64_t n = 1 + rng_below(&run->rng, max_requests);
+        if (rng_percent(&run->rng, 85))
+            arm_cut(run, n);
+        work(run, n);
+        if (rng_percent(&run->rng, 15))
+            run_reopen(run); /* the power may go here too */
+        if (rng_percent(&run->rng, 20))
+            drain(run);
+        run_recover(run, random_end(run), 25);
+    }
+    work(run, 50);
+    run_reopen(run);
+}
+
+static bool is_enough(uint64_t points)
+{
+    return options.points && total_points + points >= options.points;
+}
+
+/* The power went while the store was made: it opens, empty, or not. */
+static void half_formatted(struct run *run)
+{
+    run->crash_points++;
+    sim_restart(run->sim, run->crash_points % 2 ? SIM_CRASH : SIM_KILL);
+    int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+    if (r)
+        run->store = NULL;
+    else
+        compare_all(run, MODEL_CLOSED);
+}
+
+/* ---- profiles -------------------------------------------------------------------------------- */
+
+static struct knobs random_knobs(struct rng *rng)
+{
+    static const uint64_t checkpoints[] = {64 << 10, 256 << 10, 1 << 20, 4 << 20, 0};
+    struct knobs k = {.capacity_bytes = 512ULL << 20,
+                      .medium_bytes = 1ULL << 40,
+                      .config = store_config_default,
+                      .disk_pages_max = rng_percent(rng, 50) ? 64 : 700,
+                      .disks_max = 6,
+                      .vms_max = 4,
+                      .write_pages_max = rng_percent(rng, 80) ? 12 : 300};
+    k.config.cache_bytes = rng_percent(rng, 40) ? 0 : rng_percent(rng, 50) ? 64 << 10 : 4 << 20;
+    k.config.table_bytes = 8 << 20;
+    k.config.checkpoint_bytes = checkpoints[rng_below(rng, 5)];
+    k.depth = 1 + (unsigned)rng_below(rng, rng_percent(rng, 50) ? 8 : SLOTS_MAX);
+    k.latency = (unsigned)rng_below(rng, 6);
+    k.read_percent = 10 + (unsigned)rng_below(rng, 30);
+    k.flush_percent = (unsigned)rng_below(rng, 3) * 5;
+    k.fua_percent = (unsigned)rng_below(rng, 3) * 5;
+    k.discard_percent = (unsigned)rng_below(rng, 3) * 10;
+    k.change_permille = (unsigned)rng_below(rng, 3) * 10;
+    k.race_permille = (unsigned)rng_below(rng, 3) * 15;
+    k.sparse_percent = (unsigned)rng_below(rng, 3) * 50;
+    k.hot_percent = (unsigned)rng_below(rng, 3) * 30;
+    return k;
+}
+
+static uint64_t n_requests(uint64_t otherwise)
+{
+    return options.ops ? options.ops : otherwise;
+}
+
+/* Small disks, much going on, the power goes often. */
+static void profile_mix(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x315);
+    struct knobs k = random_knobs(&rng);
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1 + (unsigned)rng_below(&rng, 2), 1 + (unsigned)rng_below(&rng, 2),
+               k.disk_pages_max);
+    crash_rounds(run, 20, n_requests(rng_percent(&rng, 80) ? 60 : 400));
+    run_end(run);
+}
+
+/* One short life of a store, with the power going after the first completion, the second, and so on
+ * to its end: no moment is left out, not of formatting, opening and closing either. */
+static void profile_every(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xe7);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 64;
+    k.latency = (unsigned)rng_below(&rng, 3);
+    uint64_t points = 0, requests = 0, opens = 0;
+    bool died = true;
+    for (uint64_t cut = 0; died && !is_enough(points); cut++) {
+        run_begin(run, seed, &k);
+        sim_cut_after(run->sim, cut);
+        if (run_format(run)) {
+            make_disks(run, 1, 2, k.disk_pages_max);
+            work(run, n_requests(25));
+            if (!sim_is_dead(run->sim))
+                run_reopen(run);
+            if (!sim_is_dead(run->sim))
+                work(run, n_requests(10));
+        }
+        died = sim_is_dead(run->sim);
+        sim_cut_after(run->sim, UINT64_MAX);
+        if (died && run->formatted)
+            run_recover(run, cut % 2 ? SIM_CRASH : SIM_KILL, 0);
+        else if (died)
+            half_formatted(run);
+        points += run->crash_points;
+        requests += run->op_ids;
+        opens += run->opens;
+        run_end(run);
+    }
+    run->crash_points = points;
+    run->op_ids = requests;
+    run->opens = opens;
+}
+
+/* The power goes at each moment of a recovery. */
+static void profile_sweep(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x53ee);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 200;
+    k.change_permille = k.race_permille = 0;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 2, k.disk_pages_max);
+    for (unsigned round = 0; round < 3; round++) {
+        work(run, n_requests(100));
+        sim_cut(run->sim);
+        take_down(run);
+        sim_restart(run->sim, round % 2 ? SIM_KILL : SIM_CRASH);
+        struct sim *base = run->sim;
+        bool up = false;
+        run->dry = true;
+        for (uint64_t cut = 0; !up && !is_enough(run->crash_points); cut += 1 + cut / 100) {
+            run->sim = sim_clone(base, seed + cut);
+            sim_cut_after(run->sim, cut);
+            up = store_open(sim_storage(run->sim), &k.config, &run->store) == 0;
+            if (sim_is_dead(run->sim)) {
+                up = false;
+                take_down(run);
+                sim_restart(run->sim, rng_percent(&rng, 80) ? SIM_CRASH : SIM_KILL);
+                if (!come_up(run, MODEL_CRASHED))
+                    fail(run, "test bug: dead without a cut");
+                run->crash_points++;
+            } else if (!up) {
+                fail(run, "opening after a cut");
+            }
+            sim_cut_after(run->sim, UINT64_MAX);
+            store_close(run->store);
+            run->store = NULL;
+            sim_free(run->sim);
+        }
+        run->dry = false;
+        run->sim = base;
+        if (!come_up(run, round % 2 ? MODEL_KILLED : MODEL_CRASHED))
+            fail(run, "test bug: dead without a cut");
+        run->crash_points++;
+    }
+    run_end(run);
+}
+
+/* Large disks with pages far apart: more table nodes than memory for them. */
+static void profile_wide(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x91de);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 1ULL << (20 + rng_below(&rng, 16));
+    k.write_pages_max = 4;
+    k.sparse_percent = 100;
+    k.change_permille = 1;
+    k.config.checkpoint_bytes = 1 << 20;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 2, k.disk_pages_max);
+    work(run, n_requests(6000));
+    crash_rounds(run, 6, n_requests(500));
+    run_end(run);
+}
+
+static void fill_in_order(struct run *run, struct model_disk *disk, uint64_t pages, uint64_t step)
+{
+    for (uint64_t at = 0; at < pages && !sim_is_dead(run->sim);) {
+        uint64_t n = pages - at < step ? pages - at : step;
+        if (start_io(run, disk, STORE_WRITE, 0, at * PAGE_BYTES, n * PAGE_BYTES))
+            at += n;
+        else
+            turn(run, true);
+    }
+    drain(run);
+}
+
+/* Disks that take much of the store are overwritten for ever: the cleaner must keep up. */
+static void profile_churn(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xc4);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 60000; /* 234 of 512 MiB, 128 of which are the reserve */
+    k.disks_max = 1;
+    k.change_permille = 0;
+    k.sparse_percent = 100;
+    k.read_percent = 3;
+    k.write_pages_max = 64;
+    k.depth = 32;
+    k.latency = 2;
+    k.config.checkpoint_bytes = 8 << 20;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 1, k.disk_pages_max);
+    struct model_disk *disk = model_disk(run->model, 0);
+    fill_in_order(run, disk, model_disk_size(disk) / PAGE_BYTES, 64);
+    for (unsigned i = 0; i < 4; i++) {
+        work(run, n_requests(6000));
+        crash_rounds(run, 1, 3000);
+        disk = model_disk(run->model, 0);
+    }
+    run_end(run);
+}
+
+/* More is written than there is room for: ENOSPC, reads go on, trimming gives room again. */
+static void profile_full(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xf0);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 1 << 18; /* 1 GiB */
+    k.sparse_percent = 100;
+    k.change_permille = 2;
+    k.write_pages_max = 64;
+    k.depth = 16;
+    k.may_be_full = true;
+    k.race_permille = 0;
+    if (rng_percent(&rng, 50)) /* the medium is smaller than the store may grow */
+        k.medium_bytes = (320ULL + 32 * rng_below(&rng, 8)) << 20;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 1, k.disk_pages_max);
+    struct model_disk *disk = model_disk(run->model, 0);
+    uint64_t at = 0, size = model_disk_size(disk);
+    while (!run->n_full && at + 256 * PAGE_BYTES <= size) {
+        if (start_io(run, disk, STORE_WRITE, 0, at, 256 * PAGE_BYTES))
+            at += 256 * PAGE_BYTES;
+        else
+            turn(run, true);
+    }
+    drain(run);
+    if (!run->n_full)
+        fail(run, "the store took %llu MiB and was never full", (unsigned long long)at >> 20);
+    if (store_is_read_only(run->store))
+        fail(run, "a full store became read-only");
+    work(run, n_requests(300));
+    crash_rounds(run, 2, n_requests(200));
+    /* Half of it goes: there is room again, if cleaning is given its turns. */
+    if (model_n_disks(run->model) == 0 || !(disk = model_disk(run->model, 0)))
+        goto end;
+    while (!start_io(run, disk, STORE_TRIM, STORE_FUA, 0, model_disk_size(disk) / 2))
+        drain(run);
+    drain(run);
+    uint64_t full = run->n_full;
+    for (unsigned tries = 0; tries < 200; tries++) {
+        full = run->n_full;
+        while (!start_io(run, disk, STORE_WRITE, 0, 0, PAGE_BYTES))
+            drain(run);
+        drain(run);
+        if (run->n_full == full)
+            break;
+        for (unsigned i = 0; i < 50; i++)
+            turn(run, false);
+    }
+    if (run->n_full != full)
+        fail(run, "half of the store was trimmed and there is still no room");
+    crash_rounds(run, 2, n_requests(200));
+end:
+    total_full += run->n_full;
+    run_end(run);
+}
+
+/* A write or a sync fails: read-only until opened again, acknowledged data still there. */
+static void fault_write(struct run *run)
+{
+    static const enum storage_op kinds[] = {STORAGE_WRITE, STORAGE_SYNC, STORAGE_CREATE};
+    enum storage_op op = kinds[rng_below(&run->rng, 3)];
+    uint64_t before = sim_failures(run->sim), errors = run->n_write_errors;
+    run->may_fail_writes = true;
+    sim_fail(run->sim, op, 1 + rng_below(&run->rng, 30), 1 + rng_below(&run->rng, 2),
+             op == STORAGE_CREATE || rng_percent(&run->rng, 30) ? -ENOSPC : -EIO);
+    work(run, n_requests(150));
+    drain(run);
+    sim_fail(run->sim, op, 0, 1, 0);
+    if (run->n_write_errors > errors && !store_is_read_only(run->store))
+        fail(run, "writes failed but the store is not read-only");
+    if (store_is_read_only(run->store)) {
+        if (sim_failures(run->sim) == before)
+            fail(run, "read-only without a reason");
+        struct model_disk *disk = random_disk(run);
+        static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+        struct store_io io = {.op = STORE_FLUSH};
+        if (disk) {
+            io.disk = store_disk(run, disk);
+            if (run_io(run, &io) == 0)
+                fail(run, "a read-only store acknowledged a flush");
+            io = (struct store_io){
+                .disk = io.disk, .op = STORE_READ, .length = PAGE_BYTES, .buf = page};
+            int r = run_io(run, &io);
+            if (r)
+                fail(run, "a read-only store does not read: %s", err_text(r));
+        }
+    }
+    total_faults += sim_failures(run->sim) - before;
+    run_recover(run, random_end(run), 10);
+    run->may_fail_writes = false;
+}
+
+/* Reads fail or bring damaged bytes: an error for that request, never wrong data. */
+static void fault_read(struct run *run)
+{
+    uint64_t before = sim_failures(run->sim);
+    run->may_fail_reads = true;
+    sim_fail(run->sim, STORAGE_READ, 1 + rng_below(&run->rng, 20), 1 + rng_below(&run->rng, 3),
+             rng_percent(&run->rng, 50) ? -EIO : SIM_DAMAGE);
+    work(run, n_requests(150));
+    drain(run);
+    sim_fail(run->sim, STORAGE_READ, 0, 1, 0);
+    total_faults += sim_failures(run->sim) - before;
+    run_recover(run, random_end(run), 10);
+    run->may_fail_reads = false;
+}
+
+static void profile_fault(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xfa);
+    struct knobs k = random_knobs(&rng);
+    k.config.cache_bytes = 0;
+    k.race_permille = 0;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 2, k.disk_pages_max);
+    for (unsigned i = 0; i < 6; i++) {
+        work(run, n_requests(60));
+        drain(run);
+        if (rng_percent(&rng, 60))
+            fault_write(run);
+        else
+            fault_read(run);
+    }
+    run_end(run);
+}
+
+/* ---- bits that flip at rest ------------------------------------------------------------------ */
+
+/* Flip one bit in every copy of this page in the log files. Returns how many there were. */
+static unsigned flip_page(struct run *run, const uint8_t *page)
+{
+    uint8_t block[SIM_BLOCK_BYTES];
+    struct sim_place place = {0};
+    unsigned n = 0, bit = (unsigned)rng_below(&run->rng, 8 * PAGE_BYTES);
+    while (sim_next_block(run->sim, &place))
+        if (sim_peek(run->sim, place.file, place.offset_bytes, block) &&
+            memcmp(block, page, PAGE_BYTES) == 0) {
+            sim_flip_bit(run->sim, place.file, place.offset_bytes + bit / 8, bit % 8);
+            n++;
+        }
+    return n;
+}
+
+/* Read every page by itself. Returns how many gave ERR_CHECKSUM; ret_victim: was that one of them?
+ */
+static uint64_t count_damaged(struct run *run, const struct model_disk *victim_disk,
+                              uint64_t victim, bool *ret_victim)
+{
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    uint64_t damaged = 0, index, cursor;
+    *ret_victim = false;
+    for (uint32_t d = 0; d < model_n_disks(run->model); d++) {
+        struct model_disk *disk = model_disk(run->model, d);
+        cursor = 0;
+        while (model_next_page(disk, &cursor, &index)) {
+            struct model_read read;
+            struct store_io io = {.disk = store_disk(run, disk),
+                                  .op = STORE_READ,
+                                  .offset = index * PAGE_BYTES,
+                                  .length = PAGE_BYTES,
+                                  .buf = page};
+            model_read_begin(run->model, &read);
+            int r = run_io(run, &io);
+            if (r == 0) {
+                model_read_end(run->model, &read, disk, io.offset, PAGE_BYTES, page);
+                complain(run, "wrong data from a damaged store");
+                continue;
+            }
+            model_read_abort(&read);
+            if (err_errno(r) != EIO)
+                fail(run, "a damaged page gave %s", err_text(r));
+            damaged++;
+            *ret_victim |= disk == victim_disk && index == victim;
+        }
+    }
+    return damaged;
+}
+
+/* One bit of one live page: that page alone, and store_check() finds it; then it is overwritten. */
+static void flip_live(struct run *run)
+{
+    uint8_t page[PAGE_BYTES];
+    struct model_disk *disk = random_disk(run);
+    uint64_t cursor, index;
+    bool victim;
+    if (!disk || model_n_pages(disk) == 0)
+        return;
+    cursor = rng_below(&run->rng, model_n_pages(disk));
+    if (!model_next_page(disk, &cursor, &index) || !model_page_settled(disk, index, page))
+        return;
+    if (flip_page(run, page) == 0)
+        fail(run, "page %llu is nowhere on the medium", (unsigned long long)index);
+    say(run, "flipped a bit of page %llu of %s", (unsigned long long)index, model_disk_name(disk));
+    total_flips++;
+    run->may_fail_reads = true;
+    uint64_t problems = run_check(run, harness_verbose);
+    if (problems == 0)
+        fail(run, "store_check did not find the flipped bit of page %llu",
+             (unsigned long long)index);
+    uint64_t damaged = count_damaged(run, disk, index, &victim);
+    if (damaged != 1 || !victim)
+        fail(run, "one page is damaged, but %llu pages give errors", (unsigned long long)damaged);
+    if (run->n_damage_events == 0)
+        fail(run, "damage without an event");
+    run->may_fail_reads = false;
+    drain(run);
+    while (!start_io(run, disk, STORE_WRITE, 0, index * PAGE_BYTES, PAGE_BYTES))
+        drain(run);
+    drain(run);
+    if (count_damaged(run, disk, index, &victim) != 0)
+        fail(run, "an overwritten page is still damaged");
+}
+
+/* Bits anywhere: errors are right, wrong data never; what cannot be read, store_check() finds. The
+ * store may even refuse to open. */
+static void flip_anywhere(struct run *run)
+{
+    struct sim *whole = run->sim;
+    run->may_fail_reads = run->may_fail_writes = true;
+    run->sim = sim_clone(whole, rng_next(&run->rng));
+    for (uint64_t flips = rng_range(&run->rng, 1, 4), i = 0; i < flips; i++) {
+        struct sim_place place = {0}, pick = {0};
+        for (uint64_t n = 1; sim_next_block(run->sim, &place); n++)
+            if (rng_below(&run->rng, n) == 0)
+                pick = place;
+        sim_flip_bit(run->sim, pick.file, pick.offset_bytes + rng_below(&run->rng, SIM_BLOCK_BYTES),
+                     (unsigned)rng_below(&run->rng, 8));
+        say(run, "flipped a bit in the block of file %#x at %llu", pick.file,
+            (unsigned long long)pick.offset_bytes);
+        total_flips++;
+    }
+    int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+    if (r == 0) {
+        bool victim;
+        uint64_t problems = run_check(run, harness_verbose);
+        uint64_t damaged = count_damaged(run, NULL, 0, &victim);
+        if (damaged && !problems)
+            fail(run, "%llu pages cannot be read but store_check found nothing",
+                 (unsigned long long)damaged);
+        store_close(run->store);
+    } else {
+        say(run, "the damaged store does not open: %s", err_text(r));
+    }
+    run->store = NULL;
+    sim_free(run->sim);
+    run->sim = whole;
+    run->may_fail_reads = run->may_fail_writes = false;
+}
+
+static void profile_flip(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xf11);
+    struct knobs k = random_knobs(&rng);
+    k.config.cache_bytes = 0;
+    k.sparse_percent = 0;
+    k.change_permille = 0;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 2, k.disk_pages_max);
+    for (unsigned i = 0; i < 4; i++) {
+        work(run, n_requests(100));
+        run_reopen(run);
+        flip_live(run);
+        run_reopen(run);
+        int r = store_close(run->store);
+        run->store = NULL;
+        if (r)
+            fail(run, "closing: %s", err_text(r));
+        for (unsigned j = 0; j < 4; j++)
+            flip_anywhere(run);
+        r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+        if (r)
+            fail(run, "opening: %s", err_text(r));
+        compare_all(run, MODEL_CLOSED);
+    }
+    run_end(run);
+}
+
+/* ---- main ------------------------------------------------------------------------------------ */
+
+static const struct profile {
+    const char *name;
+    void (*run)(struct run *run, uint64_t seed);
+    unsigned weight; /* of a hundred seeds */
+} profiles[] = {
+    {"mix", profile_mix, 78},    {"every", profile_every, 3}, {"sweep", profile_sweep, 3},
+    {"fault", profile_fault, 8}, {"flip", profile_flip, 4},   {"wide", profile_wide, 2},
+    {"churn", profile_churn, 1}, {"full", profile_full, 1},
+};
+
+static const struct profile *profile_for(uint64_t seed)
+{
+    uint64_t dice = rng_mix(seed * 0x9e3779b97f4a7c15ULL) % 100;
+    for (size_t i = 0; i < sizeof(profiles) / sizeof(profiles[0]); i++) {
+        if (options.profile ? strcmp(options.profile, profiles[i].name) == 0
+                            : dice < profiles[i].weight)
+            return &profiles[i];
+        dice -= options.profile ? 0 : profiles[i].weight;
+    }
+    return NULL;
+}
+
+static uint64_t current_seed;
+
+/* An assertion, a crash or a hang of the store: say with which seed, then die of it. */
+static void on_signal(int number)
+{
+    char text[128];
+    int n = snprintf(text, sizeof(text), "FAILED: seed %llu profile %s: signal %d%s\n",
+                     (unsigned long long)current_seed, harness_profile, number,
+                     number == SIGALRM ? " (it takes for ever)" : "");
+    ssize_t w = write(STDERR_FILENO, text, (size_t)n);
+    (void)w;
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+static int parse(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        uint64_t *number = strcmp(arg, "--seed") == 0     ? &options.seed
+                           : strcmp(arg, "--count") == 0  ? &options.count
+                           : strcmp(arg, "--points") == 0 ? &options.points
+                           : strcmp(arg, "--ops") == 0    ? &options.ops
+                                                          : NULL;
+        if (strcmp(arg, "--verbose") == 0) {
+            harness_verbose = true;
+        } else if (strcmp(arg, "--lie") == 0) {
+            harness_lie = true;
+        } else if (number && value) {
+            *number = strtoull(value, NULL, 0);
+            i++;
+        } else if (strcmp(arg, "--profile") == 0 && value) {
+            options.profile = value;
+            i++;
+        } else {
+            return -1;
+        }
+    }
+    if (options.count == UINT64_MAX && !options.points)
+        options.count = 1;
+    return profile_for(0) ? 0 : -1;
+}
+
+int main(int argc, char **argv)
+{
+    static struct run run;
+    uint64_t begun = mono_us(), seeds = 0;
+    if (parse(argc, argv) != 0) {
+        fprintf(stderr,
+                "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
+                "[--profile mix|every|sweep|fault|flip|wide|churn|full] [--lie] [--verbose]\n");
+        return 2;
+    }
+    const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};
+    for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+        signal(signals[i], on_signal);
+    while (seeds < options.count && (!options.points || total_points < options.points)) {
+        current_seed = options.seed + seeds++;
+        const struct profile *profile = profile_for(current_seed);
+        harness_profile = profile->name;
+        alarm(300);
+        profile->run(&run, current_seed);
+        total_points += run.crash_points;
+        total_ops += run.op_ids;
+        total_opens += run.opens;
+    }
+    printf("%llu seeds from %llu: %llu crash points, %llu openings, %llu requests, %llu faults, "
+           "%llu flipped bits, %llu times full, all right, in %.1f s\n",
+           (unsigned long long)seeds, (unsigned long long)options.seed,
+           (unsigned long long)total_points, (unsigned long long)total_opens,
+           (unsigned long long)total_ops, (unsigned long long)total_faults,
+           (unsigned long long)total_flips, (unsigned long long)total_full,
+           (double)(mono_us() - begun) / 1e6);
+    return 0;
+}
