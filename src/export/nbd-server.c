@@ -18,6 +18,8 @@
 
 #define TICK_US           1000000
 #define UNIX_BUFFER_BYTES (1 << 20)
+#define DEATH_TRIES       50
+#define DEATH_PAUSE_US    20000
 #define LISTEN_BACKLOG    1024
 
 const struct nbd_config nbd_config_default = {
@@ -131,11 +133,23 @@ static int add_listener(struct nbd_server *server, int fd, const char *path)
 }
 
 /* Whether somebody accepts connections at addr. */
-static bool is_alive(const struct sockaddr_un *addr)
+static bool accepts(const struct sockaddr_un *addr)
 {
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     return fd < 0 || connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 ||
            errno != ECONNREFUSED;
+}
+
+/* The same, with patience: the kernel closes the sockets of a killed process that had them in an
+ * io_uring a little after its death. */
+static bool is_alive(const struct sockaddr_un *addr)
+{
+    for (int i = 0; i < DEATH_TRIES; i++) {
+        if (!accepts(addr))
+            return false;
+        usleep(DEATH_PAUSE_US);
+    }
+    return true;
 }
 
 int nbd_server_listen_unix(struct nbd_server *server, const char *path, unsigned mode)
