@@ -130,6 +130,8 @@ class Daemon:
             self.fail(f"varved --check: {result.stdout}{result.stderr}")
 
     def fail(self, message):
+        if self.process and self.process.poll() is not None:
+            message += f"\nvarved is dead (exit code {self.process.returncode})"
         tail = (self.dir / "varved.log").read_text(errors="replace")[-3000:]
         raise AssertionError(f"{message}\nvarved's log ends with:\n{tail}")
 
