@@ -211,24 +211,25 @@ bool store_submit(struct store *store, struct store_io *io)
     }
     if (++stats->in_flight > stats->most_in_flight)
         stats->most_in_flight = stats->in_flight;
-    list_push_front(&store->later, &io->link);
+    list_push_front(&store->later, &io->waiter.link);
     return false;
 }
 
-void store_dispatch(struct store *store)
+bool store_dispatch(struct store *store)
 {
     struct list now, *l;
 
     if (store->faults.hold)
-        return;
+        return false;
     list_init(&now);
     list_splice(&now, &store->later);
     while ((l = list_pop_front(&now))) {
-        struct store_io *io = container_of(l, struct store_io, link);
+        struct store_io *io = container_of(l, struct store_io, waiter.link);
         store->stats.in_flight--;
         run(store, io);
         io->done(io);
     }
+    return !list_empty(&store->later);
 }
 
 struct disk *store_find_disk(struct store *store, const char *vm, const char *name)

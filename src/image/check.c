@@ -464,16 +464,17 @@ bool check_step(struct store *store)
     }
     switch (r->phase) {
     case CHECK_HOLD:
-        if (!cleaner_is_between(store->log) || store->checkpoint.state != CHECKPOINT_IDLE)
+        if (!cleaner_is_between(store->log))
             return false;
+        /* The first one that begins from now on. */
         r->phase = CHECK_CHECKPOINT;
-        r->seq = store->log->checkpoint_seq + 1;
+        r->seq = store->log->checkpoint_seq + (store->log->checkpoint_running ? 2 : 1);
         checkpoint_want(store);
         return true;
     case CHECK_CHECKPOINT:
         return false;
     case CHECK_WALK:
-        for (int i = 0; i < 16; i++)
+        for (int i = 0; i < 16 && r->phase == CHECK_WALK && !r->check->error; i++)
             if (!walk(r))
                 return false;
         return true;

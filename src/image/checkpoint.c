@@ -44,9 +44,7 @@ static bool is_due(struct store *store)
         return true;
     if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes)
         return true;
-    /* Files wait to be released and are needed. */
-    return log->n_dead && (log->n_dead >= log->reserve_files / 2 || log->n_free <= 2) &&
-           log->n_free <= log->reserve_files && log->n_files >= log->max_files;
+    return log_wants_checkpoint(log);
 }
 
 static int begin(struct store *store)

@@ -482,6 +482,18 @@ void log_hold(struct log *log, bool hold)
             file_check_dead(log, log->files[i]);
 }
 
+bool log_wants_checkpoint(const struct log *log)
+{
+    if (log->hold || log->n_free > log->reserve_files || log->n_files < log->max_files)
+        return false;
+    uint32_t n = 0;
+    list_for_each(l, &log->dead) {
+        const struct log_file *file = container_of(l, struct log_file, link);
+        n += file->release_seq == log->checkpoint_seq + 1 && !file->readers && !file->writers;
+    }
+    return n && (n >= log->reserve_files / 2 || log->n_free <= 2);
+}
+
 static void release(struct log *log, struct log_file *file)
 {
     list_del(&file->link);

@@ -296,6 +296,8 @@ void log_sync_all(struct log *log, struct waiter *waiter);
 /* The checkpoint is durable: what died before it began is free. */
 void log_checkpoint_done(struct log *log, uint64_t seq);
 
+/* Files are needed, and a checkpoint would free some. */
+bool log_wants_checkpoint(const struct log *log);
 /* Keep all files and pieces where they are: no cleaning, nothing is released. */
 void log_hold(struct log *log, bool hold);
 /* What is held back is needed: whoever holds should let go. */

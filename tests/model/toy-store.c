@@ -544,9 +544,10 @@ bool store_submit(struct store *s, struct store_io *io)
     return false;
 }
 
-void store_dispatch(struct store *s)
+bool store_dispatch(struct store *s)
 {
     advance(s);
+    return false;
 }
 
 bool name_is_valid(const char *name)
