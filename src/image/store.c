@@ -305,7 +305,8 @@ static int replay_batch(void *arg, const struct batch_header *h, const uint8_t *
 static bool busy(const struct store *store)
 {
     const struct log *log = store->log;
-    if (log->n_inflight || log->syncing || log->table.inflight || log->n_creating)
+    if (log->n_inflight || log->syncing || log->table.inflight || log->n_creating ||
+        log_files_are_busy(log))
         return true;
     return !cleaner_is_idle(log) || store->checkpoint.state >= CHECKPOINT_SYNC ||
            store->reclaim_waits || store->table->n_loading || check_is_busy(store);

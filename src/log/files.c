@@ -312,6 +312,7 @@ static void created(struct storage_req *req, int res)
         c->file->state = FILE_ABSENT;
         log->n_files--;
         log->creation_failed = true;
+        log->client->room(log->client); /* who waits for room may be told that there is none */
     }
     free(c);
 }
@@ -492,6 +493,16 @@ bool log_wants_checkpoint(const struct log *log)
         n += file->release_seq == log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
     return n && (n >= log->reserve_files / 2 || log->n_free <= 2);
+}
+
+bool log_files_are_busy(const struct log *log)
+{
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (file && (file->readers || file->writers || file->syncing))
+            return true;
+    }
+    return false;
 }
 
 static void release(struct log *log, struct log_file *file)

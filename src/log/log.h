@@ -229,6 +229,8 @@ int log_load_map_file(struct log *log, const uint8_t **at, size_t *len);
 int log_load_footers(struct log *log);
 /* All files of the map and of the tail are known: what else the medium has is free. */
 int log_load_free(struct log *log);
+/* Is any request to a log file in flight? */
+bool log_files_are_busy(const struct log *log);
 /* After recovery: take up writing with fresh segments. */
 void log_start(struct log *log);
 

@@ -262,12 +262,12 @@ static int do_io(struct sim *sim, struct store *store, struct store_io *io)
     if (store_submit(store, io))
         io_busy = false;
     while (io_busy) {
-        store_dispatch(store);
+        bool more = store_dispatch(store);
         idle = sim_in_flight(sim) ? 0 : idle + 1;
         if (idle > 100000)
             bad("stalled", io->offset / PAGE_BYTES);
         if (sim_in_flight(sim))
-            sim_storage(sim)->poll(sim_storage(sim), true);
+            sim_storage(sim)->poll(sim_storage(sim), !more);
     }
     return io->error;
 }
@@ -335,12 +335,12 @@ static void use(struct sim *sim, struct store *store, const struct base *base, b
     if (store_check(store, &check) != 0)
         return;
     for (unsigned idle = 0; io_busy;) {
-        store_dispatch(store);
+        bool more = store_dispatch(store);
         idle = sim_in_flight(sim) ? 0 : idle + 1;
         if (idle > 100000)
             bad("the check is stalled", 0);
         if (sim_in_flight(sim))
-            sim_storage(sim)->poll(sim_storage(sim), true);
+            sim_storage(sim)->poll(sim_storage(sim), !more);
     }
 }
 

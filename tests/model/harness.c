@@ -53,6 +53,9 @@ void complain(struct run *run, const char *what)
 struct disk *store_disk(struct run *run, const struct model_disk *disk)
 {
     struct disk *d = store_find_disk(run->store, model_disk_vm(disk), model_disk_name(disk));
+    /* Its vm may have its new name already, before that is durable and told. */
+    if (!d && run->change_active && run->change.kind == CHANGE_VM_RENAME)
+        d = store_find_disk(run->store, run->change.new_name, model_disk_name(disk));
     if (!d)
         fail(run, "disk %s/%s is not found", model_disk_vm(disk), model_disk_name(disk));
     return d;
@@ -161,8 +164,8 @@ static void resolve(struct run *run, struct slot *slot)
 void turn(struct run *run, bool wait)
 {
     struct storage *storage = sim_storage(run->sim);
-    store_dispatch(run->store);
-    storage->poll(storage, wait && sim_in_flight(run->sim));
+    bool more = store_dispatch(run->store);
+    storage->poll(storage, wait && !more && sim_in_flight(run->sim));
 }
 
 static bool busy(const struct run *run)

@@ -731,9 +731,8 @@ void model_judge_end(struct model *model, bool keep)
         page_cuts(model, model->moving[k]);
     bool agreed = false, any = false;
     for (uint64_t i = 0; i < span && !agreed; i++) {
-        bool changed = model->cuts[i] != 0 || i == 0;
         count += model->cuts[i];
-        if (count != (int64_t)model->n_moving || !changed)
+        if (count != (int64_t)model->n_moving)
             continue;
         any = true;
         cut = model->judge_low + i;

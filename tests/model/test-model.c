@@ -663,7 +663,7 @@ int main(int argc, char **argv)
         current_seed = options.seed + seeds++;
         const struct profile *profile = profile_for(current_seed);
         harness_profile = profile->name;
-        alarm(300);
+        alarm(120);
         profile->run(&run, current_seed);
         total_points += run.crash_points;
         total_ops += run.op_ids;
