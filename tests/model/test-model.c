@@ -3,7 +3,8 @@
  *
  * usage: test-model [--seed N] [--count N] [--points N] [--ops N] [--profile NAME] [--lie]
  *     [--verbose]
- * --lie: the medium's syncs do nothing, which must be found. Runs count seeds from seed on, or
+ * --lie: the medium's syncs do nothing, which must be found. --crc-tails: sparse pages end in their
+ * own CRC-32C. Runs count seeds from seed on, or
  * until so many crash points were judged. A seed and a profile give the same run again. Exit 0, or
  * 1 with the seed and what was wrong. */
 #include "harness.h"
@@ -631,6 +632,8 @@ static int parse(int argc, char **argv)
             harness_verbose = true;
         } else if (strcmp(arg, "--lie") == 0) {
             harness_lie = true;
+        } else if (strcmp(arg, "--crc-tails") == 0) {
+            stamp_crc_tails = true;
         } else if (number && value) {
             *number = strtoull(value, NULL, 0);
             i++;
@@ -651,9 +654,9 @@ int main(int argc, char **argv)
     static struct run run;
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
-        fprintf(stderr,
-                "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                "[--profile mix|every|sweep|fault|flip|wide|churn|full] [--lie] [--verbose]\n");
+        fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
+                        "[--profile mix|every|sweep|fault|flip|wide|churn|full] [--lie] "
+                        "[--crc-tails] [--verbose]\n");
         return 2;
     }
     const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};
