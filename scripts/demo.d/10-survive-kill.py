@@ -20,7 +20,7 @@ def run(demo):
 
     demo.say("booting it from Varve: stock QEMU, no KVM needed (the processor is emulated)")
     with start_guest(demo) as machine:
-        seconds = machine.console.log_in(200)
+        seconds = machine.console.log_in(300)
         demo.say(f"the guest is up: {machine.console.check('uname -sr').strip()}")
         demo.result("booted from Varve, to a root shell, in", f"{seconds:.1f} s")
         machine.console.check("mkdir -p /root/load && mount --bind /root /mnt")
