@@ -123,6 +123,20 @@ static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
     return 0;
 }
 
+/* A file that was opened before the checkpoint began, while none of its batches was applied yet, is in
+ * the checkpoint's map with nothing alive. The scan comes to it as to one that is not there. */
+static void forget_empty(struct log *log, struct log_file *file)
+{
+    if (file->state != FILE_SEALED || file->kind != FILE_KIND_DATA || file->n_live)
+        return;
+    while (!list_empty(&file->pieces))
+        piece_free(log, container_of(file->pieces.next, struct log_piece, link));
+    free(file->live);
+    file->live = NULL;
+    file->state = FILE_ABSENT;
+    log->n_files--;
+}
+
 /* Make the file's first batch tell its segment, and take the file into the books. */
 static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
 {
@@ -134,13 +148,14 @@ static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
     struct log_file *file = file_get(log, number);
     if (!file)
         return -ENOMEM;
-    if (file->state != FILE_ABSENT)
-        return 0;
     const uint8_t *block = blocks_at(s, number, 1, 1, &code);
     if (!block)
         return code;
     const struct batch_header *h = (const struct batch_header *)block;
-    if (!header_valid(s, block, 1) || h->seq != s->seq + 1 || segment_find(log, h->segment))
+    if (!header_valid(s, block, 1) || h->seq != s->seq + 1)
+        return 0;
+    forget_empty(log, file);
+    if (file->state != FILE_ABSENT || segment_find(log, h->segment))
         return 0;
     file->kind = FILE_KIND_DATA;
     file->shift = DATA_SHIFT;
