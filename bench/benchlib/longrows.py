@@ -54,8 +54,6 @@ class Amplification(LongRow):
             qcow2.freeze()
             before = sides[0].stats() if not bench.peer_only else {}
             rounds = run_rounds(bench, self.name, "randwrite", sides, io_size=per_round, size=disk)
-            if not bench.peer_only:
-                sides[0].thaw()
             after = sides[0].stats() if not bench.peer_only else {}
         finally:
             close_sides(sides)
@@ -110,11 +108,9 @@ class Overwrite(LongRow):
                 side.thaw()
                 bench.fio(side, "fill", size=disk)
                 side.freeze()
-            before = full.storage_bytes()[1]
             chunks, steady = self.age(bench, full, disk, capacity)
             rounds = run_rounds(bench, self.name, self.workload, sides, size=disk, ramp_s=0)
-            full.thaw()
-            verify_disk(bench, full, disk)
+            verify(bench, full)
             space, counters = full.df(), full.stats()
         finally:
             close_sides(sides)
@@ -148,11 +144,6 @@ class Overwrite(LongRow):
         return self.result(rounds, checks, notes, chunks=chunks, space=space, counters=counters)
 
 
-def verify_disk(bench, side, disk):
-    bench.fio(side, "verify", size=64 * MIB, offset=disk // 2 // MIB * MIB)
-    side.freeze()
-
-
 class Open(LongRow):
     """From the exec of varved to the first read that it answers, after kill -9 under random writes."""
 
@@ -181,7 +172,6 @@ class Open(LongRow):
                 bench.say(f"{self.name}: round {i + 1}/{bench.rounds}: {times[-1] * 1000:.0f} ms")
             space = varve.df()
             verify(bench, varve)
-            varve.thaw()
         finally:
             close_sides([varve])
         figure = {"value": max(times), **stats.spread(times)}
@@ -233,9 +223,7 @@ class Big(LongRow):
         try:
             bench.say(f"{self.name}: writing {stats.human_bytes(scattered)} at random places")
             scatter = one_turn(bench, big, "randwrite", size=1 << 40, io_size=scattered)
-            big.thaw()
             space, memory = big.df(), {"scattered": big.memory_bytes()}
-            big.freeze()
             small = Varve(bench, 2 * GIB, capacity=free, cache=None, label="small")
             sides.append(small)
             for side in sides:

@@ -51,7 +51,7 @@ class Row:
             notes = self.sanity(rounds)
             if self.verify:
                 for side in sides:
-                    verify(bench, side)
+                    verify(bench, side, WORKING_SET // 2)
                 notes.append("every side gave back what was written to it (crc32c of 128 MiB of "
                              "random 4 KiB writes)")
         finally:
@@ -160,10 +160,10 @@ def summarize(rounds, metric):
             for label, results in rounds.items()}
 
 
-def verify(bench, side):
+def verify(bench, side, offset=0):
     """Write random blocks that carry their checksums and read them back."""
     side.thaw()
-    bench.fio(side, "verify", size=128 * MIB, offset=WORKING_SET // 2)
+    bench.fio(side, "verify", size=128 * MIB, offset=offset)
     side.freeze()
 
 

@@ -78,6 +78,7 @@ class Server:
         self.bench = bench
         self.label = label or self.name
         self.child = None
+        self.frozen = False
         self.socket = os.path.join(bench.run_dir, f"{self.label}.sock")
         self.log = os.path.join(bench.run_dir, f"{self.label}.log")
 
@@ -109,28 +110,45 @@ class Server:
             time.sleep(pause_s)
 
     def freeze(self):
-        if self.child:
-            self.child.send_signal(signal.SIGSTOP)
+        """Stop it, and wait until it has stopped (a request in the kernel is finished first)."""
+        if not self.child:
+            return
+        self.require_alive()
+        self.child.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while self.state() != "T":
+            if time.monotonic() > deadline:
+                raise BenchError(f"{self.label} does not stop: its state is {self.state()}")
+            time.sleep(0.001)
+        self.frozen = True
 
     def thaw(self):
         if self.child:
             self.require_alive()
             self.child.send_signal(signal.SIGCONT)
+            self.frozen = False
 
     def stop(self):
         if self.child:
-            child, self.child = self.child, None
+            child, self.child, self.frozen = self.child, None, False
             code = self.bench.procs.end(child)
             if code not in (0, -signal.SIGTERM):
                 raise BenchError(f"{self.label} ended with {code} when asked to stop, see {self.log}")
 
     # What the kernel counted for it.
 
+    def _stat(self):
+        with open(f"/proc/{self.child.pid}/stat", encoding="ascii") as f:
+            return f.read().rpartition(")")[2].split()
+
+    def state(self):
+        """The kernel's letter: R, S, D, T (stopped), Z."""
+        return self._stat()[0]
+
     def cpu_s(self):
         if not self.child:
             return 0.0
-        with open(f"/proc/{self.child.pid}/stat", encoding="ascii") as f:
-            fields = f.read().rpartition(")")[2].split()
+        fields = self._stat()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def storage_bytes(self):
@@ -218,6 +236,17 @@ class Varve(Server):
             self.create(disk_bytes)
 
     def cli(self, *args):
+        """Run varve; a frozen daemon is woken for as long as that takes."""
+        frozen = self.frozen
+        if frozen:
+            self.thaw()
+        try:
+            return self._cli(args)
+        finally:
+            if frozen:
+                self.freeze()
+
+    def _cli(self, args):
         argv = [self.bench.varve, "--run", self.run_dir, *args]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
         if done.returncode:
@@ -251,7 +280,7 @@ class Varve(Server):
 
     def kill9(self):
         """The daemon's sudden death."""
-        child, self.child = self.child, None
+        child, self.child, self.frozen = self.child, None, False
         child.kill()
         self.bench.procs.end(child)
 

@@ -34,7 +34,8 @@ class Session:
     def __enter__(self):
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda n, _: sys.exit(128 + n))
-        self.data_base = tempfile.mkdtemp(prefix="run-", dir=self.base)
+        remove_leftovers(self.base)
+        self.data_base = tempfile.mkdtemp(prefix=f"run-{os.getpid()}-", dir=self.base)
         self.run_base = tempfile.mkdtemp(prefix="varve-bench-")
         return self
 
@@ -67,6 +68,15 @@ class Session:
 
     def say(self, text):
         print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def remove_leftovers(base):
+    """The files of runs that were killed outright: directories run-PID-* whose process is gone."""
+    for name in os.listdir(base):
+        parts = name.split("-")
+        if len(parts) == 3 and parts[0] == "run" and parts[1].isdigit() \
+                and not os.path.exists(f"/proc/{parts[1]}"):
+            shutil.rmtree(os.path.join(base, name), ignore_errors=True)
 
 
 def find_binaries(given):
