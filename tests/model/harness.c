@@ -54,9 +54,9 @@ struct disk *store_disk(struct run *run, const struct model_disk *disk)
 {
     struct disk *d = store_find_disk(run->store, model_disk_vm(disk), model_disk_name(disk));
     /* Its vm may have its new name already, before that is durable and told. */
-    if (!d && run->change_active && run->change.kind == CHANGE_VM_RENAME)
+    if (!d && (run->change_active || run->change_stuck) && run->change.kind == CHANGE_VM_RENAME)
         d = store_find_disk(run->store, run->change.new_name, model_disk_name(disk));
-    if (!d)
+    if (!d && !run->change_stuck)
         fail(run, "disk %s/%s is not found", model_disk_vm(disk), model_disk_name(disk));
     return d;
 }
@@ -312,7 +312,8 @@ struct model_disk *random_disk(struct run *run)
     for (unsigned i = 0; n && i < 4; i++) {
         struct model_disk *disk = model_disk(run->model, (uint32_t)rng_below(&run->rng, n));
         if (disk == run->change_disk ||
-            (run->change_vm && strcmp(run->change_vm, model_disk_vm(disk)) == 0))
+            (run->change_vm && strcmp(run->change_vm, model_disk_vm(disk)) == 0) ||
+            (run->change_stuck && !store_disk(run, disk)))
             continue;
         return disk;
     }

@@ -99,6 +99,7 @@ void drain(struct run *run);
 int run_io(struct run *run, struct store_io *io);
 /* A random disk that no change concerns, or NULL. */
 struct model_disk *random_disk(struct run *run);
+/* NULL only after a change that failed, when the disk may be gone. */
 struct disk *store_disk(struct run *run, const struct model_disk *disk);
 
 /* ---- opening, closing, judging --------------------------------------------------------------- */
