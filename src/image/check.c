@@ -452,7 +452,7 @@ bool check_step(struct store *store)
         return false;
     if (!r->check->error && store->log->error && r->phase < CHECK_WALK)
         r->check->error = ERR_READ_ONLY; /* no checkpoint will come any more */
-    if (!r->check->error && log_is_short(store->log) && store->log->n_free <= 2)
+    if (!r->check->error && !list_empty(&store->room_waiters) && log_is_short(store->log))
         r->check->error = -ENOSPC;
     if (r->check->error) {
         if (check_is_busy(store))

@@ -312,6 +312,7 @@ static void created(struct storage_req *req, int res)
         c->file->state = FILE_ABSENT;
         log->n_files--;
         log->creation_failed = true;
+        log->client->room(log->client); /* who waits for room may be told that there is none */
     }
     free(c);
 }
