@@ -168,6 +168,14 @@ void turn(struct run *run, bool wait)
     storage->poll(storage, wait && !more && sim_in_flight(run->sim));
 }
 
+void turn_or_stall(struct run *run)
+{
+    turn(run, true);
+    run->idle = sim_in_flight(run->sim) || !run->n_active ? 0 : run->idle + 1;
+    if (run->idle > 10000)
+        fail(run, "stalled: %u requests wait and nothing is in flight", run->n_active);
+}
+
 static bool busy(const struct run *run)
 {
     if (run->change_active)
@@ -186,7 +194,10 @@ static void turn_until(struct run *run, bool (*more)(const struct run *run))
         turn(run, true);
         idle = sim_in_flight(run->sim) ? 0 : idle + 1;
         if (idle > 1000)
-            fail(run, "stalled: %u requests wait and nothing is in flight", run->n_active);
+            fail(run,
+                 "stalled: %u requests, %u on shared pages, %u changes wait and nothing is in "
+                 "flight",
+                 run->n_active, run->race_waits, run->change_active);
     }
 }
 

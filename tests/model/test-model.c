@@ -264,7 +264,7 @@ static void fill_in_order(struct run *run, struct model_disk *disk, uint64_t pag
         if (start_io(run, disk, STORE_WRITE, 0, at * PAGE_BYTES, n * PAGE_BYTES))
             at += n;
         else
-            turn(run, true);
+            turn_or_stall(run);
     }
     drain(run);
 }
@@ -321,7 +321,7 @@ static void profile_full(struct run *run, uint64_t seed)
         if (start_io(run, disk, STORE_WRITE, 0, at, 256 * PAGE_BYTES))
             at += 256 * PAGE_BYTES;
         else
-            turn(run, true);
+            turn_or_stall(run);
     }
     drain(run);
     if (!run->n_full)
