@@ -409,6 +409,9 @@ bool start_random_io(struct run *run)
 static void race_done(struct store_io *io)
 {
     struct run *run = (struct run *)io->extents; /* unused by WRITE and ZERO */
+    if (!(run->race_active & 1u << (io - run->race_io)))
+        fail(run, "a request was told twice");
+    run->race_active &= ~(1u << (io - run->race_io));
     run->race_waits--;
     if (sim_is_dead(run->sim))
         return;
@@ -445,6 +448,7 @@ static void start_racer(struct run *run, unsigned i)
         (unsigned long long)at, (unsigned long long)length);
     model_race_add(run->model, zero ? NULL : buf, at, (uint32_t)length);
     run->race_waits++;
+    run->race_active |= 1u << i;
     if (store_submit(run->store, &run->race_io[i]))
         race_done(&run->race_io[i]);
 }

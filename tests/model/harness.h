@@ -65,7 +65,7 @@ struct run {
     struct model_race race;
     struct store_io race_io[MODEL_RACE_OPS];
     uint8_t *race_buf;
-    unsigned race_waits, idle;
+    unsigned race_waits, race_active, idle; /* race_active: a bit each */
     uint64_t crash_points, opens;
     bool formatted;
     bool dry; /* judge without adopting */
