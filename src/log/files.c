@@ -637,7 +637,8 @@ uint64_t log_limit_pages(const struct log *log)
     /* The files that data may fill, less one in twenty: cleaning a store fuller than that would
      * move twenty pages to gain one. */
     uint64_t files = log->creation_failed ? log->n_files : log->max_files;
-    uint64_t usable = files > log->reserve_files ? files - log->reserve_files : 0;
+    uint64_t others = log->reserve_files + 2; /* and what the table stream fills and has ready */
+    uint64_t usable = files > others ? files - others : 0;
     return usable * (DATA_SEGMENT_SLOTS - 1) / 20 * 19;
 }
 
