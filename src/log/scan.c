@@ -134,24 +134,30 @@ static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
     struct log_file *file = file_get(log, number);
     if (!file)
         return -ENOMEM;
-    if (file->state != FILE_ABSENT)
-        return 0;
     const uint8_t *block = blocks_at(s, number, 1, 1, &code);
     if (!block)
         return code;
     const struct batch_header *h = (const struct batch_header *)block;
-    if (!header_valid(s, block, 1) || h->seq != s->seq + 1 || segment_find(log, h->segment))
+    if (!header_valid(s, block, 1) || h->seq != s->seq + 1)
         return 0;
-    file->kind = FILE_KIND_DATA;
-    file->shift = DATA_SHIFT;
-    file->state = FILE_SEALED;
-    file->used_slots = 1;
+    const struct log_segment *segment = segment_find(log, h->segment);
+    /* The checkpoint knows the file already if batches were in flight to both when it began. */
+    bool known = file->state == FILE_SEALED && file->kind == FILE_KIND_DATA && segment &&
+                 segment->n_pieces == 1 && segment->pieces[0]->file == file;
+    if (!known && (file->state != FILE_ABSENT || segment))
+        return 0;
     file->sealed_batch = UINT64_MAX; /* until the scan has left it */
-    log->n_files++;
-    file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
-    if (!file->live ||
-        !piece_add(log, file, h->segment, 0, 0, DATA_SEGMENT_SLOTS, 0, DATA_SEGMENT_SLOTS))
-        return -ENOMEM;
+    if (!known) {
+        file->kind = FILE_KIND_DATA;
+        file->shift = DATA_SHIFT;
+        file->state = FILE_SEALED;
+        log->n_files++;
+        file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
+        if (!file->live ||
+            !piece_add(log, file, h->segment, 0, 0, DATA_SEGMENT_SLOTS, 0, DATA_SEGMENT_SLOTS))
+            return -ENOMEM;
+    }
+    file->used_slots = 1;
     if (h->segment >= log->next_segment)
         log->next_segment = h->segment + 1;
     s->file = file;
