@@ -272,8 +272,6 @@ void nbd_conn_serve(struct nbd_conn *conn)
         (conn->blocked || conn->phase <= NBD_OPTIONS)) {
         parse(conn);
         list_del(&conn->dirty_link); /* for replies made just now: they are sent below */
-        /* What it gave the store is sent off by another hook, which may have run. */
-        loop_again(conn->server->loop);
     }
     if (conn->phase == NBD_TRANSMISSION || conn->phase == NBD_LINGER)
         nbd_reply_send(conn);

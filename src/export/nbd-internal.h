@@ -100,7 +100,7 @@ struct nbd_conn {
     struct nbd_request *skip_request; /* to be answered when they are */
     struct nbd_request *payload;      /* a large write that is being received */
     uint32_t payload_got;
-    uint64_t starved_bytes; /* what it waits for, while in server->starved; else 0 */
+    uint64_t starved_bytes; /* what it waits for, while in server->starved[]; else 0 */
 
     /* Requests. */
     unsigned n_requests;
@@ -154,7 +154,7 @@ struct nbd_server {
     struct list listeners;
     struct list handshaking, serving, lingering; /* connections; the first in order of deadline */
     struct list dirty;
-    struct list starved;
+    struct list starved[2]; /* wait for memory: small requests, large ones */
     unsigned n_connections;
     uint64_t now_us; /* of the last tick */
     struct loop_hook hook;

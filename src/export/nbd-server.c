@@ -18,6 +18,8 @@
 
 #define TICK_US           1000000
 #define UNIX_BUFFER_BYTES (1 << 20)
+#define DEATH_TRIES       50
+#define DEATH_PAUSE_US    20000
 #define LISTEN_BACKLOG    1024
 
 const struct nbd_config nbd_config_default = {
@@ -131,11 +133,23 @@ static int add_listener(struct nbd_server *server, int fd, const char *path)
 }
 
 /* Whether somebody accepts connections at addr. */
-static bool is_alive(const struct sockaddr_un *addr)
+static bool accepts(const struct sockaddr_un *addr)
 {
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     return fd < 0 || connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 ||
            errno != ECONNREFUSED;
+}
+
+/* The same, with patience: the kernel closes the sockets of a killed process that had them in an
+ * io_uring a little after its death. */
+static bool is_alive(const struct sockaddr_un *addr)
+{
+    for (int i = 0; i < DEATH_TRIES; i++) {
+        if (!accepts(addr))
+            return false;
+        usleep(DEATH_PAUSE_US);
+    }
+    return true;
 }
 
 int nbd_server_listen_unix(struct nbd_server *server, const char *path, unsigned mode)
@@ -226,7 +240,7 @@ static bool is_stalled(const struct nbd_conn *conn)
 
 static void tend_serving(struct nbd_server *server)
 {
-    bool starving = !list_empty(&server->starved);
+    bool starving = !list_empty(&server->starved[0]) || !list_empty(&server->starved[1]);
 
     list_for_each_safe (l, &server->serving) {
         struct nbd_conn *conn = container_of(l, struct nbd_conn, link);
@@ -293,9 +307,10 @@ int nbd_server_create(struct loop *loop, const struct nbd_config *config,
     server->loop = loop;
     server->config = *config;
     server->exports = exports;
-    struct list *lists[] = {&server->listeners, &server->handshaking, &server->serving,
-                            &server->lingering, &server->dirty,       &server->starved,
-                            &server->free_outs, &server->free_blocks, &server->free_requests};
+    struct list *lists[] = {&server->listeners,    &server->handshaking, &server->serving,
+                            &server->lingering,    &server->dirty,       &server->starved[0],
+                            &server->starved[1],   &server->free_outs,   &server->free_blocks,
+                            &server->free_requests};
     for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
         list_init(lists[i]);
     nbd_pool_init(&server->pool, config->buffer_bytes);

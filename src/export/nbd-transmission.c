@@ -19,6 +19,7 @@
 
 #define WAIT_REST_BYTES   (16u << 10) /* so little more of a payload is waited for in the block */
 #define LARGE_WRITE_BYTES (64u << 10) /* received into a buffer of its own from the start */
+#define SMALL_COST_BYTES  (256u << 10)
 #define MAX_FREE_REQUESTS 4096
 #define STATUS_BYTES      (16u << 10) /* extents of one BLOCK_STATUS */
 
@@ -33,20 +34,30 @@ struct header {
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
+/* Large requests leave a quarter of the memory alone, so that clients which take much and read
+ * nothing cannot hold up the small requests of others; the two kinds wait in separate queues. */
+static bool fits(const struct nbd_server *server, uint64_t cost)
+{
+    uint64_t limit = server->pool.limit_bytes;
+    if (cost > SMALL_COST_BYTES)
+        limit -= limit / 4;
+    return server->pool.used_bytes + cost <= limit;
+}
+
 bool nbd_may_allocate(struct nbd_conn *conn, uint64_t cost)
 {
     struct nbd_server *server = conn->server;
-    bool fits = server->pool.used_bytes + cost <= server->pool.limit_bytes;
-    bool my_turn = list_empty(&server->starved) || server->starved.next == &conn->starved_link;
+    struct list *queue = &server->starved[cost > SMALL_COST_BYTES];
+    bool my_turn = list_empty(queue) || queue->next == &conn->starved_link;
 
-    if (fits && my_turn) {
+    if (fits(server, cost) && my_turn) {
         nbd_not_starved(conn);
         return true;
     }
     conn->blocked = true;
     if (!conn->starved_bytes) {
         server->counts[NBD_N_STARVED]++;
-        list_push_back(&server->starved, &conn->starved_link);
+        list_push_back(queue, &conn->starved_link);
     }
     conn->starved_bytes = cost;
     return false;
@@ -63,11 +74,14 @@ void nbd_not_starved(struct nbd_conn *conn)
 
 void nbd_feed_starved(struct nbd_server *server)
 {
-    if (list_empty(&server->starved))
-        return;
-    struct nbd_conn *conn = container_of(server->starved.next, struct nbd_conn, starved_link);
-    if (server->pool.used_bytes + conn->starved_bytes <= server->pool.limit_bytes)
-        nbd_conn_dirty(conn);
+    for (int i = 0; i < 2; i++) {
+        if (list_empty(&server->starved[i]))
+            continue;
+        struct list *first = server->starved[i].next;
+        struct nbd_conn *conn = container_of(first, struct nbd_conn, starved_link);
+        if (fits(server, conn->starved_bytes))
+            nbd_conn_dirty(conn);
+    }
 }
 
 static struct nbd_request *request_new(struct nbd_conn *conn, const struct header *h)
@@ -239,6 +253,9 @@ static void submit(struct nbd_request *req)
 {
     req->io.disk = req->conn->disk;
     req->io.done = io_done;
+    /* From a hook, or from within the store's own dispatch: the store must be given a turn for it.
+     */
+    loop_again(req->conn->server->loop);
     if (store_submit(req->conn->store, &req->io))
         completed(req);
 }
@@ -497,17 +514,21 @@ static void count(struct nbd_server *server, const struct header *h)
                                                                    : NBD_N_OTHERS]++;
 }
 
-/* Within the connection's bounds? One request is always allowed. */
+/* Within the connection's bounds? One request is always allowed. A connection holds no more than is
+ * still free: however many of them take what they can, something is left for the next. */
 static bool admit(const struct nbd_conn *conn, const struct header *h)
 {
     const struct nbd_config *config = &conn->server->config;
+    const struct nbd_pool *pool = &conn->server->pool;
+    uint64_t bytes = conn->n_bytes + h->length;
     bool has_buffer = h->command == NBD_CMD_READ || h->command == NBD_CMD_WRITE;
 
     if (conn->n_requests == 0)
         return true;
     if (conn->n_requests + n_parts(conn, h) > config->connection_requests)
         return false;
-    return !has_buffer || conn->n_bytes + h->length <= config->connection_bytes;
+    return !has_buffer ||
+           (bytes <= config->connection_bytes && bytes <= pool->limit_bytes - pool->used_bytes);
 }
 
 /* ---- parsing --------------------------------------------------------------------------------- */

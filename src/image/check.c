@@ -467,6 +467,8 @@ bool check_step(struct store *store)
         r->check->error = ERR_READ_ONLY; /* no checkpoint will come any more */
     if (!r->check->error && !list_empty(&store->room_waiters) && log_is_short(store->log))
         r->check->error = -ENOSPC;
+    if (!r->check->error && r->check->cancel)
+        r->check->error = -ECANCELED;
     if (r->check->error) {
         if (check_is_busy(store))
             return false;

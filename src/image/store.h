@@ -224,7 +224,8 @@ bool store_is_read_only(const struct store *store);
 /* A walk of every table and every page: checksums, and what is live recomputed from the roots and
  * compared with the books, to the page. Runs beside everything else; one at a time (-EBUSY). */
 struct store_check {
-    bool pages; /* read every page too, not tables only */
+    bool pages;  /* read every page too, not tables only */
+    bool cancel; /* set by the caller at any time: end soon, with error -ECANCELED */
     void (*problem)(struct store_check *check, const char *text); /* one line each */
     void (*done)(struct store_check *check);
     uint64_t total_pages, checked_pages; /* progress */

@@ -107,8 +107,7 @@ static bool write_pages(struct store *store, struct store_io *io, uint64_t end)
 /* After a step stopped: is the request parked, so that it must not be counted as started? */
 static bool is_parked(const struct store_io *io)
 {
-    /* Also when another part of it has failed meanwhile: it is woken all the same. */
-    return !list_empty(&io->waiter.link);
+    return !io->error && !list_empty(&io->waiter.link);
 }
 
 /* The part of a page before, behind or around whole pages. */

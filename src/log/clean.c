@@ -24,7 +24,7 @@
 
 #define WINDOW_BLOCKS          256u /* read at a time from a data file */
 #define MAX_WINDOWS            4u
-#define MAX_VICTIM_LIVE(slots) ((slots) / 10 * 9) /* so that it spans two packed files at most */
+#define MAX_VICTIM_LIVE(slots) ((slots) / 100 * 95) /* so that it fits into one packed file */
 
 struct move {
     uint32_t old_slot; /* in the victim */

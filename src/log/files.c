@@ -636,14 +636,17 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
+/* Files that hold no data even when the store is full: the table file being filled, the next one, and the
+ * data file being filled. */
+#define FIXED_FILES 3
+
 uint64_t log_limit_pages(const struct log *log)
 {
-    /* The files that data may fill, less one in twenty: cleaning a store fuller than that would
-     * move twenty pages to gain one. */
+    /* Of the files that data may fill, fifteen sixteenths: so there is always a file whose cleaning
+     * gains something (clean.c takes those that are up to 95 % alive). */
     uint64_t files = log->creation_failed ? log->n_files : log->max_files;
-    uint64_t others = log->reserve_files + 2; /* and what the table stream fills and has ready */
-    uint64_t usable = files > others ? files - others : 0;
-    return usable * (DATA_SEGMENT_SLOTS - 1) / 20 * 19;
+    uint64_t fixed = log->reserve_files + FIXED_FILES;
+    return (files > fixed ? files - fixed : 0) * (DATA_SEGMENT_SLOTS - 1) / 16 * 15;
 }
 
 uint64_t log_room_pages(const struct log *log)

@@ -123,6 +123,20 @@ static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
     return 0;
 }
 
+/* A file that was opened before the checkpoint began, while none of its batches was applied yet, is in
+ * the checkpoint's map with nothing alive. The scan comes to it as to one that is not there. */
+static void forget_empty(struct log *log, struct log_file *file)
+{
+    if (file->state != FILE_SEALED || file->kind != FILE_KIND_DATA || file->n_live)
+        return;
+    while (!list_empty(&file->pieces))
+        piece_free(log, container_of(file->pieces.next, struct log_piece, link));
+    free(file->live);
+    file->live = NULL;
+    file->state = FILE_ABSENT;
+    log->n_files--;
+}
+
 /* Make the file's first batch tell its segment, and take the file into the books. */
 static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
 {
@@ -140,24 +154,19 @@ static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
     const struct batch_header *h = (const struct batch_header *)block;
     if (!header_valid(s, block, 1) || h->seq != s->seq + 1)
         return 0;
-    const struct log_segment *segment = segment_find(log, h->segment);
-    /* The checkpoint knows the file already if batches were in flight to both when it began. */
-    bool known = file->state == FILE_SEALED && file->kind == FILE_KIND_DATA && segment &&
-                 segment->n_pieces == 1 && segment->pieces[0]->file == file;
-    if (!known && (file->state != FILE_ABSENT || segment))
+    forget_empty(log, file);
+    if (file->state != FILE_ABSENT || segment_find(log, h->segment))
         return 0;
-    file->sealed_batch = UINT64_MAX; /* until the scan has left it */
-    if (!known) {
-        file->kind = FILE_KIND_DATA;
-        file->shift = DATA_SHIFT;
-        file->state = FILE_SEALED;
-        log->n_files++;
-        file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
-        if (!file->live ||
-            !piece_add(log, file, h->segment, 0, 0, DATA_SEGMENT_SLOTS, 0, DATA_SEGMENT_SLOTS))
-            return -ENOMEM;
-    }
+    file->kind = FILE_KIND_DATA;
+    file->shift = DATA_SHIFT;
+    file->state = FILE_SEALED;
     file->used_slots = 1;
+    file->sealed_batch = UINT64_MAX; /* until the scan has left it */
+    log->n_files++;
+    file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
+    if (!file->live ||
+        !piece_add(log, file, h->segment, 0, 0, DATA_SEGMENT_SLOTS, 0, DATA_SEGMENT_SLOTS))
+        return -ENOMEM;
     if (h->segment >= log->next_segment)
         log->next_segment = h->segment + 1;
     s->file = file;

@@ -1,0 +1,133 @@
+/* cli.h - what the commands of varve share: the command table, calls to the daemon, messages.
+ *
+ * One thread. Data goes to stdout, messages to stderr; a handler returns an exit code and has
+ * printed why. */
+#ifndef VARVE_CLI_CLI_H
+#define VARVE_CLI_CLI_H
+
+#include "base/why.h"
+#include "daemon/fault.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define COMMAND_OPTIONS_MAX 12
+
+struct invocation;
+
+struct option_spec {
+    const char *name;
+    const char *argument; /* NULL: a flag */
+    const char *help;
+    char letter; /* 0: none */
+};
+
+struct command {
+    const char *name;      /* one word, or two: "disk add" */
+    const char *arguments; /* as usage shows them: "VM [SIZE]" */
+    const char *summary;   /* one line, no full stop */
+    const char *text;      /* paragraphs, separated by empty lines */
+    int min_args, max_args;
+    struct option_spec options[COMMAND_OPTIONS_MAX];
+    const char *examples[5];
+    enum exit_code (*run)(const struct invocation *inv);
+};
+extern const struct command commands[];
+extern const size_t n_commands;
+
+/* Options that every command takes. */
+extern const struct option_spec global_options[];
+extern const size_t n_global_options;
+
+struct invocation {
+    const struct command *command;
+    const char *run_dir;
+    bool json, yes;
+    int n_args;
+    char **args;
+    int n_rest; /* what stood behind "--" */
+    char **rest;
+    const char *values[COMMAND_OPTIONS_MAX]; /* by place in command->options; "" for a set flag */
+};
+
+/* The value of an option of the command; NULL when it was not given. */
+const char *option_value(const struct invocation *inv, const char *name);
+
+/* ---- messages -------------------------------------------------------------------------------- */
+
+/* "varve: ..." on stderr; error() returns code. */
+enum exit_code error(enum exit_code code, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Whether to go on with what destroys: --yes, or "y" typed at a terminal. Prints why not. */
+bool confirm(const struct invocation *inv, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* ---- output ---------------------------------------------------------------------------------- */
+
+/* Print value as JSON (indented, one newline). */
+enum exit_code print_json(const json_t *value);
+
+/* Columns of equal width; cells are copied. Columns whose letter in align is 'r' stand right. */
+struct table;
+struct table *table_new(const char *align);
+void table_row(struct table *table, ...) __attribute__((sentinel)); /* const char *, ..., NULL */
+void table_print(struct table *table);                              /* and free */
+
+/* Members of an object: "" or 0 where there is none of that type. Decimal strings count as numbers.
+ */
+const char *member_text(const json_t *object, const char *key);
+uint64_t member_u64(const json_t *object, const char *key);
+
+/* ---- the daemon ------------------------------------------------------------------------------ */
+
+/* Call a method with an array of arguments (taken; NULL: none). On success *ret is a new reference.
+ * On failure the sentence is printed. */
+enum exit_code call(const struct invocation *inv, const char *method, json_t *args, json_t **ret);
+
+/* The same, where the caller wants to look at the sentence itself. */
+enum exit_code call_quiet(const struct invocation *inv, const char *method, json_t *args,
+                          json_t **ret, struct why *why);
+
+/* ---- names and sizes ------------------------------------------------------------------------- */
+
+struct disk_name {
+    char vm[256], disk[256]; /* longer ones are cut, and refused by the daemon as too long */
+    bool has_disk;           /* else disk is "root" */
+};
+void disk_name_split(const char *text, struct disk_name *ret);
+
+/* Read SIZE for a disk into decimal text. EXIT_USAGE after a message that says what a size is. */
+enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes);
+
+/* ---- handlers, by file ----------------------------------------------------------------------- */
+
+enum exit_code cmd_create(const struct invocation *inv); /* vm.c */
+enum exit_code cmd_ls(const struct invocation *inv);
+enum exit_code cmd_show(const struct invocation *inv);
+enum exit_code cmd_rename(const struct invocation *inv);
+enum exit_code cmd_rm(const struct invocation *inv);
+enum exit_code cmd_disk_add(const struct invocation *inv);
+enum exit_code cmd_disk_rm(const struct invocation *inv);
+enum exit_code cmd_disk_resize(const struct invocation *inv);
+enum exit_code cmd_init(const struct invocation *inv); /* store.c */
+enum exit_code cmd_df(const struct invocation *inv);
+enum exit_code cmd_stats(const struct invocation *inv);
+enum exit_code cmd_check(const struct invocation *inv);
+enum exit_code cmd_version(const struct invocation *inv);
+enum exit_code cmd_import(const struct invocation *inv); /* import.c */
+enum exit_code cmd_export(const struct invocation *inv); /* export.c */
+enum exit_code cmd_run(const struct invocation *inv);    /* run.c */
+enum exit_code cmd_help(const struct invocation *inv);   /* help.c */
+
+/* ---- help ------------------------------------------------------------------------------------ */
+
+void print_help(void);
+void print_command_help(const struct command *command);
+/* The command named by the first one or two words; *ret_words: how many it took. NULL: none. */
+const struct command *command_find(int n_words, char **words, int *ret_words);
+
+#endif

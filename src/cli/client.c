@@ -1,0 +1,238 @@
+/* client.c - calls to the daemon: XML-RPC by libxmlrpc's serialisation over libcurl.
+ *
+ * The commands speak JSON values; this file turns them into XML-RPC values and back. */
+#include "cli/cli.h"
+
+#include "base/cleanup.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+#include <xmlrpc-c/base.h>
+
+#define CALL_TIMEOUT_SECONDS 120L
+
+/* ---- values ---------------------------------------------------------------------------------- */
+
+static xmlrpc_value *to_xmlrpc(xmlrpc_env *env, const json_t *json)
+{
+    xmlrpc_value *value = NULL, *item;
+    const char *key;
+    json_t *member;
+    size_t i;
+
+    switch (json_typeof(json)) {
+    case JSON_STRING:
+        return xmlrpc_string_new(env, json_string_value(json));
+    case JSON_INTEGER:
+        return xmlrpc_int_new(env, (int)json_integer_value(json));
+    case JSON_TRUE:
+    case JSON_FALSE:
+        return xmlrpc_bool_new(env, json_is_true(json));
+    case JSON_ARRAY:
+        value = xmlrpc_array_new(env);
+        json_array_foreach(json, i, member)
+        {
+            item = to_xmlrpc(env, member);
+            xmlrpc_array_append_item(env, value, item);
+            xmlrpc_DECREF(item);
+        }
+        return value;
+    case JSON_OBJECT:
+        value = xmlrpc_struct_new(env);
+        json_object_foreach((json_t *)(uintptr_t)json, key, member)
+        {
+            item = to_xmlrpc(env, member);
+            xmlrpc_struct_set_value(env, value, key, item);
+            xmlrpc_DECREF(item);
+        }
+        return value;
+    default:
+        return xmlrpc_nil_new(env);
+    }
+}
+
+static json_t *from_xmlrpc(xmlrpc_env *env, xmlrpc_value *value)
+{
+    xmlrpc_value *item, *key;
+    const char *text;
+    json_t *json;
+    size_t len;
+    int number;
+
+    switch (xmlrpc_value_type(value)) {
+    case XMLRPC_TYPE_INT:
+        xmlrpc_read_int(env, value, &number);
+        return json_integer(number);
+    case XMLRPC_TYPE_BOOL:
+        xmlrpc_read_bool(env, value, &number);
+        return json_boolean(number);
+    case XMLRPC_TYPE_STRING:
+        xmlrpc_read_string_lp(env, value, &len, &text);
+        if (env->fault_occurred)
+            return NULL;
+        json = json_stringn(text, len);
+        free((void *)(uintptr_t)text);
+        return json;
+    case XMLRPC_TYPE_ARRAY:
+        json = json_array();
+        for (int i = 0; i < xmlrpc_array_size(env, value) && !env->fault_occurred; i++) {
+            xmlrpc_array_read_item(env, value, (unsigned)i, &item);
+            json_array_append_new(json, from_xmlrpc(env, item));
+            xmlrpc_DECREF(item);
+        }
+        return json;
+    case XMLRPC_TYPE_STRUCT:
+        json = json_object();
+        for (int i = 0; i < xmlrpc_struct_size(env, value) && !env->fault_occurred; i++) {
+            xmlrpc_struct_read_member(env, value, (unsigned)i, &key, &item);
+            xmlrpc_read_string(env, key, &text);
+            json_object_set_new(json, text, from_xmlrpc(env, item));
+            free((void *)(uintptr_t)text);
+            xmlrpc_DECREF(key);
+            xmlrpc_DECREF(item);
+        }
+        return json;
+    default:
+        return json_null();
+    }
+}
+
+/* ---- the request ----------------------------------------------------------------------------- */
+
+static size_t on_answer(char *data, size_t size, size_t n, void *arg)
+{
+    xmlrpc_mem_block *answer = arg;
+    xmlrpc_env env;
+
+    xmlrpc_env_init(&env);
+    XMLRPC_MEMBLOCK_APPEND(char, &env, answer, data, size *n);
+    bool failed = env.fault_occurred;
+    xmlrpc_env_clean(&env);
+    return failed ? 0 : size * n;
+}
+
+static enum exit_code unreachable(CURL *curl, CURLcode code, const char *path, struct why *why)
+{
+    long os_errno = 0;
+
+    curl_easy_getinfo(curl, CURLINFO_OS_ERRNO, &os_errno);
+    if (code != CURLE_COULDNT_CONNECT)
+        why_set(why, 0, "the daemon at %s did not answer: %s", path, curl_easy_strerror(code));
+    else if (os_errno == EACCES || os_errno == EPERM)
+        why_set(why, 0, "no permission to talk to the daemon at %s; run varve as the daemon's user",
+                path);
+    else
+        why_set(why, 0,
+                "no daemon answers at %s (%s); start varved, or name its run directory with --run",
+                path, os_errno ? strerror((int)os_errno) : curl_easy_strerror(code));
+    return EXIT_UNREACHABLE;
+}
+
+static enum exit_code send_request(const char *path, xmlrpc_mem_block *request,
+                                   xmlrpc_mem_block *answer, struct why *why)
+{
+    CURL *curl = curl_easy_init();
+    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: text/xml");
+    enum exit_code r = EXIT_OK;
+    long status = 0;
+
+    headers = curl_slist_append(headers, "Expect:");
+    curl_easy_setopt(curl, CURLOPT_URL, "http://localhost/RPC2");
+    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
+    curl_easy_setopt(curl, CURLOPT_PROXY, "");
+    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT, CALL_TIMEOUT_SECONDS);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, XMLRPC_MEMBLOCK_CONTENTS(char, request));
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, (long)XMLRPC_MEMBLOCK_SIZE(char, request));
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_answer);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, answer);
+    CURLcode code = curl_easy_perform(curl);
+    if (code != CURLE_OK) {
+        r = unreachable(curl, code, path, why);
+    } else {
+        curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
+        if (status != 200) {
+            why_set(why, 0, "the daemon at %s answered with HTTP status %ld", path, status);
+            r = EXIT_FAILED;
+        }
+    }
+    curl_slist_free_all(headers);
+    curl_easy_cleanup(curl);
+    return r;
+}
+
+static enum exit_code read_answer(xmlrpc_env *env, xmlrpc_mem_block *answer, json_t **ret,
+                                  struct why *why)
+{
+    const char *fault_text;
+    xmlrpc_value *value;
+    int fault = 0;
+
+    xmlrpc_parse_response2(env, XMLRPC_MEMBLOCK_CONTENTS(char, answer),
+                           XMLRPC_MEMBLOCK_SIZE(char, answer), &value, &fault, &fault_text);
+    if (env->fault_occurred)
+        return EXIT_FAILED;
+    if (fault_text) {
+        why_set(why, 0, "%s", fault_text);
+        free((void *)(uintptr_t)fault_text);
+        return fault_find(fault)->exit_code;
+    }
+    *ret = from_xmlrpc(env, value);
+    xmlrpc_DECREF(value);
+    return EXIT_OK;
+}
+
+enum exit_code call_quiet(const struct invocation *inv, const char *method, json_t *args,
+                          json_t **ret, struct why *why)
+{
+    char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    json_t *list = args ? args : json_array();
+    enum exit_code r = EXIT_FAILED;
+    xmlrpc_env env;
+
+    if (snprintf(path, sizeof(path), "%s/varve.sock", inv->run_dir) >= (int)sizeof(path)) {
+        json_decref(list);
+        why_set(why, 0,
+                "the socket path %.60s.../varve.sock is longer than the %zu characters that a Unix "
+                "socket's may have; choose a shorter run directory",
+                inv->run_dir, sizeof(path) - 1);
+        return EXIT_USAGE;
+    }
+    xmlrpc_env_init(&env);
+    xmlrpc_limit_set(XMLRPC_XML_SIZE_LIMIT_ID, 64 << 20); /* of answers: lists of many vms */
+    xmlrpc_mem_block *request = XMLRPC_MEMBLOCK_NEW(char, &env, 0);
+    xmlrpc_mem_block *answer = XMLRPC_MEMBLOCK_NEW(char, &env, 0);
+    xmlrpc_value *params = to_xmlrpc(&env, list);
+    xmlrpc_serialize_call(&env, request, method, params);
+    if (!env.fault_occurred)
+        r = send_request(path, request, answer, why);
+    if (!env.fault_occurred && r == EXIT_OK)
+        r = read_answer(&env, answer, ret, why);
+    if (env.fault_occurred) {
+        why_set(why, 0, "%s: %s", method, env.fault_string);
+        r = EXIT_FAILED;
+    }
+    xmlrpc_DECREF(params);
+    XMLRPC_MEMBLOCK_FREE(char, request);
+    XMLRPC_MEMBLOCK_FREE(char, answer);
+    xmlrpc_env_clean(&env);
+    json_decref(list);
+    return r;
+}
+
+enum exit_code call(const struct invocation *inv, const char *method, json_t *args, json_t **ret)
+{
+    struct why why = {};
+    json_t *unused = NULL;
+    enum exit_code r = call_quiet(inv, method, args, ret ? ret : &unused, &why);
+
+    if (r != EXIT_OK)
+        error(r, "%s", why.text);
+    if (unused)
+        json_decref(unused);
+    return r;
+}

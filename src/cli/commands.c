@@ -1,0 +1,196 @@
+/* commands.c - the table of commands: the parser, --help, varve(1) and shell completion come from
+ * it. */
+#include "cli/cli.h"
+
+#define IMAGE_FORMATS "raw, qcow2, vmdk, vhdx or vdi"
+
+const struct command commands[] = {
+    {.name = "init",
+     .arguments = "DIR",
+     .summary = "Make an empty store",
+     .text =
+         "Make an empty store in the directory DIR, which must be empty or not exist. No daemon is "
+         "needed; start one on it with varved --store DIR.",
+     .min_args = 1,
+     .max_args = 1,
+     .options =
+         {{"capacity", "SIZE",
+           "The most that the store may occupy, at least 512M. Without it the store grows with "
+           "its file system."}},
+     .examples = {"varve init /var/lib/varve", "varve init --capacity 100G /srv/store"},
+     .run = cmd_init},
+    {.name = "create",
+     .arguments = "VM",
+     .summary = "Make a vm",
+     .text = "Make a vm, with an empty disk named root if a size is given.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"size", "SIZE",
+                  "Make a disk named root of this size: 10G, 512M, 1T or bytes; a "
+                  "multiple of 512 bytes from 4096 bytes to 128 PiB.",
+                  's'},
+                 {"role", "ROLE", "What the vm is for: generic, app, database or balancer."}},
+     .examples = {"varve create web1 --size 10G", "varve create db1 --size 100G --role database"},
+     .run = cmd_create},
+    {.name = "import",
+     .arguments = "FILE VM[/DISK]",
+     .summary = "Make a vm or a disk from a disk image",
+     .text = "Read the disk image FILE (" IMAGE_FORMATS
+             ") into a new disk. The vm is made if it is not "
+             "there; the disk is root unless it is named. Holes stay holes. The vm appears under "
+             "its name "
+             "as a whole or not at all: an import that fails or is interrupted is taken back.\n\n"
+             "An image that refers to other files (a backing file, an external data file or "
+             "extents) is "
+             "refused, because an image from a stranger could name any file of this machine.",
+     .min_args = 2,
+     .max_args = 2,
+     .options = {{"format", "FORMAT",
+                  "The format of FILE: " IMAGE_FORMATS ". Detected if not given.", 'f'},
+                 {"allow-backing", NULL, "Follow references of the image to other files."}},
+     .examples = {"varve import debian-12.qcow2 web1",
+                  "varve import data.raw web1/data --format raw"},
+     .run = cmd_import},
+    {.name = "export",
+     .arguments = "VM[/DISK] FILE",
+     .summary = "Write a disk into a disk image",
+     .text = "Write a disk into the new disk image FILE. The format is that of the file's ending "
+             "(.qcow2, "
+             ".vmdk, .vhdx, .vdi), raw for any other. Holes stay holes. FILE appears when it is "
+             "complete and on its disk.",
+     .min_args = 2,
+     .max_args = 2,
+     .options = {{"format", "FORMAT", "The format of FILE: " IMAGE_FORMATS ".", 'f'},
+                 {"force", NULL, "Replace FILE if it exists."}},
+     .examples = {"varve export web1 web1.qcow2", "varve export web1/data /backup/data.img"},
+     .run = cmd_export},
+    {.name = "ls",
+     .arguments = "[VM]",
+     .summary = "List the vms, or the disks of one",
+     .text = "List all vms, or the disks of the vm that is named. Sizes are in powers of 1024.",
+     .max_args = 1,
+     .examples = {"varve ls", "varve --json ls"},
+     .run = cmd_ls},
+    {.name = "show",
+     .arguments = "VM",
+     .summary = "Show a vm and its disks",
+     .text = "Show what is known of a vm.",
+     .min_args = 1,
+     .max_args = 1,
+     .examples = {"varve show web1"},
+     .run = cmd_show},
+    {.name = "rename",
+     .arguments = "VM NEW",
+     .summary = "Give a vm another name",
+     .text = "Give a vm another name. Clients that are connected stay connected; new ones find it "
+             "under the new name.",
+     .min_args = 2,
+     .max_args = 2,
+     .examples = {"varve rename web1 www"},
+     .run = cmd_rename},
+    {.name = "rm",
+     .arguments = "VM",
+     .summary = "Remove a vm and its disks",
+     .text =
+         "Remove a vm with all its disks. Refused while a client uses one of them. Asks first at a "
+         "terminal, and wants --yes elsewhere.",
+     .min_args = 1,
+     .max_args = 1,
+     .examples = {"varve rm web1", "varve rm --yes web1"},
+     .run = cmd_rm},
+    {.name = "disk add",
+     .arguments = "VM/DISK SIZE",
+     .summary = "Add an empty disk to a vm",
+     .text = "Add an empty disk. SIZE is 10G, 512M, 1T or bytes; a multiple of 512 bytes from 4096 "
+             "bytes to 128 PiB.",
+     .min_args = 2,
+     .max_args = 2,
+     .examples = {"varve disk add web1/data 20G"},
+     .run = cmd_disk_add},
+    {.name = "disk rm",
+     .arguments = "VM/DISK",
+     .summary = "Remove a disk",
+     .text =
+         "Remove a disk. Refused while a client uses it. Asks first at a terminal, and wants --yes "
+         "elsewhere.",
+     .min_args = 1,
+     .max_args = 1,
+     .examples = {"varve disk rm web1/data"},
+     .run = cmd_disk_rm},
+    {.name = "disk resize",
+     .arguments = "VM/DISK SIZE",
+     .summary = "Change the size of a disk",
+     .text =
+         "Make a disk larger, or smaller, which loses what lies beyond and is asked for first. An "
+         "NBD client sees the new size when it connects anew.",
+     .min_args = 2,
+     .max_args = 2,
+     .examples = {"varve disk resize web1/root 20G"},
+     .run = cmd_disk_resize},
+    {.name = "run",
+     .arguments = "VM [-- QEMU-ARGUMENT...]",
+     .summary = "Start QEMU on a vm",
+     .text = "Start QEMU in the background with all disks of the vm over NBD, and print how to "
+             "reach it: "
+             "its process, its QMP socket and its console. Its files are in vm/VM in the run "
+             "directory. "
+             "While the daemon is away the guest waits for it, for five minutes.\n\n"
+             "RAM is a shared file on /dev/shm. KVM is used where it works, else TCG, with a "
+             "message. What "
+             "stands behind -- is given to QEMU as it is.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"memory", "SIZE", "RAM of the guest. Default 1G.", 'm'},
+                 {"cpus", "N", "Processors of the guest. Default 1.", 'c'},
+                 {"name", "NAME", "Name of the running machine, if not that of the vm."},
+                 {"accel", "ACCEL", "kvm, tcg or auto (the default)."},
+                 {"forward", "tcp:HOST:GUEST",
+                  "Forward a port of this machine's 127.0.0.1 to one of the guest; several are "
+                  "separated by commas."},
+                 {"kernel", "FILE", "Boot this Linux kernel, instead of the root disk."},
+                 {"initrd", "FILE", "With --kernel: the initial RAM disk."},
+                 {"append", "TEXT", "With --kernel: the kernel's command line."}},
+     .examples = {"varve run web1 -m 2G", "varve run web1 --forward tcp:2222:22",
+                  "varve run web1 -- -device virtio-balloon-pci"},
+     .run = cmd_run},
+    {.name = "stats",
+     .arguments = "",
+     .summary = "Show what the daemon counts",
+     .text = "Show the counters of the store and of the NBD server with their meaning. They start "
+             "at zero with the daemon.",
+     .examples = {"varve stats"},
+     .run = cmd_stats},
+    {.name = "df",
+     .arguments = "",
+     .summary = "Show the space of the store",
+     .text = "Show what the store may occupy, what it holds and what may still be written.",
+     .examples = {"varve df", "varve --json df"},
+     .run = cmd_df},
+    {.name = "check",
+     .arguments = "",
+     .summary = "Check the whole store",
+     .text =
+         "Read every table and every page of the store, compare their checksums, and compare what "
+         "is alive with the books. Problems are printed one a line, and the exit code is 1. The "
+         "daemon goes on serving meanwhile; with --store a store without a daemon is checked.",
+     .options = {{"store", "DIR", "Check the store in DIR, which no daemon has open."},
+                 {"tables-only", NULL, "Do not read the pages."}},
+     .examples = {"varve check", "varve check --store /var/lib/varve"},
+     .run = cmd_check},
+    {.name = "version",
+     .arguments = "",
+     .summary = "Show the versions of the command and the daemon",
+     .text = "Show the version of this command and, if one answers, of the daemon.",
+     .examples = {"varve version"},
+     .run = cmd_version},
+    {.name = "help",
+     .arguments = "[COMMAND]",
+     .summary = "Show help",
+     .text = "Show help on a command, or list all commands.",
+     .max_args = 2,
+     .options = {{"man", NULL, "Print the manual page varve(1) as troff source."},
+                 {"completion", "SHELL", "Print completion for a shell: bash."}},
+     .examples = {"varve help import"},
+     .run = cmd_help},
+};
+const size_t n_commands = sizeof(commands) / sizeof(commands[0]);

@@ -1,0 +1,94 @@
+/* test-cli.c - names, formats, the table of commands. */
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "cli/qemu-img.h"
+
+#include <ctype.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+const struct option_spec global_options[1]; /* main.c has the real ones */
+const size_t n_global_options;
+
+const char *option_value(const struct invocation *inv, const char *name)
+{
+    return NULL;
+}
+
+static void splits_names(void **state)
+{
+    struct disk_name name;
+
+    disk_name_split("web1", &name);
+    assert_string_equal(name.vm, "web1");
+    assert_string_equal(name.disk, "root");
+    assert_false(name.has_disk);
+    disk_name_split("web1/data", &name);
+    assert_string_equal(name.disk, "data");
+    assert_true(name.has_disk);
+    disk_name_split("a/b/c", &name); /* the daemon refuses "b/c" */
+    assert_string_equal(name.disk, "b/c");
+    disk_name_split("/", &name);
+    assert_string_equal(name.vm, "");
+    assert_string_equal(name.disk, "");
+}
+
+static void knows_formats(void **state)
+{
+    assert_string_equal(image_format_of_name("a/b.qcow2"), "qcow2");
+    assert_string_equal(image_format_of_name("b.vhdx"), "vhdx");
+    assert_string_equal(image_format_of_name("a.vdi/b"), "raw");
+    assert_string_equal(image_format_of_name("b.img"), "raw");
+    assert_null(image_format_check("luks"));
+}
+
+static void finds_commands(void **state)
+{
+    char *words[] = {"disk", "add", "x"};
+    int n;
+
+    assert_string_equal(command_find(3, words, &n)->name, "disk add");
+    assert_int_equal(n, 2);
+    assert_null(command_find(1, words, &n));
+    assert_string_equal(command_find(1, (char *[]){"ls"}, &n)->name, "ls");
+}
+
+/* What help, man page and completion are made of is there for each command. */
+static void table_is_complete(void **state)
+{
+    for (size_t i = 0; i < n_commands; i++) {
+        const struct command *c = &commands[i];
+        assert_non_null(c->run);
+        assert_true(isupper((unsigned char)c->summary[0]));
+        assert_true(c->summary[strlen(c->summary) - 1] != '.');
+        assert_true(strlen(c->text) > 20);
+        assert_non_null(c->examples[0]);
+        assert_true(c->max_args >= c->min_args);
+        for (int e = 0; e < 5 && c->examples[e]; e++)
+            assert_non_null(strstr(c->examples[e], c->name));
+        for (size_t j = i + 1; j < n_commands; j++)
+            assert_string_not_equal(c->name, commands[j].name);
+    }
+}
+
+static void durations(void **state)
+{
+    char text[24];
+
+    assert_string_equal(duration_format(7, text), "0:07");
+    assert_string_equal(duration_format(187, text), "3:07");
+    assert_string_equal(duration_format(7387, text), "2:03:07");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(splits_names),   cmocka_unit_test(knows_formats),
+        cmocka_unit_test(finds_commands), cmocka_unit_test(table_is_complete),
+        cmocka_unit_test(durations),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,50 @@
+/* jobs.h - long operations of the control API: started, asked for, cancelled, by number.
+ *
+ * The jobs live on the engine's thread; these functions come from the control thread and go there
+ * by engine_call(). At most JOBS_MAX are known; the oldest that has ended makes room. */
+#ifndef VARVE_DAEMON_JOBS_H
+#define VARVE_DAEMON_JOBS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define JOBS_MAX          16
+#define JOB_PROBLEMS_MAX  100 /* lines kept; the rest is only counted */
+#define JOB_PROBLEM_CHARS 240
+
+struct jobs;
+struct engine;
+
+enum job_state { JOB_RUNNING, JOB_DONE, JOB_FAILED, JOB_CANCELLED };
+
+struct job_view {
+    uint32_t id;
+    const char *kind; /* static: "check" */
+    enum job_state state;
+    int error;                     /* JOB_FAILED: why */
+    uint64_t started_us, ended_us; /* UTC; ended: 0 while it runs */
+    uint64_t total, done;          /* pages */
+    uint64_t problems, nodes;
+    uint32_t n_lines; /* first problems */
+    char lines[JOB_PROBLEMS_MAX][JOB_PROBLEM_CHARS];
+};
+
+const char *job_state_word(enum job_state state); /* "running", "done", "failed", "cancelled" */
+
+struct jobs *jobs_new(struct engine *engine); /* NULL: no memory. engine: borrowed */
+
+/* Cancel what runs, and free. The jobs end by themselves while the engine stops, which must be
+ * after this call; their memory goes with the last of them. NULL is legal. */
+void jobs_free(struct jobs *jobs);
+
+/* Start a check of the store. Returns 0, -EBUSY (one runs), -EAGAIN (JOBS_MAX run) or an error. */
+int jobs_start_check(struct jobs *jobs, bool pages, uint32_t *ret_id);
+
+/* Returns 0 or -ENOENT. The view is large: keep it off small stacks. */
+int jobs_read(struct jobs *jobs, uint32_t id, struct job_view *ret);
+
+/* Ask a job to end early; it does so soon after. Returns 0, or -ENOENT. One that has ended stays as
+ * it is. */
+int jobs_cancel(struct jobs *jobs, uint32_t id);
+
+#endif

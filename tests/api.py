@@ -1,0 +1,312 @@
+#!/usr/bin/python3
+"""The control API as Python's xmlrpc.client sees it, and as bad clients use it.
+
+    api.py VARVED VARVE-DOCS API.MD
+
+Starts a varved of its own on a scratch store. Each test states what holds."""
+import concurrent.futures
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import xmlrpc.client
+
+VARVED, DOCS, API_MD = sys.argv[1:4]
+
+
+class Connection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=30)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(self.path)
+
+
+class Transport(xmlrpc.client.Transport):
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def make_connection(self, host):
+        return Connection(self.path)
+
+
+class Api(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = tempfile.TemporaryDirectory(prefix="varve-api-")
+        cls.run_dir = cls.dir.name + "/run"
+        cls.path = cls.run_dir + "/varve.sock"
+        store = cls.dir.name + "/store"
+        subprocess.run([VARVED, "--init", "--store", store, "--capacity", "1G"], check=True)
+        cls.daemon = subprocess.Popen([VARVED, "--store", store, "--run", cls.run_dir])
+        for _ in range(200):
+            if os.path.exists(cls.path):
+                break
+            time.sleep(0.05)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.daemon.send_signal(signal.SIGTERM)
+        assert cls.daemon.wait(30) == 0, "varved does not stop in order"
+        cls.dir.cleanup()
+
+    def setUp(self):
+        self.api = self.proxy()
+
+    def tearDown(self):
+        self.api("close")()
+
+    def proxy(self):
+        return xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=Transport(self.path))
+
+    def fault(self, number, call, *args):
+        with self.assertRaises(xmlrpc.client.Fault) as caught:
+            call(*args)
+        self.assertEqual(caught.exception.faultCode, number, caught.exception.faultString)
+        return caught.exception.faultString
+
+    def post(self, body, url="/RPC2", method="POST", headers={}):
+        connection = Connection(self.path)
+        try:
+            connection.request(method, url, body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    # ---- introspection
+
+    def test_every_method_has_help_and_signatures(self):
+        methods = self.api.system.listMethods()
+        for name in ("vm.create", "vm.commit", "vm.list", "vm.show", "vm.rename", "vm.remove", "disk.add",
+                     "disk.remove", "disk.resize", "store.space", "store.counters", "store.check",
+                     "job.status", "job.cancel", "daemon.info", "events.list", "system.multicall"):
+            self.assertIn(name, methods)
+        for name in methods:
+            self.assertTrue(self.api.system.methodHelp(name), name)
+            if not name.startswith("system."):
+                self.assertIn(self.api.system.methodSignature(name)[0][0],
+                              ("boolean", "array", "struct", "int"))
+        self.assertEqual(self.api.system.methodSignature("vm.rename"), [["boolean", "string", "string"]])
+
+    def test_the_document_is_that_of_the_tables(self):
+        text = subprocess.run([DOCS, "api.md"], check=True, capture_output=True, text=True).stdout
+        with open(API_MD) as file:
+            self.assertEqual(file.read(), text, "docs/api.md is old: varve-docs api.md > docs/api.md")
+        for name in self.api.system.listMethods():
+            if not name.startswith("system."):
+                self.assertIn("### %s\n" % name, text)
+
+    def test_multicall_answers_each_call_by_itself(self):
+        calls = xmlrpc.client.MultiCall(self.api)
+        calls.daemon.info()
+        calls.vm.show("nobody")
+        calls.vm.list()
+        results = calls()
+        self.assertEqual(results[0]["pid"], self.daemon.pid)
+        self.fault(100, lambda: results[1])
+        self.assertIsInstance(results[2], list)
+
+    # ---- vms and disks
+
+    def test_life_of_a_vm(self):
+        api = self.api
+        self.assertTrue(api.vm.create("life", {"size": "1048576", "role": "database"}))
+        vm = api.vm.show("life")
+        self.assertEqual((vm["name"], vm["role"], vm["provisional"]), ("life", "database", False))
+        self.assertEqual(vm["disks"], [{"name": "root", "size": "1048576", "used": "0", "users": 0}])
+        self.fault(101, api.vm.create, "life")
+        api.disk.add("life", "data", str(1 << 57))
+        self.fault(101, api.disk.add, "life", "data", "4096")
+        api.disk.resize("life", "data", "8192")
+        api.vm.rename("life", "afterlife")
+        self.assertIn("life", self.fault(100, api.vm.show, "life"))
+        disks = {d["name"]: d["size"] for d in api.vm.show("afterlife")["disks"]}
+        self.assertEqual(disks, {"root": "1048576", "data": "8192"})
+        api.disk.remove("afterlife", "data")
+        self.assertIn("no disk", self.fault(100, api.disk.remove, "afterlife", "data"))
+        api.vm.remove("afterlife")
+        self.assertNotIn("afterlife", [v["name"] for v in api.vm.list()])
+        self.fault(100, api.vm.remove, "afterlife")
+
+    def test_provisional_until_committed(self):
+        self.api.vm.create("prov", {"provisional": True, "size": "4096"})
+        self.assertTrue(self.api.vm.show("prov")["provisional"])
+        self.api.vm.commit("prov")
+        self.assertFalse(self.api.vm.show("prov")["provisional"])
+        self.api.vm.remove("prov")
+
+    def test_bad_names_change_nothing(self):
+        before = self.api.vm.list()
+        for name in ("", ".", "..", "a/b", "a b", "a@b", "x" * 65, "ä", "a\nb"):
+            self.fault(103, self.api.vm.create, name)
+            self.fault(103, self.api.vm.rename, name, "y")
+            self.fault(103, self.api.disk.add, "y", name, "4096")
+        self.assertEqual(self.api.vm.list(), before)
+
+    def test_bad_sizes_change_nothing(self):
+        before = self.api.vm.list()
+        for size in ("0", "1", "4095", "4097", "-4096", "10G", "", str(2**57 + 512), str(2**63), str(2**64),
+                     "9" * 100, " 4096"):
+            self.fault(104, self.api.vm.create, "sz", {"size": size})
+        self.assertEqual(self.api.vm.list(), before)
+
+    def test_bad_options_change_nothing(self):
+        for options in ({"nope": 1}, {"role": "king"}, {"role": 5}, {"size": 4096}, {"provisional": "yes"},
+                        {"disk": "d"}):
+            self.fault(105, self.api.vm.create, "opt", options)
+        self.fault(100, self.api.vm.show, "opt")
+
+    def test_wrong_types_say_what_is_wanted(self):
+        text = self.fault(105, self.api.vm.rename, "a", 5)
+        self.assertIn("(string, string)", text)
+        self.assertIn("(string, int)", text)
+        self.fault(105, self.api.vm.rename)
+        self.fault(105, self.api.vm.list, "x")
+        self.fault(105, self.api.job.status, "1")
+        self.fault(105, self.api.vm.show, *(["x"] * 40))
+
+    # ---- store, jobs, events
+
+    def test_space_and_counters_are_decimal_strings(self):
+        space = self.api.store.space()
+        for key in ("capacity", "reserve", "data", "tables", "dead", "available", "allocated"):
+            self.assertRegex(space[key], r"^[0-9]+$")
+        self.assertGreater(int(space["capacity"]), 1 << 29)
+        names = [c["name"] for c in self.api.store.counters()]
+        self.assertEqual(len(names), len(set(names)))
+        self.assertTrue(any("connection" in name for name in names), names)
+        for counter in self.api.store.counters():
+            self.assertRegex(counter["value"], r"^[0-9]+$")
+            self.assertTrue(counter["description"])
+
+    def test_a_check_is_a_job(self):
+        job = self.api.store.check(True)
+        for _ in range(300):
+            status = self.api.job.status(job)
+            if status["state"] != "running":
+                break
+            time.sleep(0.05)
+        self.assertEqual((status["state"], status["problems"], status["lines"]), ("done", "0", []))
+        self.assertTrue(self.api.job.cancel(job))  # too late: stays as it is
+        self.assertEqual(self.api.job.status(job)["state"], "done")
+        self.fault(100, self.api.job.status, 123456)
+        self.fault(100, self.api.job.cancel, -1)
+
+    def test_info_and_events(self):
+        info = self.api.daemon.info()
+        self.assertEqual(info["nbd_socket"], self.run_dir + "/nbd.sock")
+        self.assertIn(info["io_engine"], ("io_uring", "threads"))
+        self.assertIsInstance(self.api.events.list(), list)
+
+    # ---- bad clients
+
+    def test_malformed_requests_get_a_fault(self):
+        bodies = [b"", b"x", b"<methodCall>", b"<methodCall></methodCall>", b"\xff" * 100, b"<a>" * 1000,
+                  b"<?xml version='1.0'?><methodCall><methodName>vm.list</methodName><params>",
+                  xmlrpc.client.dumps((), "vm.list").encode("utf-16"),
+                  b"<methodCall><methodName>a</methodName><params><param><value><int>x</int></value></param>"
+                  b"</params></methodCall>",
+                  b"<methodCall><methodName>vm.show</methodName><params><param>" +
+                  b"<value><array><data>" * 500 + b"</data></array></value>" * 500 +
+                  b"</param></params></methodCall>"]
+        for i8 in ("i8", "ex:i8"):  # these crash libxmlrpc (found by the fuzzer)
+            bodies.append(b"<methodCall><methodName>vm.show</methodName><params><param><value><%s>9x</%s></value>"
+                          b"</param></params></methodCall>" % (i8.encode(), i8.encode()))
+        for body in bodies:
+            status, answer = self.post(body)
+            self.assertEqual(status, 200, body[:80])
+            with self.assertRaises(xmlrpc.client.Fault):
+                xmlrpc.client.loads(answer)
+
+    def test_entities_are_refused(self):
+        body = b"""<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa">%s]>
+<methodCall><methodName>&z;</methodName></methodCall>""" % b"".join(
+            b'<!ENTITY %c "%s">' % (98 + i, b"&%c;" % (97 + i) * 10) for i in range(25))
+        start = time.monotonic()
+        status, answer = self.post(body)
+        self.assertLess(time.monotonic() - start, 2)
+        with self.assertRaises(xmlrpc.client.Fault) as caught:
+            xmlrpc.client.loads(answer)
+        self.assertIn("document types", caught.exception.faultString)
+
+    def test_only_post_to_rpc2(self):
+        self.assertEqual(self.post(b"", method="GET")[0], 405)
+        self.assertEqual(self.post(b"", method="PUT")[0], 405)
+        self.assertEqual(self.post(b"x", url="/")[0], 404)
+        self.assertEqual(self.post(b"x", url="/RPC2/../x")[0], 404)
+
+    def test_huge_bodies_are_refused(self):
+        try:
+            status = self.post(b"x" * (2 << 20))[0]
+            self.assertEqual(status, 413)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # refused while we still sent
+        large = xmlrpc.client.dumps(("x" * ((1 << 20) - 400),), "vm.show").encode()
+        self.assertLessEqual(len(large), 1 << 20)
+        status, answer = self.post(large)
+        self.assertEqual(status, 200)
+        with self.assertRaises(xmlrpc.client.Fault) as caught:
+            xmlrpc.client.loads(answer)
+        self.assertEqual(caught.exception.faultCode, 103)
+
+        def endless():
+            for _ in range(100000):
+                yield b"x" * 65536
+        with self.assertRaises((BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected)):
+            self.post(endless())
+        self.assertTrue(self.api.daemon.info())
+
+    def test_slow_and_vanishing_clients_stop_nobody(self):
+        held = []
+        for text in (b"", b"POST /RPC2 HTTP/1.1\r\n", b"POST /RPC2 HTTP/1.1\r\nContent-Length: 9\r\n\r\nx"):
+            for _ in range(5):
+                s = socket.socket(socket.AF_UNIX)
+                s.connect(self.path)
+                s.sendall(text)
+                held.append(s)
+        for s in held[::2]:
+            s.close()
+        start = time.monotonic()
+        self.api.vm.list()
+        self.assertLess(time.monotonic() - start, 2)
+        for s in held:
+            s.close()
+
+    def test_concurrent_clients(self):
+        def work(i):
+            with self.proxy() as api:
+                for j in range(5):
+                    api.vm.create("c%d-%d" % (i, j), {"size": "65536"})
+                    api.vm.rename("c%d-%d" % (i, j), "d%d-%d" % (i, j))
+                made = [v["name"] for v in api.vm.list()]
+                for j in range(5):
+                    assert "d%d-%d" % (i, j) in made
+                    api.vm.remove("d%d-%d" % (i, j))
+                return True
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            self.assertTrue(all(pool.map(work, range(12))))
+        # One name, many who want it: one gets it.
+        def race(_):
+            try:
+                with self.proxy() as api:
+                    return api.vm.create("race")
+            except xmlrpc.client.Fault as e:
+                assert e.faultCode == 101
+                return False
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            self.assertEqual(sum(pool.map(race, range(12))), 1)
+        self.api.vm.remove("race")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], warnings="ignore")

@@ -1,0 +1,647 @@
+#!/usr/bin/bats
+# The command and the daemon as their users meet them: what each command does, and that bad input gets a
+# sentence and a stable exit code and changes nothing. BUILD names the build directory.
+#
+# Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 daemon unreachable.
+
+bats_require_minimum_version 1.5.0
+
+setup_file() {
+    export BUILD=${BUILD:-$PWD/build}
+    export PATH=$BUILD:$PATH
+    export TOP=$(mktemp -d /tmp/varve-bats-XXXXXX)
+    chmod 755 "$TOP"
+    export VARVE_RUN=$TOP/run STORE=$TOP/store
+    unset NO_COLOR
+    varve init "$STORE" --capacity 2G
+    start_daemon
+    # 20 MiB with a hole in the middle, in every format.
+    dd if=/dev/urandom of="$TOP/a.raw" bs=1M count=2 status=none
+    truncate -s 20M "$TOP/a.raw"
+    dd if=/dev/urandom of="$TOP/a.raw" bs=1M count=1 seek=12 conv=notrunc status=none
+    for f in qcow2 vmdk vhdx vdi; do
+        qemu-img convert -O $f "$TOP/a.raw" "$TOP/a.$f"
+    done
+}
+
+teardown_file() {
+    stop_daemon
+    rm -rf "$TOP"
+}
+
+start_daemon() {
+    varved --store "$STORE" --run "$VARVE_RUN" >"$TOP/log" 2>&1 3>&- &
+    echo $! >"$TOP/pid"
+    for _ in $(seq 200); do
+        varve df >/dev/null 2>&1 && return
+        sleep 0.05
+    done
+    cat "$TOP/log" >&2
+    return 1
+}
+
+stop_daemon() {
+    kill "$(cat "$TOP/pid")"
+    for _ in $(seq 200); do
+        kill -0 "$(cat "$TOP/pid")" 2>/dev/null || return 0
+        sleep 0.05
+    done
+    return 1
+}
+
+# expect CODE SENTENCE COMMAND...: the exit code, and a part of what is said.
+expect() {
+    local code=$1 sentence=$2
+    shift 2
+    run "$@"
+    [ "$status" -eq "$code" ] || { echo "exit $status, not $code: $output"; return 1; }
+    [[ $output == *"$sentence"* ]] || { echo "does not say \"$sentence\": $output"; return 1; }
+}
+
+# refused CODE SENTENCE COMMAND...: the same, and no vm or disk is other than before.
+refused() {
+    local before=$(varve --json ls)
+    expect "$@" || return 1
+    [ "$(varve --json ls)" = "$before" ] || { echo "something changed"; return 1; }
+}
+
+# A command that must fail, in this shell (which `run` is not).
+fails() {
+    if "$@"; then
+        echo "$* did not fail"
+        return 1
+    fi
+}
+
+# ---- life of a vm -------------------------------------------------------------------------------
+
+@test "create, ls, show, rename and rm" {
+    varve create life --size 10G --role database
+    run -0 varve ls
+    [[ $output == *life*database*10G* ]]
+    [ "$(varve --json show life | jq -r '.disks[0].size')" = 10737418240 ]
+    varve rename life death
+    expect 3 'no vm "life"' varve show life
+    varve rm --yes death
+    expect 3 'no vm "death"' varve show death
+}
+
+@test "disks are added, resized and removed" {
+    varve create d --size 1M
+    varve disk add d/data 8192
+    varve disk resize d/data 1T
+    [ "$(varve --json show d | jq -r '.disks[] | select(.name == "data").size')" = 1099511627776 ]
+    refused 2 'Say so with --yes' varve disk resize d/data 1M </dev/null
+    varve disk resize --yes d/data 1M
+    refused 2 'Say so with --yes' varve disk rm d/data </dev/null
+    varve disk rm --yes d/data
+    [ "$(varve --json show d | jq '.disks | length')" = 1 ]
+    varve rm --yes d
+}
+
+@test "data is on stdout, messages are on stderr" {
+    [ -z "$(varve show nobody 2>/dev/null)" ]
+    [ -z "$(varve ls 2>&1 >/dev/null)" ]
+    varve --json df | jq -e '.capacity | tonumber > 1e9' >/dev/null
+    varve stats | grep -q '[a-z]  *[0-9]'
+    [ "$(varve version | wc -l)" = 2 ]
+}
+
+@test "removal asks at a terminal and takes no for an answer" {
+    varve create asked
+    run script -qec "varve rm asked" /dev/null <<<"n"
+    [ "$status" -ne 0 ]
+    varve show asked
+    run -0 script -qec "varve rm asked" /dev/null <<<"y"
+    expect 3 'no vm' varve show asked
+}
+
+@test "colours only on a terminal, and never with NO_COLOR" {
+    run script -qec "varve show nobody" /dev/null </dev/null
+    [[ $output == *$'\033[31m'* ]]
+    NO_COLOR=1 run script -qec "varve show nobody" /dev/null </dev/null
+    [[ $output != *$'\033[31m'* ]]
+    run varve show nobody
+    [[ $output != *$'\033'* ]]
+}
+
+# ---- import and export --------------------------------------------------------------------------
+
+@test "every format goes in and comes out as it was, holes too" {
+    for f in raw qcow2 vmdk vhdx vdi; do
+        varve import "$TOP/a.$f" "in-$f"
+        used=$(varve --json show in-$f | jq -r '.disks[0].used')
+        [ "$used" -ge 3145728 ] && [ "$used" -le 4194304 ] || { echo "$f uses $used"; return 1; }
+        varve export "in-$f" "$TOP/out.$f"
+        qemu-img compare -f raw -F "$f" "$TOP/a.raw" "$TOP/out.$f"
+        varve rm --yes "in-$f"
+    done
+    [ "$(du -k "$TOP/out.raw" | cut -f1)" -le 4096 ]
+    [ -z "$(find "$TOP" -name '*.partial-*')" ]
+    rm "$TOP"/out.*
+}
+
+@test "an import goes into a new vm, or a new disk of an old one, never into an old disk" {
+    varve import "$TOP/a.qcow2" two/boot
+    varve import "$TOP/a.raw" two/data --format raw
+    [ "$(varve --json ls two | jq -r '[.disks[].name] | sort | join(" ")')" = "boot data" ]
+    refused 4 'already' varve import "$TOP/a.raw" two
+    refused 4 'already' varve import "$TOP/a.raw" two/data
+    varve rm --yes two
+}
+
+@test "a size that is no whole number of sectors is padded" {
+    head -c 10000 /dev/urandom >"$TOP/odd.raw"
+    varve import "$TOP/odd.raw" odd --format raw
+    [ "$(varve --json show odd | jq -r '.disks[0].size')" = 10240 ]
+    varve export odd "$TOP/odd.out"
+    cmp -n 10000 "$TOP/odd.raw" "$TOP/odd.out"
+    varve rm --yes odd
+    head -c 100 /dev/urandom >"$TOP/odd.raw"
+    varve import "$TOP/odd.raw" odd --format raw
+    [ "$(varve --json show odd | jq -r '.disks[0].size')" = 4096 ]
+    varve rm --yes odd
+}
+
+@test "export refuses a file that exists, unless forced" {
+    varve create e --size 1M
+    echo precious >"$TOP/e.img"
+    refused 4 'exists; replace it with --force' varve export e "$TOP/e.img"
+    [ "$(cat "$TOP/e.img")" = precious ]
+    varve export e "$TOP/e.img" --force
+    [ "$(stat -c %s "$TOP/e.img")" = 1048576 ]
+    expect 1 'cannot write' varve export e "$TOP/no/such/dir.img"
+    expect 3 'no disk "nope"' varve export e/nope "$TOP/x.img"
+    expect 3 'no vm' varve export nobody "$TOP/x.img"
+    varve rm --yes e
+}
+
+@test "truncated and damaged images are refused and nothing half-made stays" {
+    for f in qcow2 vmdk vhdx vdi; do
+        head -c $(($(stat -c %s "$TOP/a.$f") - 700000)) "$TOP/a.$f" >"$TOP/cut.$f"
+        refused 1 'damaged' varve import "$TOP/cut.$f" cut
+    done
+    head -c 1000 "$TOP/a.qcow2" >"$TOP/cut.qcow2"
+    refused 1 'damaged' varve import "$TOP/cut.qcow2" cut --format qcow2
+    refused 1 'damaged, or not of the format' varve import "$TOP/a.raw" cut --format qcow2
+    : >"$TOP/empty"
+    refused 1 'is empty' varve import "$TOP/empty" cut
+    refused 3 'cannot read' varve import "$TOP/nothing-there" cut
+    refused 1 'is no file' varve import "$TOP" cut
+    refused 2 'is no format' varve import "$TOP/a.raw" cut --format luks
+}
+
+@test "an image that names other files is refused unless it is trusted" {
+    qemu-img create -q -f qcow2 -b "$TOP/a.raw" -F raw "$TOP/overlay.qcow2"
+    refused 1 'backing file' varve import "$TOP/overlay.qcow2" overlay
+    varve import "$TOP/overlay.qcow2" overlay --allow-backing
+    varve export overlay "$TOP/overlay.raw"
+    cmp "$TOP/a.raw" "$TOP/overlay.raw"
+    varve rm --yes overlay
+    qemu-img create -q -f qcow2 -o data_file="$TOP/secret",data_file_raw=on "$TOP/outside.qcow2" 1M
+    refused 1 'data file' varve import "$TOP/outside.qcow2" outside
+    qemu-img convert -O vmdk -o subformat=monolithicFlat "$TOP/a.raw" "$TOP/flat.vmdk"
+    refused 1 'extent' varve import "$TOP/flat.vmdk" flat
+}
+
+@test "an interrupted import or export leaves nothing" {
+    truncate -s 8G "$TOP/large.raw"
+    # Data that takes a while: one page in each 64 KiB.
+    python=/usr/bin/python3
+    $python - "$TOP/large.raw" <<'EOF'
+import os, sys
+f = os.open(sys.argv[1], os.O_WRONLY)
+for i in range(20000):
+    os.pwrite(f, os.urandom(4096), i * 65536)
+EOF
+    for signal in INT TERM; do
+        varve import "$TOP/large.raw" large --format raw 3>&- &
+        child=$!
+        for _ in $(seq 100); do
+            [ "$(varve --json ls | jq -r '.[] | select(.name == "large").provisional')" = true ] && break
+            sleep 0.02
+        done
+        [ "$(varve --json ls | jq -r '.[] | select(.name == "large").provisional')" = true ]
+        kill -$signal $child
+        fails wait $child
+        expect 3 'no vm' varve show large
+    done
+    varve import "$TOP/large.raw" large --format raw
+    varve export large "$TOP/large.out" 3>&- &
+    child=$!
+    for _ in $(seq 100); do
+        compgen -G "$TOP/large.out.partial-*" && break
+        sleep 0.02
+    done
+    kill -TERM $child
+    fails wait $child
+    ! compgen -G "$TOP/large.out*"
+    varve rm --yes large
+    rm "$TOP/large.raw"
+}
+
+@test "progress has percent, rate and time left, on a terminal only" {
+    truncate -s 4G "$TOP/slow.raw"
+    dd if=/dev/urandom of="$TOP/slow.raw" bs=1M count=400 conv=notrunc status=none
+    run -0 script -qec "varve import $TOP/slow.raw slow" /dev/null </dev/null
+    [[ $output =~ importing\ +[0-9.]+\ %\ +[0-9.]+[KMGT]?/s\ +[0-9:]+\ left ]]
+    varve rm --yes slow
+    run -0 varve import "$TOP/slow.raw" slow
+    [ -z "$output" ]
+    varve rm --yes slow
+    rm "$TOP/slow.raw"
+}
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+@test "bad names" {
+    varve create taken --size 1M
+    refused 4 'there is a vm "taken" already' varve create taken
+    refused 2 '65 characters' varve create "$(printf 'x%.0s' {1..65})"
+    for name in a/b 'a b' . .. '' a@b 'ä'; do
+        refused 2 'use 1 to 64 letters' varve create "$name"
+        refused 2 'use 1 to 64 letters' varve rename taken "$name"
+    done
+    refused 2 'use 1 to 64 letters' varve disk add taken/a/b 1M
+    refused 2 'names no disk' varve disk add taken 1M
+    refused 2 'use 1 to 64 letters' varve import "$TOP/a.raw" taken/a/b
+    refused 4 'already' varve disk add taken/root 1M
+    varve create other
+    refused 4 'already' varve rename taken other
+    refused 3 'no vm "ghost"' varve rename ghost other
+    refused 3 'no vm "ghost"' varve rm --yes ghost
+    refused 3 'no vm "ghost"' varve disk add ghost/d 1M
+    refused 3 'no disk "d"' varve disk rm --yes taken/d
+    varve create "$(printf 'x%.0s' {1..64})"
+    varve rm --yes "$(printf 'x%.0s' {1..64})"
+    varve rm --yes taken
+    varve rm --yes other
+}
+
+@test "bad sizes" {
+    varve create s --size 1M
+    for size in 0 1 4095 4097 9223372036854775808 18446744073709551616 129P; do
+        refused 2 'multiple of 512 bytes from 4096 bytes to 128 PiB' varve create s2 --size $size
+        refused 2 'multiple of 512 bytes from 4096 bytes to 128 PiB' varve disk add s/d $size
+        refused 2 'multiple of 512 bytes from 4096 bytes to 128 PiB' varve disk resize --yes s/root $size
+    done
+    for size in -1 ten 1Q '' 1.2.3G; do
+        refused 2 'is not a size' varve create s2 "--size=$size"
+    done
+    varve create s2 --size 128P
+    [ "$(varve --json show s2 | jq -r '.disks[0].size')" = 144115188075855872 ]
+    varve rm --yes s2
+    varve rm --yes s
+}
+
+@test "wrong usage" {
+    expect 2 'is no command' varve frobnicate
+    expect 2 'usage: varve rename VM NEW' varve rename one
+    expect 2 'is no option' varve ls --bogus
+    expect 2 'wants a value' varve create x --size
+    expect 2 'usage' varve ls -- x
+    expect 2 'is no option of varved' varved --bogus
+    expect 2 'not a role' varve create x --role king
+    expect 2 'wants a size' varved --init --store "$TOP/x" --capacity lots
+    [ ! -e "$TOP/x" ]
+    run varve
+    [ "$status" -eq 2 ]
+}
+
+@test "init refuses what would destroy or cannot work" {
+    expect 4 'there is a store' varve init "$STORE"
+    mkdir "$TOP/full" && touch "$TOP/full/file"
+    run varve init "$TOP/full"
+    [ "$status" -ne 0 ]
+    [ "$(ls "$TOP/full")" = file ]
+    [[ $output == *"is not empty"* ]]
+    expect 2 'at least 512M' varve init "$TOP/small" --capacity 100M
+    [ ! -e "$TOP/small" ]
+    expect 3 'the directory above it is missing' varve init "$TOP/a/b/c"
+}
+
+@test "a second daemon is refused, by its run directory and by its store" {
+    expect 4 'another varved (process' varved --store "$TOP/none" --run "$VARVE_RUN"
+    expect 4 'another daemon has the store' varved --store "$STORE" --run "$TOP/run2"
+    expect 4 'another daemon has the store' varve check --store "$STORE"
+    varve ls
+}
+
+@test "stores that are not there, not stores, or newer" {
+    expect 3 'make one with: varve init' varved --store "$TOP/none" --run "$TOP/run2"
+    mkdir -p "$TOP/notastore" && echo hi >"$TOP/notastore/file"
+    run varved --store "$TOP/notastore" --run "$TOP/run2"
+    [ "$status" -ne 0 ]
+    [[ $output == *"is not a store"* ]]
+    varve init "$TOP/newer" --capacity 1G
+    /usr/bin/python3 - "$TOP/newer/varve.store" <<'EOF'
+import struct, sys
+def crc32c(data):
+    crc = 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+with open(sys.argv[1], "r+b") as f:
+    block = bytearray(f.read(4096))
+    old = struct.unpack_from("<I", block, 8)[0]
+    struct.pack_into("<I", block, 8, 0)
+    assert crc32c(block) == old, "the super block's checksum is made in another way"
+    struct.pack_into("<I", block, 12, struct.unpack_from("<I", block, 12)[0] + 1)
+    struct.pack_into("<I", block, 8, crc32c(block))
+    f.seek(0)
+    f.write(block)
+EOF
+    sum=$(cat "$TOP/newer/varve.store" | md5sum)
+    expect 1 'newer version of Varve' varved --store "$TOP/newer" --run "$TOP/run2"
+    expect 1 'newer version of Varve' varve check --store "$TOP/newer"
+    [ "$(cat "$TOP/newer/varve.store" | md5sum)" = "$sum" ]
+}
+
+@test "a socket path that is too long" {
+    long=$TOP/$(printf 'y%.0s' {1..100})
+    expect 2 'a Unix socket' varve --run "$long" ls
+    run varved --store "$STORE" --run "$long"
+    [ "$status" -ne 0 ]
+    [[ $output == *"107"*"choose a shorter run directory"* ]]
+    [ ! -e "$long" ]
+}
+
+@test "no permission" {
+    [ "$(id -u)" = 0 ] || skip "only root can become somebody without permission"
+    cp "$BUILD/varve" "$BUILD/varved" "$TOP"
+    expect 5 'no permission' runuser -u nobody -- "$TOP/varve" --run "$VARVE_RUN" ls
+    expect 1 'no permission' runuser -u nobody -- "$TOP/varve" check --store "$STORE"
+    expect 1 'no permission' runuser -u nobody -- "$TOP/varve" init "$TOP/theirs"
+    expect 1 'cannot make the run directory' runuser -u nobody -- "$TOP/varved" --store "$STORE" --run "$TOP/run3"
+    mkdir -m 777 "$TOP/open"
+    expect 1 'others may write to the run directory' varved --store "$STORE" --run "$TOP/open"
+}
+
+@test "configuration: unknown keys, bad values, a missing file" {
+    printf '[store]\ncache-sise = 1G\n' >"$TOP/bad.conf"
+    expect 2 'bad.conf:2: unknown key "cache-sise" in [store]; the nearest one is cache-size' \
+        varved --store "$STORE" --run "$TOP/run2" --config "$TOP/bad.conf"
+    printf '[daemon]\nio-engine = magic\n' >"$TOP/bad.conf"
+    expect 2 'bad.conf:2: io-engine' varved --store "$STORE" --run "$TOP/run2" --config "$TOP/bad.conf"
+    expect 2 'cannot open the configuration' varved --store "$STORE" --config "$TOP/none.conf"
+}
+
+@test "without qemu-img and QEMU the package is named" {
+    varve create bare --size 1M
+    mkdir -p "$TOP/bin" && ln -sf "$BUILD/varve" "$TOP/bin/varve"
+    refused 1 'apt install qemu-utils' env PATH="$TOP/bin" varve import "$TOP/a.qcow2" x
+    expect 1 'apt install qemu-utils' env PATH="$TOP/bin" varve export bare "$TOP/x.raw"
+    expect 1 'apt install qemu-system-x86' env PATH="$TOP/bin" varve run bare
+    expect 1 'apt install qemu-system-x86' env PATH="$TOP/bin" varve run bare --accel tcg
+    varve rm --yes bare
+}
+
+# ---- the daemon's life --------------------------------------------------------------------------
+
+@test "a killed daemon is unreachable, and comes back with everything" {
+    varve import "$TOP/a.raw" survivor
+    kill -9 "$(cat "$TOP/pid")"
+    for _ in $(seq 100); do
+        kill -0 "$(cat "$TOP/pid")" 2>/dev/null || break
+        sleep 0.05
+    done
+    expect 5 'no daemon answers' varve ls
+    [ -S "$VARVE_RUN/varve.sock" ] # a stale socket, which the next daemon replaces
+    start_daemon
+    varve export survivor "$TOP/survivor.raw"
+    cmp "$TOP/a.raw" "$TOP/survivor.raw"
+    varve check
+    varve rm --yes survivor
+}
+
+@test "a provisional vm does not outlive the daemon" {
+    truncate -s 8G "$TOP/big.raw"
+    dd if=/dev/urandom of="$TOP/big.raw" bs=1M count=600 conv=notrunc status=none
+    varve import "$TOP/big.raw" halfway 3>&- &
+    child=$!
+    for _ in $(seq 100); do
+        varve show halfway >/dev/null 2>&1 && break
+        sleep 0.02
+    done
+    kill -9 "$(cat "$TOP/pid")"
+    fails wait $child
+    sleep 0.2
+    start_daemon
+    expect 3 'no vm' varve show halfway
+    rm "$TOP/big.raw"
+}
+
+@test "SIGTERM stops in order: exit 0, no sockets, a store that checks" {
+    varve create orderly --size 1M
+    pid=$(cat "$TOP/pid")
+    stop_daemon
+    [ ! -e "$VARVE_RUN/varve.sock" ]
+    [ ! -e "$VARVE_RUN/nbd.sock" ]
+    grep -q 'stopping after SIGTERM' "$TOP/log"
+    varve check --store "$STORE"
+    start_daemon
+    varve show orderly
+    varve rm --yes orderly
+}
+
+@test "sockets and directories are private" {
+    [ "$(stat -c %a "$VARVE_RUN")" = 700 ]
+    [ "$(stat -c %a "$VARVE_RUN/varve.sock")" = 600 ]
+    [ "$(stat -c %a "$VARVE_RUN/nbd.sock")" = 600 ]
+}
+
+@test "systemd is told when it is ready and when it stops" {
+    varve init "$TOP/notify-store" --capacity 1G
+    /usr/bin/python3 - "$TOP" <<'EOF'
+import os, signal, socket, subprocess, sys
+top = sys.argv[1]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(top + "/notify")
+s.settimeout(20)
+p = subprocess.Popen(["varved", "--store", top + "/notify-store", "--run", top + "/notify-run"],
+                     env=dict(os.environ, NOTIFY_SOCKET=top + "/notify"))
+try:
+    assert s.recv(100) == b"READY=1"
+    assert os.path.exists(top + "/notify-run/varve.sock")
+    p.send_signal(signal.SIGINT)
+    assert s.recv(100) == b"STOPPING=1"
+    assert p.wait(20) == 0
+finally:
+    p.kill()
+EOF
+}
+
+@test "check finds a damaged page, online and offline" {
+    varve init "$TOP/hurt" --capacity 1G
+    VARVE_RUN=$TOP/hurt-run
+    varved --store "$TOP/hurt" --run "$VARVE_RUN" 2>/dev/null 3>&- &
+    pid=$!
+    for _ in $(seq 100); do varve ls >/dev/null 2>&1 && break; sleep 0.05; done
+    varve import "$TOP/a.raw" victim
+    run -0 varve check
+    [[ $output == "no problems in "* ]]
+    kill $pid && wait $pid
+    /usr/bin/python3 - "$TOP" <<'EOF'
+import glob, sys
+page = open(sys.argv[1] + "/a.raw", "rb").read(4096)
+for name in glob.glob(sys.argv[1] + "/hurt/log/*"):
+    data = open(name, "rb").read()
+    at = data.find(page)
+    if at >= 0:
+        with open(name, "r+b") as f:
+            f.seek(at + 100)
+            f.write(bytes([data[at + 100] ^ 1]))
+        sys.exit(0)
+sys.exit("the page is in no log file")
+EOF
+    run varve check --store "$TOP/hurt"
+    [ "$status" -eq 1 ]
+    [[ $output == *victim/root*page\ 0\ *damaged* ]] || { echo "$output"; return 1; }
+    varved --store "$TOP/hurt" --run "$VARVE_RUN" 2>/dev/null 3>&- &
+    pid=$!
+    for _ in $(seq 100); do varve ls >/dev/null 2>&1 && break; sleep 0.05; done
+    run varve check
+    [ "$status" -eq 1 ]
+    [[ $output == *victim/root*page\ 0\ *damaged* ]]
+    run -0 varve check --tables-only
+    kill $pid && wait $pid
+}
+
+@test "a check can be cancelled" {
+    dd if=/dev/urandom of="$TOP/much.raw" bs=1M count=500 status=none
+    varve import "$TOP/much.raw" much --format raw
+    varve check 3>&- >"$TOP/check.out" 2>&1 &
+    child=$!
+    sleep 0.3
+    expect 4 'under way' varve check
+    kill -INT $child
+    fails wait $child
+    grep -q 'the check was cancelled' "$TOP/check.out"
+    varve check
+    # One that runs does not hold up an orderly stop.
+    varve check 3>&- >"$TOP/check.out" 2>&1 &
+    child=$!
+    sleep 0.2
+    time stop_daemon
+    fails wait $child
+    start_daemon
+    varve rm --yes much
+    rm "$TOP/much.raw"
+}
+
+@test "paths given relative to a directory work from everywhere" {
+    cd "$TOP"
+    varve init rel-store --capacity 1G
+    varved --store rel-store --run rel-run 2>/dev/null 3>&- &
+    pid=$!
+    cd /
+    export VARVE_RUN=$TOP/rel-run
+    for _ in $(seq 100); do varve ls >/dev/null 2>&1 && break; sleep 0.05; done
+    varve import "$TOP/a.qcow2" x
+    cd "$TOP" && varve --run rel-run export x rel.raw
+    cmp rel.raw a.raw
+    kill $pid && wait $pid
+}
+
+# ---- running a guest ----------------------------------------------------------------------------
+
+@test "run starts QEMU, says how to reach it, and refuses to do it twice" {
+    varve create guest --size 16M
+    varve disk add guest/data 16M
+    varve --json run guest -m 128M --accel tcg >"$TOP/guest.json"
+    pid=$(jq .pid "$TOP/guest.json")
+    tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q 'reconnect-delay'
+    grep -q '/dev/shm' "/proc/$pid/maps"
+    [ -S "$(jq -r .console "$TOP/guest.json")" ]
+    [ "$(stat -c %a "$VARVE_RUN/vm/guest")" = 700 ]
+    refused 4 'runs already' varve run guest --accel tcg
+    refused 4 'is in use' varve run guest --accel tcg --name second
+    refused 4 'in use' varve rm --yes guest
+    refused 4 'in use' varve disk rm --yes guest/data
+    /usr/bin/python3 - "$(jq -r .qmp "$TOP/guest.json")" <<'EOF'
+import json, socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+f = s.makefile("rw")
+def command(name):
+    f.write(json.dumps({"execute": name}) + "\n")
+    f.flush()
+    while True:
+        answer = json.loads(f.readline())
+        if "return" in answer or "error" in answer:
+            return answer["return"]
+assert "QMP" in json.loads(f.readline())
+command("qmp_capabilities")
+assert command("query-status")["running"]
+assert len(command("query-block")) == 2
+command("quit")
+EOF
+    for _ in $(seq 100); do [ -d /proc/$pid ] || break; sleep 0.05; done
+    sleep 0.2
+    varve rm --yes guest
+}
+
+@test "run refuses bad options before anything starts" {
+    varve create bad --size 16M
+    expect 2 'forwards no port' varve run bad --forward tcp:x:22
+    expect 2 'multiple of 1M' varve run bad -m 1000
+    expect 1 'does not fit into /dev/shm' varve run bad -m 100T
+    expect 2 'no number of processors' varve run bad --cpus 0
+    expect 2 'no accelerator' varve run bad --accel xen
+    expect 2 'belong to --kernel' varve run bad --append x
+    expect 2 'no name of a machine' varve run bad --name a/b
+    expect 1 'QEMU did not start' varve run bad --accel tcg -m 64M -- -bogus
+    expect 3 'no vm' varve run nobody
+    varve create diskless
+    expect 2 'no disk to boot from' varve run diskless --accel tcg
+    varve rm --yes bad
+    varve rm --yes diskless
+}
+
+@test "without KVM a guest runs under TCG with a message, and --accel kvm says why not" {
+    [ "$(id -u)" = 0 ] || skip "hiding /dev/kvm takes root"
+    varve create nokvm --size 16M
+    # A mount namespace in which /dev/kvm is something else.
+    expect 1 'KVM does not work here' unshare -m sh -c \
+        'touch "$TOP/k" && mount --bind "$TOP/k" /dev/kvm 2>/dev/null || [ ! -e /dev/kvm ]; varve run nokvm -m 64M --accel kvm'
+    run unshare -m sh -c \
+        'mount --bind "$TOP/k" /dev/kvm 2>/dev/null || [ ! -e /dev/kvm ]; varve run nokvm -m 64M'
+    [ "$status" -eq 0 ]
+    [[ $output == *"the guest runs under TCG"* ]]
+    pid=$(cat "$VARVE_RUN/vm/nokvm/pid")
+    kill -9 "$pid"
+    for _ in $(seq 100); do varve rm --yes nokvm 2>/dev/null && break; sleep 0.05; done
+    expect 3 'no vm' varve show nokvm
+}
+
+# ---- documents ----------------------------------------------------------------------------------
+
+@test "every command has help, a place in varve(1) and in the completion" {
+    run -0 varve help
+    for c in init create import export ls show rename rm 'disk add' 'disk rm' 'disk resize' run stats df check version help; do
+        [[ $output == *"$c"* ]]
+        varve help $c | grep -q "^Usage: varve $c"
+        varve $c --help | grep -q "^Examples:"
+        varve help --man | grep -q "^.SS varve $c "
+    done
+    [ -z "$(varve help --man | man -l --warnings - 2>&1 >/dev/null)" ]
+    [ -z "$(varve-docs varved.8 | man -l --warnings - 2>&1 >/dev/null)" ]
+    [ -z "$(varve-docs varve.conf.5 | man -l --warnings - 2>&1 >/dev/null)" ]
+    varved --help | grep -q -- --capacity
+    [ "$(varved --version)" = "varved $(varve version | sed -n 's/^varve //p')" ]
+}
+
+@test "bash completes commands, options and vms" {
+    varve create zebra
+    bash -c '
+        eval "$(varve help --completion bash)"
+        complete_line() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _varve; echo "${COMPREPLY[*]}"; }
+        [[ $(complete_line varve im) == import ]] || exit 1
+        [[ $(complete_line varve disk re) == resize ]] || exit 2
+        [[ $(complete_line varve create x --s) == --size ]] || exit 3
+        [[ $(complete_line varve show zeb) == zebra ]] || exit 4
+        [[ $(complete_line varve import --format q) == qcow2 ]] || exit 5'
+    varve rm --yes zebra
+}
