@@ -163,9 +163,11 @@ static void check_replies(const struct answer *a, size_t at, size_t max_replies,
 
 /* ---- the run --------------------------------------------------------------------------------- */
 
+static bool stopped;
+
 static void note_stopped(void *arg)
 {
-    *(bool *)arg = true;
+    stopped = true;
 }
 
 static size_t n_connections(const struct nbd_server *server)
@@ -180,8 +182,8 @@ static size_t n_connections(const struct nbd_server *server)
 
 static void stop_server(struct nbd_server *server)
 {
-    bool stopped = false;
-    nbd_server_stop(server, note_stopped, &stopped);
+    stopped = false;
+    nbd_server_stop(server, note_stopped, NULL);
     for (unsigned turn = 0; !stopped; turn++) {
         check(turn < MAX_TURNS, "the server does not stop");
         loop_poll(loop, false);
