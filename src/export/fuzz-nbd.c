@@ -258,7 +258,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(fake_store_stats(store)->in_flight == 0, "a request is still in flight");
     size_t at = check_options(&answer);
     if ((how & 3) == 1) /* structured: without, the length of a reply depends on its request */
-        check_replies(&answer, at, n / sizeof(struct nbd_request_header), !(how & 128));
+        check_replies(&answer, at, size / sizeof(struct nbd_request_header), !(how & 128));
     free(answer.data);
     return 0;
 }
