@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define TICK_US           1000000
-#define UNIX_BUFFER_BYTES (1 << 20)
+#define UNIX_BUFFER_BYTES (256 << 10) /* more was not faster, and a client may leave it full */
 #define DEATH_TRIES       50
 #define DEATH_PAUSE_US    20000
 #define LISTEN_BACKLOG    1024
