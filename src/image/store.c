@@ -65,10 +65,11 @@ static void on_room(struct log_client *client)
 static void on_no_space(struct log_client *client, int error)
 {
     struct store *store = container_of(client, struct store, client);
-    store_event(store, STORE_EVENT_FULL, error,
-                "no space for another log file (%s): the store stays at %u files of 32 MiB until the "
-                "file system has room again",
-                err_text(error), store->log->n_files);
+    store_event(
+        store, STORE_EVENT_FULL, error,
+        "no space for another log file (%s): the store stays at %u files of 32 MiB until the "
+        "file system has room again",
+        err_text(error), store->log->n_files);
 }
 
 static void on_failed(struct log_client *client, int error, const char *what)

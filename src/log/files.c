@@ -641,8 +641,8 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
-/* Files that hold no data even when the store is full: the table file being filled, the next one, and the
- * data file being filled. */
+/* Files that hold no data even when the store is full: the table file being filled, the next one,
+ * and the data file being filled. */
 #define FIXED_FILES 3
 
 uint64_t log_limit_pages(const struct log *log)

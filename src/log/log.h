@@ -177,7 +177,8 @@ struct log {
     uint32_t reserve_files;
     struct list free, dead;
     uint32_t n_dead;
-    bool creation_failed; /* the medium is full: max_files is what there is */
+    bool creation_failed; /* the medium is full: n_files is what there is */
+    int creation_error;   /* of the last try */
     uint64_t data_slots;  /* live pages, by 4 KiB */
     uint64_t table_slots; /* live, by 64 bytes */
 

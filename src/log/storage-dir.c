@@ -141,17 +141,36 @@ static int write_zeros(int fd, uint64_t length)
     return 0;
 }
 
+static bool has_space(int fd, uint64_t bytes)
+{
+    struct statvfs fs;
+    return fstatvfs(fd, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize > bytes;
+}
+
+/* Get the space of a file. A file system that frees much at once may say that it is full while it
+ * has plenty again by its own count (blocks of a transaction that is not over, or being discarded):
+ * it is asked for two seconds. Returns 0, or a code; -EOPNOTSUPP when only writing gets space. */
+static int allocate(int fd, uint64_t length)
+{
+    for (int tries = 0;; tries++) {
+        if (fallocate(fd, 0, 0, (off_t)length) == 0)
+            return 0;
+        if (errno == EINTR)
+            continue;
+        if (errno != ENOSPC || tries >= 100 || !has_space(fd, 4 * length))
+            return -errno;
+        usleep(20000);
+    }
+}
+
 static int fill_new_file(int fd, int at, uint64_t length, bool zero)
 {
     int err = 0;
     if (length) {
-        int res;
-        do
-            res = fallocate(fd, 0, 0, (off_t)length);
-        while (res < 0 && errno == EINTR);
-        if (res < 0 && errno != EOPNOTSUPP)
-            return -errno;
-        if (res < 0 || zero) /* writing is the other way to get the space */
+        err = allocate(fd, length);
+        if (err && err != -EOPNOTSUPP)
+            return err;
+        if (err || zero) /* writing is the other way to get the space */
             err = write_zeros(fd, length);
     }
     if (!err && (fsync(fd) < 0 || fsync(at) < 0))
