@@ -66,6 +66,7 @@ struct cleaner {
     struct part *parts;
     uint32_t n_parts, max_parts;
     uint32_t windows, footers; /* in flight */
+    bool starved;              /* there was no file to move to: wait until one is free */
 };
 
 int cleaner_create(struct log *log)
@@ -628,6 +629,7 @@ static void abandon(struct log *log)
 {
     struct cleaner *c = log->cleaner;
     struct pack *pack = pack_of(c, c->victim);
+    c->starved = true;
     c->victim->cleaning = false;
     struct log_file *victim = c->victim;
     forget_plan(c);
@@ -640,6 +642,9 @@ void cleaner_step(struct log *log)
     struct cleaner *c = log->cleaner;
     if (log->error)
         return;
+    if (c->starved && log->n_free == 0)
+        return;
+    c->starved = false;
     if (!c->victim) {
         if (log->checkpoint_wanted || log->hold || files_to_be_had(log) >= low_water(log))
             return;

@@ -488,7 +488,8 @@ void log_hold(struct log *log, bool hold)
 
 bool log_wants_checkpoint(const struct log *log)
 {
-    if (log->hold || log->n_free > log->reserve_files || log->n_files < log->max_files)
+    bool creatable = !log->creation_failed && log->n_files < log->max_files;
+    if (log->hold || log->n_free > log->reserve_files || creatable)
         return false;
     uint32_t n = 0;
     list_for_each (l, &log->dead) {
