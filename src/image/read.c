@@ -230,7 +230,7 @@ void read_step(struct store *store, struct store_io *io)
     uint64_t end = io->offset + io->length;
     if (io->next == io->offset)
         io->all_zero = io->flags & STORE_SKIP_ZERO;
-    while (io->next < end) {
+    while (io->next < end && !io->error) {
         struct node *leaf;
         uint64_t pages;
         int code =

@@ -107,7 +107,7 @@ static bool write_pages(struct store *store, struct store_io *io, uint64_t end)
 /* After a step stopped: is the request parked, so that it must not be counted as started? */
 static bool is_parked(const struct store_io *io)
 {
-    return !io->error && !list_empty(&io->waiter.link);
+    return !list_empty(&io->waiter.link);
 }
 
 /* The part of a page before, behind or around whole pages. */
@@ -128,7 +128,7 @@ static bool start_partial(struct store *store, struct store_io *io, uint64_t end
 void write_step(struct store *store, struct store_io *io)
 {
     uint64_t end = io->offset + io->length;
-    while (io->next < end) {
+    while (io->next < end && !io->error) {
         bool whole = io->next % PAGE_BYTES == 0 && end - io->next >= PAGE_BYTES;
         bool on = whole ? write_pages(store, io, end) : start_partial(store, io, end);
         if (!on && is_parked(io))
@@ -181,7 +181,7 @@ static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
 void range_step(struct store *store, struct store_io *io)
 {
     uint64_t end = io->offset + io->length;
-    while (io->next < end) {
+    while (io->next < end && !io->error) {
         bool whole = io->next % PAGE_BYTES == 0 && end - io->next >= PAGE_BYTES;
         bool on = true;
         if (whole) {
