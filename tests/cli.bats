@@ -25,6 +25,10 @@ setup_file() {
 }
 
 teardown_file() {
+    # Guests of tests that failed.
+    for file in "$VARVE_RUN"/vm/*/pid; do
+        [ -e "$file" ] && grep -qs "$TOP" "/proc/$(cat "$file")/cmdline" && kill -9 "$(cat "$file")"
+    done
     stop_daemon
     rm -rf "$TOP"
 }
