@@ -8,9 +8,3 @@ uint32_t crc32c(uint32_t seed, const void *buf, size_t len)
     /* ISA-L reads only, though its prototype lacks the const. */
     return ~crc32_iscsi((unsigned char *)(uintptr_t)buf, (int)len, ~seed);
 }
-
-uint32_t crc32c_seed(uint64_t address)
-{
-    /* Multiplication by an odd constant is a bijection on 64 bits; the high half mixes all of them. */
-    return (uint32_t)((address * 0x9E3779B97F4A7C15ULL) >> 32) ^ (uint32_t)address;
-}

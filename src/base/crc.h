@@ -8,7 +8,4 @@
 /* Checksum of len bytes, starting from seed (0 for a fresh one, or an earlier result to go on). */
 uint32_t crc32c(uint32_t seed, const void *buf, size_t len);
 
-/* The seed for something that lives at a 64-bit address: bytes found elsewhere do not validate. */
-uint32_t crc32c_seed(uint64_t address);
-
 #endif

@@ -1,7 +1,8 @@
 /* err.h - error codes. Any thread.
  *
- * Functions return 0 or a negative code. A code is a negative errno, or one of Varve's own, which is
- * an errno with a subtype: err_errno() gives the errno that a caller outside Varve understands. */
+ * Functions return 0 or a negative code. A code is a negative errno, or one of Varve's own, which
+ * is an errno with a subtype: err_errno() gives the errno that a caller outside Varve understands.
+ */
 #ifndef VARVE_BASE_ERR_H
 #define VARVE_BASE_ERR_H
 
@@ -9,15 +10,16 @@
 #define ERR_CODE(err, subtype) (-((err) | ((subtype) << ERR_SUBTYPE_SHIFT)))
 
 enum err {
-    ERR_CHECKSUM = ERR_CODE(5 /* EIO */, 1),       /* bytes do not match the checksum kept for them */
-    ERR_READ_ONLY = ERR_CODE(5 /* EIO */, 2),      /* store is read-only after a failed write or sync */
-    ERR_DAMAGED = ERR_CODE(5 /* EIO */, 3),        /* a structure makes no sense though its checksum fits */
+    ERR_CHECKSUM = ERR_CODE(5 /* EIO */, 1),  /* bytes do not match the checksum kept for them */
+    ERR_READ_ONLY = ERR_CODE(5 /* EIO */, 2), /* store is read-only after a failed write or sync */
+    ERR_DAMAGED =
+        ERR_CODE(5 /* EIO */, 3), /* a structure makes no sense though its checksum fits */
     ERR_FORMAT_NEWER = ERR_CODE(95 /* EOPNOTSUPP */, 1), /* written by a newer Varve */
     ERR_NOT_A_STORE = ERR_CODE(22 /* EINVAL */, 1),      /* no store there */
-    ERR_STORE_FULL = ERR_CODE(28 /* ENOSPC */, 1),       /* capacity reached; the reserve is kept back */
-    ERR_IN_USE = ERR_CODE(16 /* EBUSY */, 1),            /* another daemon or client holds it */
-    ERR_BAD_NAME = ERR_CODE(22 /* EINVAL */, 2),         /* not a valid vm, disk or version name */
-    ERR_BAD_SIZE = ERR_CODE(22 /* EINVAL */, 3),         /* size zero, unaligned or too large */
+    ERR_STORE_FULL = ERR_CODE(28 /* ENOSPC */, 1), /* capacity reached; the reserve is kept back */
+    ERR_IN_USE = ERR_CODE(16 /* EBUSY */, 1),      /* another daemon or client holds it */
+    ERR_BAD_NAME = ERR_CODE(22 /* EINVAL */, 2),   /* not a valid vm, disk or version name */
+    ERR_BAD_SIZE = ERR_CODE(22 /* EINVAL */, 3),   /* size zero, unaligned or too large */
 };
 
 /* The positive errno under a negative code. */

@@ -71,8 +71,8 @@ static void enable(struct uring *uring)
     if (uring->enabled)
         return;
     /* liburing 2.3 declares io_uring_enable_rings() but does not export it. */
-    long err = syscall(__NR_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS,
-                       NULL, 0);
+    long err =
+        syscall(__NR_io_uring_register, uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
     assert(err == 0);
     uring->enabled = true;
 }

@@ -19,8 +19,8 @@ void report(enum report_level level, const char *format, ...)
     if ((int)level > atomic_load(&max_level))
         return;
 
-    static const char *const words[] = {[REPORT_ERROR] = "error: ", [REPORT_WARNING] = "warning: ",
-                                        [REPORT_DEBUG] = "debug: "};
+    static const char *const words[] = {
+        [REPORT_ERROR] = "error: ", [REPORT_WARNING] = "warning: ", [REPORT_DEBUG] = "debug: "};
     char line[1024];
     va_list args;
     int at;

@@ -1,5 +1,5 @@
-/* waiter.h - somebody who waits for one thing to happen. Embedded in the one who waits; in one list at a
- * time. */
+/* waiter.h - somebody who waits for one thing to happen. Embedded in the one who waits; in one list
+ * at a time. */
 #ifndef VARVE_BASE_WAITER_H
 #define VARVE_BASE_WAITER_H
 

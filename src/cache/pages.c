@@ -1,5 +1,5 @@
-/* pages.c - pages in memory, by their address in the log: a hash table with chains of indexes over an
- * array of pages, and a clock hand. */
+/* pages.c - pages in memory, by their address in the log: a hash table with chains of indexes over
+ * an array of pages, and a clock hand. */
 #include "cache/pages.h"
 
 #include <errno.h>

@@ -1,9 +1,9 @@
 /* pages.h - pages in memory, by their address in the log. The store's thread only.
  *
  * An address never stands for other bytes, so nothing here is ever invalid, only useless. Clones
- * that share a page share its address and so its place here. Replacement is by CLOCK: a page that was
- * used since the hand last passed stays for another round (F. J. Corbato, A Paging Experiment with
- * the Multics System, 1968). */
+ * that share a page share its address and so its place here. Replacement is by CLOCK: a page that
+ * was used since the hand last passed stays for another round (F. J. Corbato, A Paging Experiment
+ * with the Multics System, 1968). */
 #ifndef VARVE_CACHE_PAGES_H
 #define VARVE_CACHE_PAGES_H
 

@@ -1,9 +1,9 @@
 /* catalogue.c - vms and disks: their names, the changes of them, and how both are kept.
  *
- * Changes are made one after the other. Each is validated, written to the log as a record, done when
- * its batch is applied (the same code does it in recovery), and reported when it is durable. While
- * one is between the log and its doing no checkpoint begins, and none is made while one runs: so a
- * checkpoint has it wholly or not at all. */
+ * Changes are made one after the other. Each is validated, written to the log as a record, done
+ * when its batch is applied (the same code does it in recovery), and reported when it is durable.
+ * While one is between the log and its doing no checkpoint begins, and none is made while one runs:
+ * so a checkpoint has it wholly or not at all. */
 #include "base/err.h"
 #include "base/mono.h"
 #include "image/catalogue_format.h"
@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- names ---------------------------------------------------------------------------------------------- */
+/* ---- names
+ * ---------------------------------------------------------------------------------------------- */
 
 bool name_is_valid(const char *name)
 {
@@ -24,7 +25,7 @@ bool name_is_valid(const char *name)
 
 struct vm *vm_find(struct store *store, const char *name)
 {
-    list_for_each(l, &store->vms) {
+    list_for_each (l, &store->vms) {
         struct vm *vm = container_of(l, struct vm, link);
         if (strcmp(vm->name, name) == 0)
             return vm;
@@ -34,7 +35,7 @@ struct vm *vm_find(struct store *store, const char *name)
 
 static struct disk *disk_find(struct vm *vm, const char *name)
 {
-    list_for_each(l, &vm->disks) {
+    list_for_each (l, &vm->disks) {
         struct disk *disk = container_of(l, struct disk, link);
         if (strcmp(disk->name, name) == 0)
             return disk;
@@ -50,9 +51,9 @@ struct disk *store_find_disk(struct store *store, const char *vm_name, const cha
 
 struct disk *disk_by_id(struct store *store, uint32_t id)
 {
-    list_for_each(l, &store->vms) {
+    list_for_each (l, &store->vms) {
         struct vm *vm = container_of(l, struct vm, link);
-        list_for_each(k, &vm->disks) {
+        list_for_each (k, &vm->disks) {
             struct disk *disk = container_of(k, struct disk, link);
             if (disk->id == id)
                 return disk;
@@ -82,7 +83,8 @@ struct store *disk_store(const struct disk *disk)
     return disk->store;
 }
 
-/* ---- making and removing -------------------------------------------------------------------------------- */
+/* ---- making and removing
+ * -------------------------------------------------------------------------------- */
 
 static void insert_vm(struct store *store, struct vm *vm)
 {
@@ -147,7 +149,7 @@ static void vm_free(struct vm *vm)
 void catalogue_free(struct store *store)
 {
     struct list *l;
-    list_for_each_safe(v, &store->vms) {
+    list_for_each_safe (v, &store->vms) {
         struct vm *vm = container_of(v, struct vm, link);
         while (!list_empty(&vm->disks))
             doom(store, container_of(vm->disks.next, struct disk, link));
@@ -160,7 +162,8 @@ void catalogue_free(struct store *store)
     }
 }
 
-/* ---- validating a change -------------------------------------------------------------------------------- */
+/* ---- validating a change
+ * -------------------------------------------------------------------------------- */
 
 static bool size_is_valid(uint64_t bytes)
 {
@@ -169,7 +172,7 @@ static bool size_is_valid(uint64_t bytes)
 
 static bool vm_in_use(const struct vm *vm)
 {
-    list_for_each(l, &vm->disks) {
+    list_for_each (l, &vm->disks) {
         if (container_of(l, struct disk, link)->users)
             return true;
     }
@@ -222,7 +225,8 @@ static int validate(struct store *store, const struct store_change *c)
     }
 }
 
-/* ---- doing a change -------------------------------------------------------------------------------------- */
+/* ---- doing a change
+ * -------------------------------------------------------------------------------------- */
 
 struct parsed_change {
     struct change_record r;
@@ -351,7 +355,8 @@ int catalogue_replay(struct store *store, const uint8_t *bytes, uint32_t len)
     return code < 0 ? code : do_change(store, &c);
 }
 
-/* ---- the queue of changes -------------------------------------------------------------------------------- */
+/* ---- the queue of changes
+ * -------------------------------------------------------------------------------- */
 
 void store_change(struct store *store, struct store_change *change)
 {
@@ -400,7 +405,8 @@ void change_applied(struct store *store, int error)
     log_sync(store->log, &store->change_waiter);
 }
 
-/* Shrinking: what lies beyond the new end becomes zeros first, so that growing again shows nothing. */
+/* Shrinking: what lies beyond the new end becomes zeros first, so that growing again shows nothing.
+ */
 static void end_zeroed(struct store_io *io)
 {
     struct store *store = io->disk->store;
@@ -481,7 +487,7 @@ int changes_drop_provisional(struct store *store)
 {
     for (;;) {
         struct vm *vm = NULL;
-        list_for_each(l, &store->vms) {
+        list_for_each (l, &store->vms) {
             vm = container_of(l, struct vm, link);
             if (vm->provisional)
                 break;
@@ -502,12 +508,13 @@ int changes_drop_provisional(struct store *store)
     }
 }
 
-/* ---- listing ---------------------------------------------------------------------------------------------- */
+/* ---- listing
+ * ---------------------------------------------------------------------------------------------- */
 
 int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
 {
     uint32_t n_vms = 0, n_disks = 0;
-    list_for_each(l, &store->vms) {
+    list_for_each (l, &store->vms) {
         n_vms++;
         n_disks += container_of(l, struct vm, link)->n_disks;
     }
@@ -517,7 +524,7 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
         return -ENOMEM;
     struct disk_info *disks = (struct disk_info *)(vms + n_vms + 1);
     struct vm_info *to = vms;
-    list_for_each(l, &store->vms) {
+    list_for_each (l, &store->vms) {
         const struct vm *vm = container_of(l, struct vm, link);
         *to = (struct vm_info){.id = vm->id,
                                .role = vm->role,
@@ -527,7 +534,7 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
                                .disks = disks};
         strcpy(to->name, vm->name);
         to++;
-        list_for_each(k, &vm->disks) {
+        list_for_each (k, &vm->disks) {
             const struct disk *disk = container_of(k, struct disk, link);
             *disks = (struct disk_info){.id = disk->id,
                                         .size_bytes = disk->size_bytes,
@@ -542,7 +549,8 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
     return 0;
 }
 
-/* ---- in a checkpoint --------------------------------------------------------------------------------------- */
+/* ---- in a checkpoint
+ * --------------------------------------------------------------------------------------- */
 
 struct cursor {
     uint8_t *buf; /* NULL: only count */
@@ -581,10 +589,12 @@ int catalogue_save(struct store *store, uint8_t *buf, size_t *len)
 {
     struct cursor c = {.buf = buf};
     struct catalogue_header h = {0};
-    list_for_each(l, &store->vms) h.n_vms++;
-    list_for_each(l, &store->doomed) h.n_doomed++;
+    list_for_each (l, &store->vms)
+        h.n_vms++;
+    list_for_each (l, &store->doomed)
+        h.n_doomed++;
     put(&c, &h, sizeof(h));
-    list_for_each(l, &store->vms) {
+    list_for_each (l, &store->vms) {
         const struct vm *vm = container_of(l, struct vm, link);
         struct catalogue_vm v = {.id = vm->id,
                                  .role = vm->role,
@@ -594,9 +604,11 @@ int catalogue_save(struct store *store, uint8_t *buf, size_t *len)
                                  .n_disks = vm->n_disks};
         put(&c, &v, sizeof(v));
         put_name(&c, vm->name);
-        list_for_each(k, &vm->disks) put_disk(&c, container_of(k, struct disk, link));
+        list_for_each (k, &vm->disks)
+            put_disk(&c, container_of(k, struct disk, link));
     }
-    list_for_each(l, &store->doomed) put_disk(&c, container_of(l, struct disk, link));
+    list_for_each (l, &store->doomed)
+        put_disk(&c, container_of(l, struct disk, link));
     *len = c.at;
     return 0;
 }

@@ -1,5 +1,6 @@
-/* catalogue_format.h - vms and disks in a checkpoint, and changes of them in the log. Little-endian; names
- * follow their structure without a terminator, padded with zeros to 8 bytes. */
+/* catalogue_format.h - vms and disks in a checkpoint, and changes of them in the log.
+ * Little-endian; names follow their structure without a terminator, padded with zeros to 8 bytes.
+ */
 #ifndef VARVE_IMAGE_CATALOGUE_FORMAT_H
 #define VARVE_IMAGE_CATALOGUE_FORMAT_H
 

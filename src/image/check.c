@@ -1,14 +1,15 @@
 /* check.c - does every pointer lead to what it says, and do the books agree with that?
  *
- * The check walks the trees of a checkpoint, which nothing changes any more, while the store goes on.
- * It reads every node (and, if asked, every page), compares checksums, marks the slots that it finds
- * referred to, and at the end compares the marks with the live bits that the same checkpoint has. For as
- * long as it takes, the log holds all files and pieces where they are; should the store run short of
- * files meanwhile, the check gives up (-ENOSPC), not the writers.
+ * The check walks the trees of a checkpoint, which nothing changes any more, while the store goes
+ * on. It reads every node (and, if asked, every page), compares checksums, marks the slots that it
+ * finds referred to, and at the end compares the marks with the live bits that the same checkpoint
+ * has. For as long as it takes, the log holds all files and pieces where they are; should the store
+ * run short of files meanwhile, the check gives up (-ENOSPC), not the writers.
  *
- *   HOLD --no victim in motion--> CHECKPOINT --durable, body taken--> WALK --all roots--> COMPARE --> done */
+ *   HOLD --no victim in motion--> CHECKPOINT --durable, body taken--> WALK --all roots--> COMPARE
+ * --> done */
+#include "base/checksum.h"
 #include "base/cleanup.h"
-#include "base/crc.h"
 #include "base/err.h"
 #include "image/catalogue_format.h"
 #include "image/store-internal.h"
@@ -31,28 +32,28 @@ struct check_run {
     struct store *store;
     struct store_check *check;
     enum { CHECK_HOLD, CHECK_CHECKPOINT, CHECK_WALK, CHECK_COMPARE } phase;
-    uint8_t *body;          /* of the checkpoint, with its header */
-    uint64_t seq;           /* of it, once it is there */
+    uint8_t *body; /* of the checkpoint, with its header */
+    uint64_t seq;  /* of it, once it is there */
     struct check_root *roots;
     uint32_t n_roots, next_root;
-    uint64_t pages_found;   /* of the present root */
-    uint64_t **marks;       /* by file */
+    uint64_t pages_found; /* of the present root */
+    uint64_t **marks;     /* by file */
     /* The path to the present node. */
     struct node stack[NODE_LEVELS];
     uint32_t next[NODE_LEVELS]; /* index to look at next */
-    int level;              /* of the top of the stack; -1: empty, levels count down from the root */
-    uint8_t top;            /* level of the root */
+    int level;   /* of the top of the stack; -1: empty, levels count down from the root */
+    uint8_t top; /* level of the root */
     /* A node being read. */
     struct storage_req req;
     struct iovec iov;
     struct log_file *file;
-    struct entry form;      /* what is being read: the node, or the base of a delta */
-    struct entry whole;     /* the node's own entry */
+    struct entry form;  /* what is being read: the node, or the base of a delta */
+    struct entry whole; /* the node's own entry */
     uint8_t *delta;
     uint32_t delta_bytes, skip;
     bool reading;
-    uint32_t page_reads;    /* in flight */
-    uint32_t leaf_next;     /* entry of the leaf to read next */
+    uint32_t page_reads; /* in flight */
+    uint32_t leaf_next;  /* entry of the leaf to read next */
 };
 
 #define PAGE_READS 64u
@@ -97,7 +98,9 @@ static bool mark(struct check_run *r, const struct entry *e, uint32_t n, uint8_t
     return bits != NULL;
 }
 
-/* ---- pages --------------------------------------------------------------------------------------------------- */
+/* ---- pages
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 struct page_read {
     struct storage_req req;
@@ -116,7 +119,7 @@ static void page_done(struct storage_req *req, int res)
     r->page_reads--;
     r->check->checked_pages++;
     if (res != PAGE_BYTES ||
-        crc32c(crc32c_seed(p->entry.address), p->iov.iov_base, PAGE_BYTES) != p->entry.crc)
+        checksum_at(p->entry.address, p->iov.iov_base, PAGE_BYTES) != p->entry.sum)
         problem(r, "%s: page %llu is damaged (log file %08x, byte %llu)", disk_name(r),
                 (unsigned long long)p->page, p->file->number,
                 (unsigned long long)req->offset_bytes);
@@ -180,7 +183,9 @@ static int leaf_step(struct check_run *r, struct node *leaf)
     return 0;
 }
 
-/* ---- nodes --------------------------------------------------------------------------------------------------- */
+/* ---- nodes
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static struct node *top_node(struct check_run *r)
 {
@@ -253,7 +258,7 @@ static void form_read(struct storage_req *req, int res)
     r->file->readers--;
     r->check->nodes++;
     if (res < 0 || (uint32_t)res < r->skip + bytes ||
-        crc32c(crc32c_seed(r->form.address), form, bytes) != r->form.crc) {
+        checksum_at(r->form.address, form, bytes) != r->form.sum) {
         node_is_damaged(r, res < 0 ? err_text(res) : "checksum mismatch");
         return;
     }
@@ -337,7 +342,9 @@ static bool walk(struct check_run *r)
     return true;
 }
 
-/* ---- comparing ------------------------------------------------------------------------------------------------- */
+/* ---- comparing
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void compare_file(struct check_run *r, const struct map_file *f, const uint64_t *live)
 {
@@ -368,7 +375,9 @@ static void compare(struct check_run *r)
     }
 }
 
-/* ---- the run ----------------------------------------------------------------------------------------------------- */
+/* ---- the run
+ * -----------------------------------------------------------------------------------------------------
+ */
 
 static uint32_t add_root(struct check_run *r, uint32_t n, const struct disk *disk)
 {
@@ -392,8 +401,10 @@ bool check_take_body(struct store *store, uint8_t *body)
     if (!r || r->phase != CHECK_CHECKPOINT || store->checkpoint.seq < r->seq)
         return false;
     uint32_t n = 0;
-    list_for_each(l, &store->vms) n += container_of(l, struct vm, link)->n_disks;
-    list_for_each(l, &store->doomed) n++;
+    list_for_each (l, &store->vms)
+        n += container_of(l, struct vm, link)->n_disks;
+    list_for_each (l, &store->doomed)
+        n++;
     r->roots = calloc(n + 1, sizeof(*r->roots));
     r->marks = calloc(store->log->max_files, sizeof(*r->marks));
     r->body = body;
@@ -405,11 +416,13 @@ bool check_take_body(struct store *store, uint8_t *body)
         return true;
     }
     n = 0;
-    list_for_each(l, &store->vms) {
+    list_for_each (l, &store->vms) {
         struct vm *vm = container_of(l, struct vm, link);
-        list_for_each(k, &vm->disks) n = add_root(r, n, container_of(k, struct disk, link));
+        list_for_each (k, &vm->disks)
+            n = add_root(r, n, container_of(k, struct disk, link));
     }
-    list_for_each(l, &store->doomed) n = add_root(r, n, container_of(l, struct disk, link));
+    list_for_each (l, &store->doomed)
+        n = add_root(r, n, container_of(l, struct disk, link));
     r->n_roots = n;
     return true;
 }
@@ -452,7 +465,7 @@ bool check_step(struct store *store)
         return false;
     if (!r->check->error && store->log->error && r->phase < CHECK_WALK)
         r->check->error = ERR_READ_ONLY; /* no checkpoint will come any more */
-    if (!r->check->error && log_is_short(store->log) && store->log->n_free <= 2)
+    if (!r->check->error && !list_empty(&store->room_waiters) && log_is_short(store->log))
         r->check->error = -ENOSPC;
     if (!r->check->error && r->check->cancel)
         r->check->error = -ECANCELED;

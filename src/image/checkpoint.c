@@ -1,7 +1,8 @@
-/* checkpoint.c - making the page tables, the segment map and the catalogue durable, and loading them.
+/* checkpoint.c - making the page tables, the segment map and the catalogue durable, and loading
+ * them.
  *
- * After a checkpoint recovery need not read the log before its position, and what died before it began
- * may be used again. Two files take turns, so one is always whole.
+ * After a checkpoint recovery need not read the log before its position, and what died before it
+ * began may be used again. Two files take turns, so one is always whole.
  *
  *   IDLE --wanted, and nothing forbids it: begin()--> NODES
  *   NODES --all frozen nodes written, map taken--> DRAIN
@@ -19,10 +20,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NODES_A_TURN       64u
-#define MAP_FILES_A_TURN   64u
-#define TABLE_BUFS         8u
-#define MAX_BODY_BYTES     (4ULL << 30)
+#define NODES_A_TURN     64u
+#define MAP_FILES_A_TURN 64u
+#define TABLE_BUFS       8u
+#define MAX_BODY_BYTES   (4ULL << 30)
 
 void checkpoint_want(struct store *store)
 {
@@ -35,7 +36,8 @@ static size_t pad(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-/* ---- beginning ------------------------------------------------------------------------------------------- */
+/* ---- beginning
+ * ------------------------------------------------------------------------------------------- */
 
 static bool is_due(struct store *store)
 {
@@ -80,7 +82,8 @@ static int begin(struct store *store)
     return 0;
 }
 
-/* ---- the steps -------------------------------------------------------------------------------------------- */
+/* ---- the steps
+ * -------------------------------------------------------------------------------------------- */
 
 static void put_root(struct checkpoint *c, const struct disk *disk)
 {
@@ -91,12 +94,12 @@ static void put_root(struct checkpoint *c, const struct disk *disk)
 /* All nodes have their places: the roots too. */
 static void put_roots(struct store *store)
 {
-    list_for_each(l, &store->vms) {
+    list_for_each (l, &store->vms) {
         struct vm *vm = container_of(l, struct vm, link);
-        list_for_each(k, &vm->disks)
+        list_for_each (k, &vm->disks)
             put_root(&store->checkpoint, container_of(k, struct disk, link));
     }
-    list_for_each(l, &store->doomed)
+    list_for_each (l, &store->doomed)
         put_root(&store->checkpoint, container_of(l, struct disk, link));
 }
 
@@ -167,8 +170,9 @@ static void written(struct storage_req *req, int res)
         return;
     }
     store->checkpoint.state = CHECKPOINT_COMMIT;
-    *req = (struct storage_req){
-        .done = committed, .op = STORAGE_SYNC, .file = STORAGE_CHECKPOINT(store->checkpoint.seq % 2)};
+    *req = (struct storage_req){.done = committed,
+                                .op = STORAGE_SYNC,
+                                .file = STORAGE_CHECKPOINT(store->checkpoint.seq % 2)};
     store->storage->submit(store->storage, req);
 }
 
@@ -241,7 +245,8 @@ bool checkpoint_step(struct store *store)
     return false;
 }
 
-/* ---- an empty store ----------------------------------------------------------------------------------------- */
+/* ---- an empty store
+ * ----------------------------------------------------------------------------------------- */
 
 int checkpoint_format(struct storage *storage, const struct super_block *super)
 {
@@ -276,7 +281,9 @@ int checkpoint_format(struct storage *storage, const struct super_block *super)
     return storage_run(storage, &req);
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------ */
+/* ---- loading
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int read_at(struct store *store, uint32_t file, uint64_t offset, void *buf, size_t len)
 {
@@ -308,8 +315,7 @@ static int load_header(struct store *store, int which, struct checkpoint_header 
         return ERR_FORMAT_NEWER;
     if (memcmp(h->uuid, store->super.uuid, sizeof(h->uuid)) != 0 ||
         h->body_bytes > MAX_BODY_BYTES || h->catalogue_bytes > h->body_bytes ||
-        h->map_bytes != h->body_bytes - h->catalogue_bytes || h->catalogue_bytes % 8 ||
-        h->seq == 0)
+        h->map_bytes != h->body_bytes - h->catalogue_bytes || h->catalogue_bytes % 8 || h->seq == 0)
         return ERR_DAMAGED;
     return 0;
 }
@@ -379,7 +385,8 @@ int checkpoint_load(struct store *store, struct log_position *ret_position)
     return take_body(store, &h[best], body);
 }
 
-/* ---- removed disks --------------------------------------------------------------------------------------------- */
+/* ---- removed disks
+ * --------------------------------------------------------------------------------------------- */
 
 static void reclaim_woken(struct waiter *waiter, int error)
 {

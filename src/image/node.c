@@ -163,7 +163,8 @@ void node_release(struct node *node)
     node->n = 0;
 }
 
-/* ---- forms in the log -------------------------------------------------------------------------------------- */
+/* ---- forms in the log
+ * -------------------------------------------------------------------------------------- */
 
 static uint32_t padded(uint32_t bytes, uint32_t to)
 {
@@ -273,8 +274,8 @@ int node_decode(struct node *node, uint32_t disk, const uint8_t *buf, size_t len
                 struct entry *ret_base)
 {
     const struct node_header *h = (const struct node_header *)buf;
-    if (len < sizeof(*h) || h->magic != NODE_MAGIC || h->level != node->level ||
-        h->disk != disk || h->index != node->index || (base_wanted && h->form == NODE_DELTA))
+    if (len < sizeof(*h) || h->magic != NODE_MAGIC || h->level != node->level || h->disk != disk ||
+        h->index != node->index || (base_wanted && h->form == NODE_DELTA))
         return ERR_DAMAGED;
     const uint8_t *at = buf + sizeof(*h);
     len -= sizeof(*h);

@@ -19,16 +19,16 @@ struct tree;
 #define NODE_SPARSE_MAX 96 /* entries in a list, at most */
 
 struct node {
-    struct list link;     /* in the table's lists, by state */
-    struct list waiters;  /* struct waiter, while loading */
+    struct list link;    /* in the table's lists, by state */
+    struct list waiters; /* struct waiter, while loading */
     struct tree *tree;
-    struct node *parent;  /* NULL: the root */
+    struct node *parent;    /* NULL: the root */
     struct node **children; /* level > 0: resident ones, 512; NULL: none yet */
-    uint64_t index;       /* among the nodes of its level */
-    uint64_t dirty_gen;   /* the generation (table.h) in which it became dirty */
-    uint64_t buf_seq;     /* the buffer of the table stream that holds its last form */
-    struct entry self;    /* its form in the log; hole: none */
-    struct entry base;    /* the full form under self when that is a delta; else hole */
+    uint64_t index;         /* among the nodes of its level */
+    uint64_t dirty_gen;     /* the generation (table.h) in which it became dirty */
+    uint64_t buf_seq;       /* the buffer of the table stream that holds its last form */
+    struct entry self;      /* its form in the log; hole: none */
+    struct entry base;      /* the full form under self when that is a delta; else hole */
     uint32_t pins;
     uint32_t delta_bytes; /* spent on deltas since the full form */
     uint16_t n;           /* entries that are not holes */
@@ -38,8 +38,8 @@ struct node {
     bool dirty, loading;
     struct entry *entries;
     union {
-        uint16_t *indexes;  /* of the list */
-        uint64_t *changed;  /* of the array: 8 words, entries that differ from the full form */
+        uint16_t *indexes; /* of the list */
+        uint64_t *changed; /* of the array: 8 words, entries that differ from the full form */
     };
 };
 
@@ -52,16 +52,16 @@ uint32_t node_next(const struct node *node, uint32_t index);
 
 size_t node_memory(const struct node *node); /* bytes, with its entries and children */
 
-/* Write the node's form into buf (NODE_MAX_BYTES): as a delta against its full form in the log until
- * such deltas have cost as much as a full form would, which is never more than twice the least.
- * Returns its length, a multiple of 64, and whether it is a delta. */
+/* Write the node's form into buf (NODE_MAX_BYTES): as a delta against its full form in the log
+ * until such deltas have cost as much as a full form would, which is never more than twice the
+ * least. Returns its length, a multiple of 64, and whether it is a delta. */
 uint32_t node_encode(const struct node *node, uint32_t disk, uint64_t born_seq, uint8_t *buf,
                      bool *ret_delta);
 /* The node's full form is now in the log: nothing differs from it. */
 void node_forget_changes(struct node *node);
 
-/* Take the entries from a form. disk, level and index are checked. A delta sets *ret_base and wants to
- * be applied (node_decode() again) after its base. 0, ERR_DAMAGED, -ENOMEM. */
+/* Take the entries from a form. disk, level and index are checked. A delta sets *ret_base and wants
+ * to be applied (node_decode() again) after its base. 0, ERR_DAMAGED, -ENOMEM. */
 int node_decode(struct node *node, uint32_t disk, const uint8_t *buf, size_t len, bool base_wanted,
                 struct entry *ret_base);
 

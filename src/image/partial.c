@@ -1,9 +1,10 @@
 /* partial.c - changes that do not fill a page: read it, change it, write it.
  *
- * While that goes on the page is locked: other changes of it wait, in their order. Before the old page
- * is read, what is in flight to the disk has been applied, so the old bytes are the last ones.
+ * While that goes on the page is locked: other changes of it wait, in their order. Before the old
+ * page is read, what is in flight to the disk has been applied, so the old bytes are the last ones.
  *
- *   lock (or wait for it) -> wait until what is in flight is applied -> read -> change -> write -> unlock */
+ *   lock (or wait for it) -> wait until what is in flight is applied -> read -> change -> write ->
+ * unlock */
 #include "image/store-internal.h"
 
 #include <errno.h>
@@ -11,14 +12,14 @@
 #include <string.h>
 
 struct partial {
-    struct store_io sub;   /* the read, then the write, of the whole page */
+    struct store_io sub; /* the read, then the write, of the whole page */
     struct store_io *parent;
     struct store *store;
-    struct waiter waiter;  /* for the lock, then for what is in flight */
+    struct waiter waiter; /* for the lock, then for what is in flight */
     struct page_lock lock;
     uint64_t page;
-    uint32_t from, len;    /* bytes of the page */
-    uint64_t source_at;    /* of them, in the parent's buffer */
+    uint32_t from, len; /* bytes of the page */
+    uint64_t source_at; /* of them, in the parent's buffer */
     uint8_t *buf;
 };
 
@@ -30,7 +31,7 @@ static struct list *bucket(struct store *store, const struct disk *disk, uint64_
 struct page_lock *lock_find(struct store *store, struct disk *disk, uint64_t page, uint64_t n)
 {
     for (uint64_t p = page; p < page + n; p++)
-        list_for_each(l, bucket(store, disk, p)) {
+        list_for_each (l, bucket(store, disk, p)) {
             struct page_lock *lock = container_of(l, struct page_lock, link);
             if (lock->disk == disk && lock->page == p)
                 return lock;

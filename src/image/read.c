@@ -4,7 +4,7 @@
  * where that is aligned, else through a buffer of our own. Every page is checked against the
  * checksum that its table entry had when the read began; the file cannot be used again before the
  * read is over (readers). */
-#include "base/crc.h"
+#include "base/checksum.h"
 #include "base/err.h"
 #include "image/store-internal.h"
 
@@ -21,9 +21,9 @@ struct read_part {
     struct store *store;
     struct store_io *io;
     struct log_file *file;
-    uint64_t page;     /* first, of the disk */
+    uint64_t page; /* first, of the disk */
     uint32_t n;
-    uint8_t *bounce;   /* n pages, or NULL: read into io->buf */
+    uint8_t *bounce; /* n pages, or NULL: read into io->buf */
     struct entry entries[];
 };
 
@@ -52,7 +52,7 @@ static void copy_out(const struct store_io *io, uint64_t page, const uint8_t *by
 static int check_page(struct read_part *part, uint32_t i)
 {
     const struct entry *e = &part->entries[i];
-    if (crc32c(crc32c_seed(e->address), page_buf(part, i), PAGE_BYTES) == e->crc)
+    if (checksum_at(e->address, page_buf(part, i), PAGE_BYTES) == e->sum)
         return 0;
     struct disk *disk = part->io->disk;
     part->store->stats.checksum_errors++;
@@ -170,8 +170,8 @@ static int64_t start_part(struct store *store, struct store_io *io, struct node 
     return n;
 }
 
-/* Bytes [io->next, to) read as zeros. While nothing else was found and the caller allows it, they are
- * left alone (all_zero). */
+/* Bytes [io->next, to) read as zeros. While nothing else was found and the caller allows it, they
+ * are left alone (all_zero). */
 static void zeros(struct store_io *io, uint64_t to)
 {
     if (!io->all_zero && io->buf)
@@ -230,11 +230,11 @@ void read_step(struct store *store, struct store_io *io)
     uint64_t end = io->offset + io->length;
     if (io->next == io->offset)
         io->all_zero = io->flags & STORE_SKIP_ZERO;
-    while (io->next < end) {
+    while (io->next < end && !io->error) {
         struct node *leaf;
         uint64_t pages;
-        int code = tree_get(&io->disk->tree, io->next / PAGE_BYTES, false, &io->waiter, &leaf,
-                            &pages);
+        int code =
+            tree_get(&io->disk->tree, io->next / PAGE_BYTES, false, &io->waiter, &leaf, &pages);
         if (code == TREE_WAIT)
             return;
         if (code == TREE_ABSENT)
@@ -249,7 +249,9 @@ void read_step(struct store *store, struct store_io *io)
     io->busy = false;
 }
 
-/* ---- extents ------------------------------------------------------------------------------------------------ */
+/* ---- extents
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static bool add_extent(struct store_io *io, uint64_t to, bool hole, bool zero)
 {

@@ -21,7 +21,7 @@ struct vm {
 struct disk {
     struct list link; /* in vm->disks, or store->doomed when removed */
     struct store *store;
-    struct vm *vm;    /* NULL: removed */
+    struct vm *vm; /* NULL: removed */
     char name[NAME_MAX_CHARS + 1];
     uint32_t id;
     uint32_t users;
@@ -82,7 +82,7 @@ struct store {
     struct list doomed; /* removed disks whose pages are still to be freed */
     uint32_t next_id;
 
-    struct list room_waiters;    /* struct store_io: for room in the log, or fewer dirty nodes */
+    struct list room_waiters; /* struct store_io: for room in the log, or fewer dirty nodes */
     bool room_again, applied_again;
     struct list applied_waiters; /* struct waiter: for seq to be applied */
     uint32_t n_locks;
@@ -141,7 +141,8 @@ bool reclaim_step(struct store *store);
 /* check.c */
 bool check_step(struct store *store);
 bool check_is_busy(const struct store *store);
-/* A checkpoint that the check asked for is durable: the check takes its body (owned) if it wants. */
+/* A checkpoint that the check asked for is durable: the check takes its body (owned) if it wants.
+ */
 bool check_take_body(struct store *store, uint8_t *body);
 void check_free(struct store *store);
 

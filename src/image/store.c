@@ -35,11 +35,12 @@ void store_event(struct store *store, int kind, int code, const char *format, ..
     store->config.event(store->config.event_arg, &event);
 }
 
-/* ---- the log's client ------------------------------------------------------------------------------------ */
+/* ---- the log's client
+ * ------------------------------------------------------------------------------------ */
 
 static void wake_applied(struct store *store)
 {
-    list_for_each_safe(l, &store->applied_waiters) {
+    list_for_each_safe (l, &store->applied_waiters) {
         struct waiter *waiter = container_of(l, struct waiter, link);
         if (waiter->seq > store->log->applied_seq && !store->log->error)
             continue;
@@ -70,7 +71,9 @@ static void on_failed(struct log_client *client, int error, const char *what)
                 err_text(error));
 }
 
-/* ---- making ------------------------------------------------------------------------------------------------- */
+/* ---- making
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static int run(struct storage *storage, struct storage_req req)
 {
@@ -111,14 +114,12 @@ int store_format(struct storage *storage, const struct store_format *format)
         return ERR_BAD_SIZE;
     if (!format->capacity_bytes && storage->free_bytes(storage) < MIN_CAPACITY_BYTES)
         return -ENOSPC;
-    _cleanup_free_ struct super_block *super =
-        aligned_alloc(STORAGE_ALIGN_BYTES, sizeof(*super));
+    _cleanup_free_ struct super_block *super = aligned_alloc(STORAGE_ALIGN_BYTES, sizeof(*super));
     if (!super)
         return -ENOMEM;
     /* Room for checkpoints is set aside now: a full file system must not stop them. A bit for each
      * page, twice over, and what tables and names take. */
-    uint64_t bytes =
-        format->capacity_bytes ? format->capacity_bytes : storage->free_bytes(storage);
+    uint64_t bytes = format->capacity_bytes ? format->capacity_bytes : storage->free_bytes(storage);
     uint64_t checkpoint_bytes = (8u << 20) + bytes / PAGE_BYTES / 8 * 3;
     checkpoint_bytes -= checkpoint_bytes % BLOCK_BYTES;
     for (int i = 0; i < 2; i++) {
@@ -128,13 +129,15 @@ int store_format(struct storage *storage, const struct store_format *format)
         if (code < 0)
             return code;
     }
-    int code = run(storage, (struct storage_req){.op = STORAGE_CREATE,
-                                                 .file = STORAGE_SUPER,
-                                                 .length_bytes = BLOCK_BYTES});
+    int code =
+        run(storage, (struct storage_req){
+                         .op = STORAGE_CREATE, .file = STORAGE_SUPER, .length_bytes = BLOCK_BYTES});
     return code < 0 ? code : write_super(storage, format, super);
 }
 
-/* ---- opening ------------------------------------------------------------------------------------------------- */
+/* ---- opening
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static int read_super(struct store *store)
 {
@@ -192,7 +195,7 @@ static int get_leaf(struct store *store, struct disk *disk, uint64_t page, struc
 }
 
 static int replay_pages(struct store *store, const struct batch_header *h, const struct record *r,
-                        const uint32_t *crcs, uint32_t first_slot)
+                        const uint32_t *sums, uint32_t first_slot)
 {
     struct disk *disk = disk_by_id(store, r->disk);
     if (!disk || r->page >= (1ULL << 45) - UINT16_MAX)
@@ -207,9 +210,8 @@ static int replay_pages(struct store *store, const struct batch_header *h, const
         do {
             struct entry e = {0};
             if (r->kind == RECORD_WRITE)
-                e = (struct entry){
-                    address_make(store->log->number, h->segment, first_slot + i), crcs[i],
-                    ENCODING_RAW};
+                e = (struct entry){address_make(store->log->number, h->segment, first_slot + i),
+                                   sums[i], ENCODING_RAW};
             else if (r->kind == RECORD_ZERO)
                 e.flags = ENCODING_ZERO;
             code = leaf_set(leaf, (r->page + i) % NODE_ENTRIES, e);
@@ -252,8 +254,8 @@ static void prefetch(struct store *store, const struct record *r, uint32_t *left
 typedef int record_fn(struct store *store, const struct batch_header *h, const struct record *r,
                       uint32_t first_slot, void *arg);
 
-static int for_each_record(struct store *store, const struct batch_header *h,
-                           const uint8_t *block, record_fn *fn, void *arg)
+static int for_each_record(struct store *store, const struct batch_header *h, const uint8_t *block,
+                           record_fn *fn, void *arg)
 {
     const uint8_t *at = block + sizeof(*h), *end = at + h->records_bytes;
     uint32_t slot = h->slot + 1;
@@ -280,8 +282,8 @@ static int prefetch_record(struct store *store, const struct batch_header *h,
     return 0;
 }
 
-static int replay_record(struct store *store, const struct batch_header *h,
-                         const struct record *r, uint32_t slot, void *arg)
+static int replay_record(struct store *store, const struct batch_header *h, const struct record *r,
+                         uint32_t slot, void *arg)
 {
     if (r->kind == RECORD_CHANGE)
         return catalogue_replay(store, (const uint8_t *)(r + 1), r->count);
@@ -427,7 +429,9 @@ int store_open(struct storage *storage, const struct store_config *config, struc
     return 0;
 }
 
-/* ---- closing ---------------------------------------------------------------------------------------------------- */
+/* ---- closing
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 int store_close(struct store *store)
 {
@@ -449,7 +453,8 @@ int store_close(struct store *store)
     return code;
 }
 
-/* ---- a turn of the loop -------------------------------------------------------------------------------------------- */
+/* ---- a turn of the loop
+ * -------------------------------------------------------------------------------------------- */
 
 bool store_dispatch(struct store *store)
 {
@@ -474,7 +479,9 @@ bool store_dispatch(struct store *store)
     return more || (store->room_again && !list_empty(&store->room_waiters));
 }
 
-/* ---- what it tells ---------------------------------------------------------------------------------------------------- */
+/* ---- what it tells
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 bool store_is_read_only(const struct store *store)
 {
@@ -548,8 +555,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"room_waits", "times a write found no room in the log at once", g->room_waits},
         {"checkpoints", "checkpoints of the page tables", s->checkpoints},
         {"checkpoint_us", "microseconds from their beginnings to their ends", s->checkpoint_us},
-        {"replayed_batches", "batches read again when the store was opened",
-         s->replayed_batches},
+        {"replayed_batches", "batches read again when the store was opened", s->replayed_batches},
         {"reclaimed_nodes", "table nodes of removed disks freed", s->reclaimed_nodes},
         {"refused_full", "writes refused because the store was full", s->full},
         {"table_memory_bytes", "page-table nodes in memory", store->table->bytes},

@@ -24,10 +24,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PAGE_BYTES          4096u
-#define NAME_MAX_CHARS      64u              /* of one part of a name */
-#define DISK_MAX_BYTES      (1ULL << 57)     /* 128 PiB: what five levels of page table reach */
-#define STORE_IO_MAX_BYTES  (32u << 20)      /* of one READ or WRITE */
+#define PAGE_BYTES         4096u
+#define NAME_MAX_CHARS     64u          /* of one part of a name */
+#define DISK_MAX_BYTES     (1ULL << 57) /* 128 PiB: what five levels of page table reach */
+#define STORE_IO_MAX_BYTES (32u << 20)  /* of one READ or WRITE */
 
 struct store;
 struct disk;
@@ -50,9 +50,9 @@ struct store_event {
 };
 
 struct store_config {
-    uint64_t cache_bytes;       /* pages kept in memory; 0: none */
-    uint64_t table_bytes;       /* page-table nodes kept in memory; at least 8 MiB */
-    uint64_t checkpoint_bytes;  /* of log between two checkpoints of the tables; 0: the default */
+    uint64_t cache_bytes;      /* pages kept in memory; 0: none */
+    uint64_t table_bytes;      /* page-table nodes kept in memory; at least 8 MiB */
+    uint64_t checkpoint_bytes; /* of log between two checkpoints of the tables; 0: the default */
     void (*event)(void *arg, const struct store_event *event);
     void *event_arg;
 };
@@ -98,26 +98,26 @@ struct store_io {
     struct disk *disk; /* open */
     enum store_op op;
     uint32_t flags;
-    uint64_t offset;                        /* bytes; range inside the disk, validated here */
-    uint64_t length;                        /* bytes; READ and WRITE: at most STORE_IO_MAX_BYTES */
-    void *buf;                              /* READ, WRITE: length bytes; 4096-aligned is faster */
-    struct store_extent *extents;           /* EXTENTS: filled from offset on */
+    uint64_t offset;              /* bytes; range inside the disk, validated here */
+    uint64_t length;              /* bytes; READ and WRITE: at most STORE_IO_MAX_BYTES */
+    void *buf;                    /* READ, WRITE: length bytes; 4096-aligned is faster */
+    struct store_extent *extents; /* EXTENTS: filled from offset on */
     uint32_t max_extents;
     void (*done)(struct store_io *io);
 
-    int error;                              /* out: 0, ERR_CHECKSUM, ERR_STORE_FULL, -EINVAL... */
-    bool all_zero;                          /* out, see STORE_SKIP_ZERO */
-    uint32_t n_extents;                     /* out: at least 1 on success */
+    int error;          /* out: 0, ERR_CHECKSUM, ERR_STORE_FULL, -EINVAL... */
+    bool all_zero;      /* out, see STORE_SKIP_ZERO */
+    uint32_t n_extents; /* out: at least 1 on success */
 
     /* The store's own. */
     struct waiter waiter;
-    uint64_t next;            /* progress: the next byte to handle */
-    uint32_t pending;         /* parts in flight */
-    bool submitting;          /* inside store_submit() */
-    bool holds_lock;          /* of its page: a part of a request that does not fill the page */
-    bool busy;                /* some of it is still to be started */
+    uint64_t next;    /* progress: the next byte to handle */
+    uint32_t pending; /* parts in flight */
+    bool submitting;  /* inside store_submit() */
+    bool holds_lock;  /* of its page: a part of a request that does not fill the page */
+    bool busy;        /* some of it is still to be started */
     bool finished;
-    uint64_t seq;             /* the batch of its last part */
+    uint64_t seq; /* the batch of its last part */
 };
 
 /* Start a request. Returns true when it is already done: then io->error and the outputs are set and
@@ -125,9 +125,10 @@ struct store_io {
  * Requests are taken at any rate; what a client may have in flight is the exporter's to bound. */
 bool store_submit(struct store *store, struct store_io *io);
 
-/* Send off what the requests of this turn of the loop gathered, and go on with checkpoints, cleaning
- * and reclaiming. Call once per turn, before the loop submits and waits (loop_add_hook()). Returns true
- * when there is more to do at once: then see that another turn comes without waiting. */
+/* Send off what the requests of this turn of the loop gathered, and go on with checkpoints,
+ * cleaning and reclaiming. Call once per turn, before the loop submits and waits (loop_add_hook()).
+ * Returns true when there is more to do at once: then see that another turn comes without waiting.
+ */
 bool store_dispatch(struct store *store);
 
 /* ---- vms and disks --------------------------------------------------------------------------- */
@@ -170,7 +171,7 @@ struct store_change {
     /* The store's own. */
     struct list link;
     struct store *store;
-    void *record;        /* as it stands in the log */
+    void *record; /* as it stands in the log */
     uint32_t record_len;
     bool end_zeroed;
 };
@@ -200,14 +201,14 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n);
 
 /* ---- what it does and how it is -------------------------------------------------------------- */
 
-struct store_space { /* bytes */
-    uint64_t capacity;   /* of all log files that there may be */
-    uint64_t reserve;    /* kept back for cleaning and checkpoints */
-    uint64_t data;       /* live pages */
-    uint64_t tables;     /* live page-table nodes */
-    uint64_t dead;       /* in log files, to be cleaned */
-    uint64_t available;  /* what may still be written */
-    uint64_t allocated;  /* of the file system */
+struct store_space {    /* bytes */
+    uint64_t capacity;  /* of all log files that there may be */
+    uint64_t reserve;   /* kept back for cleaning and checkpoints */
+    uint64_t data;      /* live pages */
+    uint64_t tables;    /* live page-table nodes */
+    uint64_t dead;      /* in log files, to be cleaned */
+    uint64_t available; /* what may still be written */
+    uint64_t allocated; /* of the file system */
 };
 void store_space(const struct store *store, struct store_space *ret);
 
@@ -223,13 +224,13 @@ bool store_is_read_only(const struct store *store);
 /* A walk of every table and every page: checksums, and what is live recomputed from the roots and
  * compared with the books, to the page. Runs beside everything else; one at a time (-EBUSY). */
 struct store_check {
-    bool pages;                                            /* read every page too, not tables only */
+    bool pages;  /* read every page too, not tables only */
     bool cancel; /* set by the caller at any time: end soon, with error -ECANCELED */
     void (*problem)(struct store_check *check, const char *text); /* one line each */
     void (*done)(struct store_check *check);
-    uint64_t total_pages, checked_pages;                   /* progress */
-    uint64_t nodes, problems;                              /* out */
-    int error;                                             /* out: 0 or why the walk ended early */
+    uint64_t total_pages, checked_pages; /* progress */
+    uint64_t nodes, problems;            /* out */
+    int error;                           /* out: 0 or why the walk ended early */
     void *impl;
 };
 int store_check(struct store *store, struct store_check *check);

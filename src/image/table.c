@@ -1,7 +1,7 @@
 /* table.c - nodes in memory: finding, loading, evicting, changing, writing. */
 #include "image/table.h"
 
-#include "base/crc.h"
+#include "base/checksum.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -13,7 +13,9 @@ static uint32_t level_shift(uint8_t level)
     return level * NODE_BITS;
 }
 
-/* ---- books ------------------------------------------------------------------------------------------------- */
+/* ---- books
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void account(struct table *table, const struct node *node, int64_t bytes)
 {
@@ -151,7 +153,9 @@ uint8_t tree_levels(uint64_t pages)
     return levels;
 }
 
-/* ---- loading ----------------------------------------------------------------------------------------------- */
+/* ---- loading
+ * -----------------------------------------------------------------------------------------------
+ */
 
 /* One read of a node's form: first the form itself, then the base of a delta. */
 struct node_read {
@@ -159,9 +163,9 @@ struct node_read {
     struct iovec iov;
     struct node *node;
     struct log_file *file;
-    struct entry entry;    /* what is being read */
-    uint32_t skip;         /* bytes of the buffer before the form */
-    uint8_t *delta;        /* the delta, while its base is read */
+    struct entry entry; /* what is being read */
+    uint32_t skip;      /* bytes of the buffer before the form */
+    uint8_t *delta;     /* the delta, while its base is read */
     uint32_t delta_bytes;
 };
 
@@ -254,7 +258,7 @@ static void form_read(struct storage_req *req, int res)
     r->file->readers--;
     if (res >= 0 && (uint32_t)res < r->skip + bytes)
         res = ERR_CHECKSUM;
-    if (res >= 0 && crc32c(crc32c_seed(r->entry.address), form, bytes) != r->entry.crc)
+    if (res >= 0 && checksum_at(r->entry.address, form, bytes) != r->entry.sum)
         res = ERR_CHECKSUM;
     if (res >= 0)
         res = take_form(r, form, bytes);
@@ -307,14 +311,17 @@ static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint
     return TREE_WAIT;
 }
 
-/* ---- finding ------------------------------------------------------------------------------------------------ */
+/* ---- finding
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int child_get(struct tree *tree, struct node *parent, uint64_t index, bool create,
                      struct waiter *waiter, struct node **ret)
 {
     uint8_t level = parent ? parent->level - 1 : tree->levels - 1;
-    struct node *node =
-        !parent ? tree->root : parent->children ? parent->children[index % NODE_ENTRIES] : NULL;
+    struct node *node = !parent            ? tree->root
+                        : parent->children ? parent->children[index % NODE_ENTRIES]
+                                           : NULL;
     if (!node) {
         struct entry e = parent ? node_get(parent, index % NODE_ENTRIES) : tree->root_entry;
         if (!entry_is_hole(&e))
@@ -341,8 +348,8 @@ int tree_get(struct tree *tree, uint64_t page, bool create, struct waiter *waite
         uint64_t index = page >> level_shift(level + 1);
         int found = child_get(tree, node, index, create, waiter, &node);
         if (found == TREE_ABSENT)
-            *ret_pages = (1ULL << level_shift(level + 1)) -
-                         (page & ((1ULL << level_shift(level + 1)) - 1));
+            *ret_pages =
+                (1ULL << level_shift(level + 1)) - (page & ((1ULL << level_shift(level + 1)) - 1));
         if (found != TREE_FOUND)
             return found;
     }
@@ -376,7 +383,7 @@ void table_shrink(struct table *table)
     if (table->bytes <= table->budget_bytes)
         return;
     uint32_t looked = 0;
-    list_for_each_safe(l, &table->clean) {
+    list_for_each_safe (l, &table->clean) {
         struct node *node = container_of(l, struct node, link);
         if (table->bytes <= table->budget_bytes || looked++ > 4096)
             return;
@@ -395,7 +402,9 @@ bool table_is_crowded(const struct table *table)
     return table->dirty_bytes > table->budget_bytes / 2;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------- */
+/* ---- writing
+ * -------------------------------------------------------------------------------------------------
+ */
 
 static void set_dead(struct log *log, const struct entry *e)
 {
@@ -437,12 +446,12 @@ static int node_write(struct node *node)
 
     if (node->n) {
         uint64_t address;
-        uint32_t bytes = node_encode(node, node->tree->disk, log->applied_seq, table->scratch,
-                                     &delta);
+        uint32_t bytes =
+            node_encode(node, node->tree->disk, log->applied_seq, table->scratch, &delta);
         code = log_table_append(log, table->scratch, bytes, &address, &node->buf_seq);
         if (code < 0)
             return code;
-        entry = entry_of_node(address, crc32c(crc32c_seed(address), table->scratch, bytes),
+        entry = entry_of_node(address, checksum_at(address, table->scratch, bytes),
                               bytes >> TABLE_SHIFT);
         table->stats.nodes_written++;
         table->stats.deltas_written += delta;
@@ -527,7 +536,8 @@ void table_thaw(struct table *table)
     table->writing = false;
 }
 
-/* ---- growing and reclaiming ---------------------------------------------------------------------------------- */
+/* ---- growing and reclaiming
+ * ---------------------------------------------------------------------------------- */
 
 int tree_grow(struct tree *tree, uint8_t levels)
 {

@@ -7,9 +7,9 @@
  *   table_freeze() starts a new generation; the nodes that are dirty then are the frozen ones;
  *   table_write_some() writes them, leaves first, and a node's place goes into its parent;
  *   a frozen node that is about to change is written first (node_touch()).
- * Only leaves change by writing to a disk, and a new node is invisible to the checkpoint in progress
- * because its parent's entry for it is set only when it is written. So what a checkpoint writes is
- * exactly what was there when it began.
+ * Only leaves change by writing to a disk, and a new node is invisible to the checkpoint in
+ * progress because its parent's entry for it is set only when it is written. So what a checkpoint
+ * writes is exactly what was there when it began.
  *
  * Invariants:
  *  1. A node in memory has its parent in memory.
@@ -27,15 +27,15 @@ struct table_stats {
 
 struct table {
     struct log *log;
-    uint64_t generation;  /* raised by table_freeze() */
+    uint64_t generation; /* raised by table_freeze() */
     uint64_t budget_bytes, bytes, dirty_bytes;
     uint32_t n_nodes, n_loading;
-    struct list clean;    /* evictable or nearly so, least recently used first */
+    struct list clean; /* evictable or nearly so, least recently used first */
     struct list dirty[NODE_LEVELS];
     struct list frozen[NODE_LEVELS]; /* by the checkpoint in progress, not yet written */
-    bool writing;         /* between table_freeze() and table_thaw() */
+    bool writing;                    /* between table_freeze() and table_thaw() */
     struct table_stats stats;
-    uint8_t *scratch;     /* NODE_MAX_BYTES */
+    uint8_t *scratch; /* NODE_MAX_BYTES */
     /* Called when a node could not be read: place and code, for the event. */
     void (*damage)(void *arg, const struct tree *tree, uint32_t level, uint64_t index, int code);
     void *damage_arg;
@@ -45,10 +45,10 @@ struct table {
 struct tree {
     struct table *table;
     uint32_t disk;
-    uint8_t levels;       /* 1: the root is a leaf */
-    struct node *root;    /* NULL: not in memory */
+    uint8_t levels;          /* 1: the root is a leaf */
+    struct node *root;       /* NULL: not in memory */
     struct entry root_entry; /* as last written */
-    uint64_t used_pages;  /* entries that are data, or zeros kept allocated */
+    uint64_t used_pages;     /* entries that are data, or zeros kept allocated */
 };
 
 int table_create(struct log *log, uint64_t budget_bytes, struct table **ret);
@@ -92,9 +92,9 @@ int table_write_some(struct table *table, uint32_t n);
 void table_thaw(struct table *table);
 
 /* ---- for reclaiming ---- */
-/* Free up to *n_nodes nodes of a tree that nobody uses, with all that they point at; no checkpoint is in
- * progress. Returns 1 when the tree is empty, 0 when there is more, -EAGAIN (the waiter is woken; after
- * an error call again with cut: the node that cannot be read is left out), -ENOMEM. */
+/* Free up to *n_nodes nodes of a tree that nobody uses, with all that they point at; no checkpoint
+ * is in progress. Returns 1 when the tree is empty, 0 when there is more, -EAGAIN (the waiter is
+ * woken; after an error call again with cut: the node that cannot be read is left out), -ENOMEM. */
 int tree_reclaim(struct tree *tree, uint32_t *n_nodes, bool cut, struct waiter *waiter);
 
 #endif

@@ -13,7 +13,7 @@
 /* What a table says of one page (level 0) or of one node below (other levels). All zero: a hole. */
 struct entry {
     uint64_t address;
-    uint32_t crc;   /* CRC-32C of the stored bytes, seeded with the address */
+    uint32_t sum;   /* checksum_at(address) of the stored bytes */
     uint32_t flags; /* encoding in bits 0-3; for a node its length in slots in bits 8-23 */
 };
 static_assert(sizeof(struct entry) == 16, "entry");
@@ -41,9 +41,9 @@ static inline uint32_t entry_slots(const struct entry *e)
     return e->flags >> 8 & 0xffff;
 }
 
-static inline struct entry entry_of_node(uint64_t address, uint32_t crc, uint32_t slots)
+static inline struct entry entry_of_node(uint64_t address, uint32_t sum, uint32_t slots)
 {
-    return (struct entry){.address = address, .crc = crc, .flags = ENCODING_NODE | slots << 8};
+    return (struct entry){.address = address, .sum = sum, .flags = ENCODING_NODE | slots << 8};
 }
 
 #define NODE_MAGIC 0x4e56u /* "VN" */
@@ -58,7 +58,7 @@ struct node_header {
     uint16_t magic;
     uint8_t form;
     uint8_t level;
-    uint16_t n;        /* entries that follow */
+    uint16_t n; /* entries that follow */
     uint16_t zero;
     uint32_t disk;
     uint32_t zero2;

@@ -1,8 +1,9 @@
 /* write.c - writing, trimming and zeroing pages.
  *
- * A write copies its pages into the open batch and pins the leaves that they belong to. When the batch is
- * complete and all before it are, batch_apply() puts the new places into the leaves and tells the
- * requests. Leaves are in memory before a page goes into a batch, so applying never waits.
+ * A write copies its pages into the open batch and pins the leaves that they belong to. When the
+ * batch is complete and all before it are, batch_apply() puts the new places into the leaves and
+ * tells the requests. Leaves are in memory before a page goes into a batch, so applying never
+ * waits.
  *
  * What keeps requests to the same page in order is the log: batches are applied in theirs. Only a
  * request that does not fill its page must keep others away while it reads the old bytes
@@ -97,8 +98,7 @@ static bool write_pages(struct store *store, struct store_io *io, uint64_t end)
         return false;
     p.n = min_u32(p.n, batch_room_pages(p.batch));
     const uint8_t *src = (const uint8_t *)io->buf + (io->next - io->offset);
-    struct batch_item *item =
-        batch_add_write(store->log, p.batch, io->disk->id, p.page, p.n, src);
+    struct batch_item *item = batch_add_write(store->log, p.batch, io->disk->id, p.page, p.n, src);
     add_item(item, io, &p);
     io->next += (uint64_t)p.n * PAGE_BYTES;
     return true;
@@ -107,7 +107,7 @@ static bool write_pages(struct store *store, struct store_io *io, uint64_t end)
 /* After a step stopped: is the request parked, so that it must not be counted as started? */
 static bool is_parked(const struct store_io *io)
 {
-    return !io->error && !list_empty(&io->waiter.link);
+    return !list_empty(&io->waiter.link);
 }
 
 /* The part of a page before, behind or around whole pages. */
@@ -128,7 +128,7 @@ static bool start_partial(struct store *store, struct store_io *io, uint64_t end
 void write_step(struct store *store, struct store_io *io)
 {
     uint64_t end = io->offset + io->length;
-    while (io->next < end) {
+    while (io->next < end && !io->error) {
         bool whole = io->next % PAGE_BYTES == 0 && end - io->next >= PAGE_BYTES;
         bool on = whole ? write_pages(store, io, end) : start_partial(store, io, end);
         if (!on && is_parked(io))
@@ -139,7 +139,8 @@ void write_step(struct store *store, struct store_io *io)
     io->busy = false;
 }
 
-/* ---- trim and zero ------------------------------------------------------------------------------------------- */
+/* ---- trim and zero
+ * ------------------------------------------------------------------------------------------- */
 
 static bool has_entries(const struct node *leaf, uint32_t index, uint32_t n)
 {
@@ -169,8 +170,8 @@ static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
     if (allocate || p.leaf->pins || has_entries(p.leaf, p.page % NODE_ENTRIES, p.n)) {
         if (!get_batch(store, io, &p))
             return false;
-        struct batch_item *item = batch_add_range(
-            p.batch, allocate ? RECORD_ZERO : RECORD_TRIM, io->disk->id, p.page, p.n);
+        struct batch_item *item = batch_add_range(p.batch, allocate ? RECORD_ZERO : RECORD_TRIM,
+                                                  io->disk->id, p.page, p.n);
         add_item(item, io, &p);
     }
     io->next += (uint64_t)p.n * PAGE_BYTES;
@@ -180,7 +181,7 @@ static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
 void range_step(struct store *store, struct store_io *io)
 {
     uint64_t end = io->offset + io->length;
-    while (io->next < end) {
+    while (io->next < end && !io->error) {
         bool whole = io->next % PAGE_BYTES == 0 && end - io->next >= PAGE_BYTES;
         bool on = true;
         if (whole) {
@@ -199,7 +200,9 @@ void range_step(struct store *store, struct store_io *io)
     io->busy = false;
 }
 
-/* ---- applying -------------------------------------------------------------------------------------------------- */
+/* ---- applying
+ * --------------------------------------------------------------------------------------------------
+ */
 
 /* A page that the cache has is likely to be read again: its new bytes take the place of the old. */
 static void keep_cached(struct store *store, uint64_t old, uint64_t address, const uint8_t *page)
@@ -214,12 +217,12 @@ static int apply_write(struct store *store, const struct batch *batch,
                        const struct batch_item *item)
 {
     struct node *leaf = item->node;
-    const uint32_t *crcs = (const uint32_t *)(batch->buf + item->crc_at);
+    const uint32_t *sums = (const uint32_t *)(batch->buf + item->sums_at);
     for (uint32_t i = 0; i < item->count; i++) {
         uint32_t slot = item->slot + i;
         struct entry old = node_get(leaf, item->index + i);
         struct entry e = {.address = address_make(store->log->number, batch->segment, slot),
-                          .crc = crcs[i],
+                          .sum = sums[i],
                           .flags = ENCODING_RAW};
         int code = leaf_set(leaf, item->index + i, e);
         if (code < 0)
@@ -242,8 +245,7 @@ static int apply_range(struct node *leaf, const struct batch_item *item)
     return 0;
 }
 
-static int apply_item(struct store *store, const struct batch *batch,
-                      const struct batch_item *item)
+static int apply_item(struct store *store, const struct batch *batch, const struct batch_item *item)
 {
     struct node *leaf = item->node;
     int code = node_touch(leaf);
@@ -267,7 +269,8 @@ void batch_apply(struct store *store, struct batch *batch, int error)
         }
         node_unpin(item->node);
     }
-    /* Only now tell the requests: whoever is told may start others, and those see all of the batch. */
+    /* Only now tell the requests: whoever is told may start others, and those see all of the batch.
+     */
     for (uint32_t i = 0; i < batch->n_items; i++) {
         struct store_io *io = batch->items[i].owner;
         if (batch->items[i].kind == RECORD_CHANGE)

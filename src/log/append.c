@@ -7,6 +7,7 @@
  * A data file is left when too little of it remains. The last batch in it names the file that goes
  * on (next_file), so that recovery can follow; therefore a batch that might be the last is opened
  * only when the next file is at hand. */
+#include "base/checksum.h"
 #include "base/crc.h"
 #include "base/mono.h"
 #include "log/log-internal.h"
@@ -15,13 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BATCHES        16 /* buffers, of a little over 1 MiB each */
-#define MAX_INFLIGHT       12
-#define GATHER_PAGES       16 /* enough to send a batch beside others in flight */
-#define GATHER_INFLIGHT    3
-#define BATCH_MAX_ITEMS    (BATCH_RECORDS_BYTES / sizeof(struct record))
+#define MAX_BATCHES     16 /* buffers, of a little over 1 MiB each */
+#define MAX_INFLIGHT    12
+#define GATHER_PAGES    16 /* enough to send a batch beside others in flight */
+#define GATHER_INFLIGHT 3
+#define BATCH_MAX_ITEMS (BATCH_RECORDS_BYTES / sizeof(struct record))
 
-/* ---- making batches ---------------------------------------------------------------------------------- */
+/* ---- making batches
+ * ---------------------------------------------------------------------------------- */
 
 static struct batch *batch_alloc(struct log *log)
 {
@@ -126,7 +128,7 @@ uint32_t batch_crc(const struct batch_header *header, const uint8_t *block)
 {
     struct batch_header copy = *header;
     copy.crc = 0;
-    uint32_t seed = crc32c_seed(header->incarnation << 32 ^ header->segment);
+    uint32_t seed = (uint32_t)header->incarnation ^ header->segment << 16;
     uint32_t crc = crc32c(seed, &copy, sizeof(copy));
     return crc32c(crc, block + sizeof(copy), BLOCK_BYTES - sizeof(copy));
 }
@@ -177,7 +179,8 @@ static void batch_send(struct log *log)
     log->storage->submit(log->storage, &batch->req);
 }
 
-/* ---- completion ---------------------------------------------------------------------------------------- */
+/* ---- completion
+ * ---------------------------------------------------------------------------------------- */
 
 static void batch_retire(struct log *log, struct batch *batch, int error)
 {
@@ -211,7 +214,8 @@ static void batch_written(struct storage_req *req, int res)
     log->client->room(log->client);
 }
 
-/* ---- filling batches ----------------------------------------------------------------------------------- */
+/* ---- filling batches
+ * ----------------------------------------------------------------------------------- */
 
 static bool batch_has_room(const struct batch *batch, uint32_t record_bytes)
 {
@@ -254,7 +258,7 @@ static struct batch_item *add_record(struct batch *batch, enum record_kind kind,
     *record = (struct record){.kind = kind, .count = count, .disk = disk, .page = page};
     struct batch_item *item = &batch->items[batch->n_items++];
     *item = (struct batch_item){.kind = kind, .count = count, .disk = disk, .page = page};
-    item->crc_at = (uint8_t *)(record + 1) - batch->buf;
+    item->sums_at = (uint8_t *)(record + 1) - batch->buf;
     batch->records_bytes += sizeof(*record) + ((more_bytes + 7) & ~7u);
     assert(batch->records_bytes <= BATCH_RECORDS_BYTES);
     return item;
@@ -266,15 +270,15 @@ struct batch_item *batch_add_write(struct log *log, struct batch *batch, uint32_
     uint32_t slot = batch->slot + 1 + batch->n_pages;
     struct batch_item *item =
         add_record(batch, RECORD_WRITE, disk, page, count, count * sizeof(uint32_t));
-    uint32_t *crcs = (uint32_t *)(batch->buf + item->crc_at);
+    uint32_t *sums = (uint32_t *)(batch->buf + item->sums_at);
     uint8_t *dst = batch->buf + (1 + (size_t)batch->n_pages) * BLOCK_BYTES;
     const uint8_t *from = src;
 
-    crcs[count & ~1u] = 0; /* padding */
+    sums[count & ~1u] = 0; /* padding */
     for (uint32_t i = 0; i < count; i++) {
         memcpy(dst, from, BLOCK_BYTES);
         uint64_t address = address_make(log->number, batch->segment, slot + i);
-        crcs[i] = crc32c(crc32c_seed(address), dst, BLOCK_BYTES);
+        sums[i] = checksum_at(address, dst, BLOCK_BYTES);
         dst += BLOCK_BYTES;
         from += BLOCK_BYTES;
     }
@@ -292,8 +296,8 @@ struct batch_item *batch_add_range(struct batch *batch, enum record_kind kind, u
 struct batch_item *batch_add_change(struct batch *batch, const void *bytes, uint32_t len)
 {
     struct batch_item *item = add_record(batch, RECORD_CHANGE, 0, 0, len, len);
-    memset(batch->buf + item->crc_at, 0, (len + 7) & ~7u);
-    memcpy(batch->buf + item->crc_at, bytes, len);
+    memset(batch->buf + item->sums_at, 0, (len + 7) & ~7u);
+    memcpy(batch->buf + item->sums_at, bytes, len);
     return item;
 }
 
@@ -330,7 +334,8 @@ uint64_t log_last_seq(const struct log *log)
     return log->next_seq - 1;
 }
 
-/* ---- syncs --------------------------------------------------------------------------------------------- */
+/* ---- syncs
+ * --------------------------------------------------------------------------------------------- */
 
 /* A file is in log->unsynced while it holds unsynced writes or a sync of it is in flight. */
 void file_mark_unsynced(struct log *log, struct log_file *file)
@@ -407,7 +412,7 @@ static int group_start(struct log *log, bool data_only, struct waiter *waiter)
     if (!group)
         return -ENOMEM;
     *group = (struct sync_group){.log = log, .waiter = waiter, .left = 1};
-    list_for_each_safe(l, &log->unsynced) {
+    list_for_each_safe (l, &log->unsynced) {
         struct log_file *file = container_of(l, struct log_file, sync_link);
         if (data_only && file->kind != FILE_KIND_DATA)
             continue;
@@ -417,8 +422,8 @@ static int group_start(struct log *log, bool data_only, struct waiter *waiter)
             break;
         }
         *one = (struct sync_one){.group = group, .file = file};
-        one->req = (struct storage_req){
-            .done = file_synced, .op = STORAGE_SYNC, .file = file->number};
+        one->req =
+            (struct storage_req){.done = file_synced, .op = STORAGE_SYNC, .file = file->number};
         group->left++;
         file->syncing++;
         file->unsynced = false;

@@ -1,9 +1,10 @@
 /* clean.c - moving what lives out of files where little does.
  *
  * A victim is a sealed file with few live slots. Its live slots are listed once (the plan), read in
- * windows, and written one after another into a packed file, several windows at a time. Only when all
- * of them are written does the victim's content count as moved (switch_pieces): addresses stay, the
- * segments' pieces change. What dies in between is simply not marked as living in the new place.
+ * windows, and written one after another into a packed file, several windows at a time. Only when
+ * all of them are written does the victim's content count as moved (switch_pieces): addresses stay,
+ * the segments' pieces change. What dies in between is simply not marked as living in the new
+ * place.
  *
  *   IDLE --pick a victim, plan--> MOVING --last window written--> switch_pieces --> IDLE
  *
@@ -21,13 +22,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS 256u /* read at a time from a data file */
-#define MAX_WINDOWS   4u
-#define MAX_VICTIM_LIVE(slots) ((slots) / 10 * 9) /* so that it spans two packed files at most */
+#define WINDOW_BLOCKS          256u /* read at a time from a data file */
+#define MAX_WINDOWS            4u
+#define MAX_VICTIM_LIVE(slots) ((slots) / 100 * 95) /* so that it fits into one packed file */
 
 struct move {
-    uint32_t old_slot;  /* in the victim */
-    uint16_t slot;      /* of the segment, less the old piece's first */
+    uint32_t old_slot; /* in the victim */
+    uint16_t slot;     /* of the segment, less the old piece's first */
 };
 
 /* Moves that become one piece. */
@@ -65,6 +66,7 @@ struct cleaner {
     struct part *parts;
     uint32_t n_parts, max_parts;
     uint32_t windows, footers; /* in flight */
+    bool starved;              /* there was no file to move to: wait until one is free */
 };
 
 int cleaner_create(struct log *log)
@@ -106,7 +108,8 @@ static struct pack *pack_of(struct cleaner *c, const struct log_file *victim)
     return &c->packs[victim->shift == TABLE_SHIFT];
 }
 
-/* ---- footers --------------------------------------------------------------------------------------------- */
+/* ---- footers
+ * --------------------------------------------------------------------------------------------- */
 
 struct footer_write {
     struct storage_req req;
@@ -139,18 +142,21 @@ static size_t present_bytes(const struct log_piece *piece)
 static size_t footer_bytes(const struct log_file *file)
 {
     size_t bytes = 0;
-    list_for_each(l, &file->pieces)
+    list_for_each (l, &file->pieces)
         bytes += sizeof(struct map_piece) + present_bytes(container_of(l, struct log_piece, link));
     return bytes;
 }
 
 static void fill_footer(const struct log_file *file, uint8_t *at)
 {
-    list_for_each(l, &file->pieces) {
+    list_for_each (l, &file->pieces) {
         const struct log_piece *piece = container_of(l, struct log_piece, link);
-        *(struct map_piece *)at =
-            (struct map_piece){piece->segment->number, piece->generation, piece->first,
-                               piece->end,             piece->base,       piece->count};
+        *(struct map_piece *)at = (struct map_piece){piece->segment->number,
+                                                     piece->generation,
+                                                     piece->first,
+                                                     piece->end,
+                                                     piece->base,
+                                                     piece->count};
         at += sizeof(struct map_piece);
         size_t bytes = present_bytes(piece);
         if (piece->list)
@@ -200,7 +206,8 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
     log->storage->submit(log->storage, &w->req);
 }
 
-/* ---- the target -------------------------------------------------------------------------------------------- */
+/* ---- the target
+ * -------------------------------------------------------------------------------------------- */
 
 /* Blocks kept back for the last footer of a packed file: more than its pieces can need. */
 static uint32_t footer_slots(uint8_t shift)
@@ -262,9 +269,11 @@ bool cleaner_footers_done(const struct log *log)
     return !log->cleaner->footers;
 }
 
-/* ---- choosing a victim --------------------------------------------------------------------------------------- */
+/* ---- choosing a victim
+ * --------------------------------------------------------------------------------------- */
 
-/* Files that can be had without cleaning: free, to be created, or dead and waiting for a checkpoint. */
+/* Files that can be had without cleaning: free, to be created, or dead and waiting for a
+ * checkpoint. */
 static uint32_t files_to_be_had(const struct log *log)
 {
     uint32_t creatable = log->creation_failed ? 0 : log->max_files - log->n_files;
@@ -313,7 +322,9 @@ bool cleaner_has_work(const struct log *log)
            (files_to_be_had(log) < low_water(log) && pick_victim(log) != NULL);
 }
 
-/* ---- the plan ------------------------------------------------------------------------------------------------ */
+/* ---- the plan
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static int plan(struct log *log, struct log_file *victim)
 {
@@ -323,7 +334,7 @@ static int plan(struct log *log, struct log_file *victim)
         return -ENOMEM;
     c->victim = victim;
     victim->cleaning = true;
-    list_for_each(l, &victim->pieces) {
+    list_for_each (l, &victim->pieces) {
         struct log_piece *piece = container_of(l, struct log_piece, link);
         struct piece_cursor cursor;
         uint32_t slot, rank;
@@ -339,7 +350,7 @@ static int plan(struct log *log, struct log_file *victim)
 /* The old piece in which a slot of the victim lies. */
 static struct log_piece *piece_at(const struct log_file *victim, uint32_t slot)
 {
-    list_for_each(l, &victim->pieces) {
+    list_for_each (l, &victim->pieces) {
         struct log_piece *piece = container_of(l, struct log_piece, link);
         if (slot < piece->base + piece->count)
             return piece;
@@ -387,7 +398,9 @@ static int assign(struct cleaner *c, struct pack *pack, uint32_t n)
     return 0;
 }
 
-/* ---- moving ---------------------------------------------------------------------------------------------------- */
+/* ---- moving
+ * ----------------------------------------------------------------------------------------------------
+ */
 
 static void window_free(struct window *w)
 {
@@ -558,7 +571,9 @@ static int start_window(struct log *log)
     return 0;
 }
 
-/* ---- the switch --------------------------------------------------------------------------------------------------- */
+/* ---- the switch
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 static int switch_part(struct log *log, const struct part *part, uint32_t end)
 {
@@ -614,6 +629,7 @@ static void abandon(struct log *log)
 {
     struct cleaner *c = log->cleaner;
     struct pack *pack = pack_of(c, c->victim);
+    c->starved = true;
     c->victim->cleaning = false;
     struct log_file *victim = c->victim;
     forget_plan(c);
@@ -626,6 +642,9 @@ void cleaner_step(struct log *log)
     struct cleaner *c = log->cleaner;
     if (log->error)
         return;
+    if (c->starved && log->n_free == 0)
+        return;
+    c->starved = false;
     if (!c->victim) {
         if (log->checkpoint_wanted || log->hold || files_to_be_had(log) >= low_water(log))
             return;

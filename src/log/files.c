@@ -7,9 +7,9 @@
  *   DEAD --log_checkpoint_done (a checkpoint has begun since, no reader)--> FREE
  *
  * A segment is found by its number in a two-level array. It consists of pieces: the slots
- * [first, end) that one file holds. A fresh segment is one piece with all its slots; cleaning makes a
- * piece of the slots that still live, in their order, so the place of a slot is the piece's base plus
- * the number of present slots before it (its rank). */
+ * [first, end) that one file holds. A fresh segment is one piece with all its slots; cleaning makes
+ * a piece of the slots that still live, in their order, so the place of a slot is the piece's base
+ * plus the number of present slots before it (its rank). */
 #include "base/crc.h"
 #include "base/err.h"
 #include "log/log-internal.h"
@@ -43,7 +43,8 @@ struct log_file *file_get(struct log *log, uint32_t number)
     return file;
 }
 
-/* ---- pieces --------------------------------------------------------------------------------------- */
+/* ---- pieces
+ * --------------------------------------------------------------------------------------- */
 
 struct log_segment *segment_find(const struct log *log, uint32_t number)
 {
@@ -213,7 +214,8 @@ bool piece_cursor_next(struct piece_cursor *c, uint32_t *ret_slot, uint32_t *ret
     return true;
 }
 
-/* ---- looking up ----------------------------------------------------------------------------------- */
+/* ---- looking up
+ * ----------------------------------------------------------------------------------- */
 
 /* The piece and the file's slot for a slot of a segment. */
 static struct log_piece *find_slot(const struct log *log, uint64_t address, uint32_t *ret_slot)
@@ -288,7 +290,8 @@ void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots)
         file_check_dead(log, file);
 }
 
-/* ---- the life of a file ---------------------------------------------------------------------------- */
+/* ---- the life of a file
+ * ---------------------------------------------------------------------------- */
 
 struct create_req {
     struct storage_req req;
@@ -485,10 +488,11 @@ void log_hold(struct log *log, bool hold)
 
 bool log_wants_checkpoint(const struct log *log)
 {
-    if (log->hold || log->n_free > log->reserve_files || log->n_files < log->max_files)
+    bool creatable = !log->creation_failed && log->n_files < log->max_files;
+    if (log->hold || log->n_free > log->reserve_files || creatable)
         return false;
     uint32_t n = 0;
-    list_for_each(l, &log->dead) {
+    list_for_each (l, &log->dead) {
         const struct log_file *file = container_of(l, struct log_file, link);
         n += file->release_seq == log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
@@ -525,7 +529,7 @@ void log_checkpoint_done(struct log *log, uint64_t seq)
     log->map_body = NULL;
     log->creation_failed = false; /* somebody may have made room since */
     bool any = false;
-    list_for_each_safe(l, &log->dead) {
+    list_for_each_safe (l, &log->dead) {
         struct log_file *file = container_of(l, struct log_file, link);
         if (file->release_seq > seq || file->readers || file->writers || log->hold)
             continue;
@@ -536,8 +540,8 @@ void log_checkpoint_done(struct log *log, uint64_t seq)
         log->client->room(log->client);
 }
 
-/* How many files there may be: by the capacity, or all that the file system has (what the store takes
- * already and what is free, less 5 %); and never fewer than there are. */
+/* How many files there may be: by the capacity, or all that the file system has (what the store
+ * takes already and what is free, less 5 %); and never fewer than there are. */
 static int find_capacity(struct log *log, uint64_t capacity)
 {
     struct storage *storage = log->storage;
@@ -559,7 +563,8 @@ static int find_capacity(struct log *log, uint64_t capacity)
     return n < 0 ? n : 0;
 }
 
-/* ---- life of the log -------------------------------------------------------------------------------- */
+/* ---- life of the log
+ * -------------------------------------------------------------------------------- */
 
 int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
                struct log **ret)
@@ -632,13 +637,17 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
+/* Files that hold no data even when the store is full: the table file being filled, the next one, and the
+ * data file being filled. */
+#define FIXED_FILES 3
+
 uint64_t log_limit_pages(const struct log *log)
 {
-    /* The files that data may fill, less one in twenty: cleaning a store fuller than that would
-     * move twenty pages to gain one. */
+    /* Of the files that data may fill, fifteen sixteenths: so there is always a file whose cleaning
+     * gains something (clean.c takes those that are up to 95 % alive). */
     uint64_t files = log->creation_failed ? log->n_files : log->max_files;
-    uint64_t usable = files > log->reserve_files ? files - log->reserve_files : 0;
-    return usable * (DATA_SEGMENT_SLOTS - 1) / 20 * 19;
+    uint64_t fixed = log->reserve_files + FIXED_FILES;
+    return (files > fixed ? files - fixed : 0) * (DATA_SEGMENT_SLOTS - 1) / 16 * 15;
 }
 
 uint64_t log_room_pages(const struct log *log)

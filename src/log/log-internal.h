@@ -5,11 +5,11 @@
 #include "log/log.h"
 
 /* files.c */
-struct log_file *file_get(struct log *log, uint32_t number);   /* makes the struct; NULL: no memory */
-struct log_file *file_take(struct log *log, bool for_data);    /* off the free list; NULL: none */
+struct log_file *file_get(struct log *log, uint32_t number); /* makes the struct; NULL: no memory */
+struct log_file *file_take(struct log *log, bool for_data);  /* off the free list; NULL: none */
 int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint32_t first_segment);
 void file_seal(struct log *log, struct log_file *file);
-void file_touch(struct log *log, struct log_file *file);       /* before its record changes */
+void file_touch(struct log *log, struct log_file *file); /* before its record changes */
 void file_check_dead(struct log *log, struct log_file *file);
 uint32_t file_slots(const struct log_file *file);
 struct log_segment *segment_find(const struct log *log, uint32_t number);
@@ -17,7 +17,8 @@ struct log_piece *piece_add(struct log *log, struct log_file *file, uint32_t seg
                             uint32_t generation, uint32_t first, uint32_t end, uint32_t base,
                             uint32_t count);
 void piece_free(struct log *log, struct log_piece *piece);
-int piece_set_present(struct log_piece *piece, const uint16_t *slots); /* count of them, less first */
+int piece_set_present(struct log_piece *piece,
+                      const uint16_t *slots); /* count of them, less first */
 /* Position of a slot among the present ones, or -1. */
 int32_t piece_rank(const struct log_piece *piece, uint32_t slot);
 /* The n-th present slot, less first: walks when given in rising order with a cursor. */

@@ -1,8 +1,8 @@
 /* log.h - the log of a store: files, segments, batches, nodes, cleaning. The store's thread only.
  *
  * The log keeps pages and table nodes and finds them again by address; what they mean is the image
- * layer's. It counts what lives (a bit for each slot of each file), gives files back when nothing in
- * them lives, and moves what lives out of files where little does.
+ * layer's. It counts what lives (a bit for each slot of each file), gives files back when nothing
+ * in them lives, and moves what lives out of files where little does.
  *
  * Invariants:
  *  1. Batches are applied (log_client.applied) in the order of their seq, each after it and all
@@ -30,12 +30,12 @@ struct log;
 /* ---- files and segments ---------------------------------------------------------------------- */
 
 enum file_state {
-    FILE_ABSENT,   /* may be created */
+    FILE_ABSENT, /* may be created */
     FILE_CREATING,
-    FILE_FREE,     /* exists, holds nothing */
-    FILE_OPEN,     /* being appended to */
+    FILE_FREE, /* exists, holds nothing */
+    FILE_OPEN, /* being appended to */
     FILE_SEALED,
-    FILE_DEAD,     /* nothing lives; free after checkpoint release_seq */
+    FILE_DEAD, /* nothing lives; free after checkpoint release_seq */
 };
 
 struct log_file {
@@ -43,22 +43,23 @@ struct log_file {
     uint8_t state; /* enum file_state */
     uint8_t kind;  /* enum file_kind */
     uint8_t shift;
-    bool unsynced;      /* holds completed writes that no sync covers yet */
-    bool map_pending;   /* its record of the running checkpoint is still to be taken */
-    bool cleaning;      /* the cleaner is reading it */
+    bool unsynced;    /* holds completed writes that no sync covers yet */
+    bool map_pending; /* its record of the running checkpoint is still to be taken */
+    bool cleaning;    /* the cleaner is reading it */
     uint32_t used_slots;
-    uint32_t n_live;    /* slots */
-    uint32_t readers;   /* reads in flight */
-    uint32_t writers;   /* writes in flight */
+    uint32_t n_live;  /* slots */
+    uint32_t readers; /* reads in flight */
+    uint32_t writers; /* writes in flight */
     uint64_t release_seq;
-    uint64_t sealed_batch; /* last batch in a data file; it is applied when the file may be cleaned */
+    uint64_t
+        sealed_batch; /* last batch in a data file; it is applied when the file may be cleaned */
     uint32_t footer_block, footer_bytes, footer_crc;
-    uint64_t *live;     /* a bit a slot */
-    struct list pieces; /* struct log_piece, by base */
-    struct list link;   /* in log->free or log->dead */
+    uint64_t *live;        /* a bit a slot */
+    struct list pieces;    /* struct log_piece, by base */
+    struct list link;      /* in log->free or log->dead */
     struct list sync_link; /* in log->unsynced while unsynced */
-    uint32_t syncing;   /* syncs in flight */
-    size_t map_offset;  /* in the running checkpoint's body */
+    uint32_t syncing;      /* syncs in flight */
+    size_t map_offset;     /* in the running checkpoint's body */
 };
 
 struct log_segment;
@@ -83,19 +84,20 @@ struct log_segment {
     struct log_piece **pieces; /* by first */
 };
 
-/* ---- batches ----------------------------------------------------------------------------------- */
+/* ---- batches -----------------------------------------------------------------------------------
+ */
 
 /* A page run or change in a batch, for the image layer to apply. */
 struct batch_item {
-    uint8_t kind;     /* enum record_kind */
-    uint16_t count;   /* pages */
-    uint16_t index;   /* first entry in the node */
-    uint32_t slot;    /* first slot, WRITE */
+    uint8_t kind;   /* enum record_kind */
+    uint16_t count; /* pages */
+    uint16_t index; /* first entry in the node */
+    uint32_t slot;  /* first slot, WRITE */
     uint32_t disk;
-    uint32_t crc_at;  /* WRITE: offset of the checksums in the batch's block */
+    uint32_t sums_at; /* WRITE: offset of the checksums in the batch's block */
     uint64_t page;
-    void *node;       /* the pinned leaf */
-    void *owner;      /* the request that waits for it; told once for each item */
+    void *node;  /* the pinned leaf */
+    void *owner; /* the request that waits for it; told once for each item */
 };
 
 struct batch {
@@ -113,7 +115,8 @@ struct batch {
     struct iovec iov;
 };
 
-/* ---- what the image layer does for the log ----------------------------------------------------- */
+/* ---- what the image layer does for the log -----------------------------------------------------
+ */
 
 struct log_client {
     /* A batch is complete: apply its items and tell their owners; error: it failed. */
@@ -136,12 +139,12 @@ struct table_stream {
     struct log_file *spare; /* FREE taken off the list, for the time when file is full */
     uint32_t slot;          /* next in the file */
     uint32_t first_segment;
-    uint8_t *buf;           /* being filled: slots from buf_slot on */
+    uint8_t *buf; /* being filled: slots from buf_slot on */
     uint32_t buf_slot;
-    uint64_t buf_seq;       /* of the buffer being filled */
-    uint64_t done_seq;      /* all buffers up to here are on the medium (not: synced) */
+    uint64_t buf_seq;  /* of the buffer being filled */
+    uint64_t done_seq; /* all buffers up to here are on the medium (not: synced) */
     uint32_t inflight;
-    struct list bufs;       /* in flight, in order */
+    struct list bufs; /* in flight, in order */
 };
 
 struct cleaner;
@@ -165,16 +168,16 @@ struct log {
 
     /* Files. */
     struct log_file **files;
-    uint32_t max_files;      /* of capacity */
-    uint32_t n_files;        /* that exist or are being made */
+    uint32_t max_files; /* of capacity */
+    uint32_t n_files;   /* that exist or are being made */
     uint32_t n_free;
     uint32_t n_creating;
     uint32_t reserve_files;
     struct list free, dead;
     uint32_t n_dead;
-    bool creation_failed;    /* the medium is full: max_files is what there is */
-    uint64_t data_slots;     /* live pages, by 4 KiB */
-    uint64_t table_slots;    /* live, by 64 bytes */
+    bool creation_failed; /* the medium is full: max_files is what there is */
+    uint64_t data_slots;  /* live pages, by 4 KiB */
+    uint64_t table_slots; /* live, by 64 bytes */
 
     struct log_segment ***segments; /* [number >> 10][number & 1023] */
     uint32_t n_segment_dirs;
@@ -182,14 +185,14 @@ struct log {
     /* The data stream. */
     struct log_file *data_file, *next_data_file;
     uint32_t data_segment, data_slot;
-    struct batch *open;      /* being filled */
-    struct list inflight;    /* batches written, not applied, by seq */
+    struct batch *open;   /* being filled */
+    struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
     struct batch *spare_batches[16];
     uint32_t n_spare_batches, n_batches;
-    uint64_t next_seq;       /* of the next batch to be opened */
+    uint64_t next_seq; /* of the next batch to be opened */
     uint64_t applied_seq, synced_seq;
-    uint64_t flushes_here;   /* since the data file was opened: many make the next one zeroed */
+    uint64_t flushes_here; /* since the data file was opened: many make the next one zeroed */
     bool applying;
 
     /* Syncs. */
@@ -203,27 +206,29 @@ struct log {
 
     /* Checkpoints: seq of the last durable one and of the one being made (0: none). */
     uint64_t checkpoint_seq, checkpoint_running;
-    bool checkpoint_wanted;  /* one waits to begin: no new victim */
+    bool checkpoint_wanted; /* one waits to begin: no new victim */
     uint64_t bytes_since_checkpoint;
-    bool hold;               /* a check walks a checkpoint: files and pieces stay as they are */
-    uint8_t *map_body;       /* of the running checkpoint */
-    size_t map_end;          /* bytes of it that are assigned */
-    uint32_t map_files;      /* records in it */
-    uint32_t map_next;       /* the next file to take */
+    bool hold;          /* a check walks a checkpoint: files and pieces stay as they are */
+    uint8_t *map_body;  /* of the running checkpoint */
+    size_t map_end;     /* bytes of it that are assigned */
+    uint32_t map_files; /* records in it */
+    uint32_t map_next;  /* the next file to take */
 
     struct log_stats stats;
 };
 
-/* ---- life ---------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------- */
 
-/* An empty log for capacity_bytes (0: of what the medium has), no files known yet. client: borrowed. */
+/* An empty log for capacity_bytes (0: of what the medium has), no files known yet. client:
+ * borrowed. */
 int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
                struct log **ret);
 /* Nothing may be in flight. */
 void log_free(struct log *log);
 
-/* Tell the log of a file of the checkpoint's map; *at is moved past the record, len is what is left.
- * Returns 0, ERR_DAMAGED, -ENOMEM. Footers are read later by log_load_footers(). */
+/* Tell the log of a file of the checkpoint's map; *at is moved past the record, len is what is
+ * left. Returns 0, ERR_DAMAGED, -ENOMEM. Footers are read later by log_load_footers(). */
 int log_load_map_file(struct log *log, const uint8_t **at, size_t *len);
 /* Read the footers of PACKED files: their pieces' present slots. Blocks; start-up only. */
 int log_load_footers(struct log *log);
@@ -234,9 +239,11 @@ bool log_files_are_busy(const struct log *log);
 /* After recovery: take up writing with fresh segments. */
 void log_start(struct log *log);
 
-/* ---- looking up ---------------------------------------------------------------------------------- */
+/* ---- looking up
+ * ---------------------------------------------------------------------------------- */
 
-/* Where the slots at address are: file, and offset in it. ERR_DAMAGED when there is no such slot. */
+/* Where the slots at address are: file, and offset in it. ERR_DAMAGED when there is no such slot.
+ */
 int log_locate(struct log *log, uint64_t address, struct log_file **ret_file,
                uint64_t *ret_offset_bytes);
 
@@ -244,7 +251,8 @@ int log_locate(struct log *log, uint64_t address, struct log_file **ret_file,
 void log_set_live(struct log *log, uint64_t address, uint32_t n_slots);
 void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots);
 
-/* ---- appending pages --------------------------------------------------------------------------- */
+/* ---- appending pages ---------------------------------------------------------------------------
+ */
 
 /* The batch that takes the next items, with room for at least one page and a record of
  * record_bytes. NULL: no room now (client->room() is called when there is) or log->error. */
@@ -272,7 +280,8 @@ uint64_t log_last_seq(const struct log *log);
 /* Fill the pools: free files made ahead. Called once a turn. */
 void log_prepare(struct log *log);
 
-/* ---- appending nodes ----------------------------------------------------------------------------- */
+/* ---- appending nodes
+ * ----------------------------------------------------------------------------- */
 
 /* Whether n_bytes of nodes can be appended now, however many buffers that takes. */
 bool log_table_room(const struct log *log);
@@ -283,7 +292,8 @@ int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *
 /* Send the last, partly filled buffer. */
 void log_table_flush(struct log *log);
 
-/* ---- checkpoints of the map ---------------------------------------------------------------------- */
+/* ---- checkpoints of the map
+ * ---------------------------------------------------------------------- */
 
 /* The size that the map takes in a checkpoint that begins now, at most. */
 size_t log_map_size(const struct log *log, uint32_t *ret_files);
@@ -305,7 +315,8 @@ void log_hold(struct log *log, bool hold);
 /* What is held back is needed: whoever holds should let go. */
 bool log_is_short(const struct log *log);
 
-/* ---- cleaning -------------------------------------------------------------------------------------- */
+/* ---- cleaning
+ * -------------------------------------------------------------------------------------- */
 
 /* Do some cleaning if there is need and nothing forbids it. Called once a turn. */
 void cleaner_step(struct log *log);
@@ -325,7 +336,8 @@ uint64_t log_limit_pages(const struct log *log);
 /* Stop writing: report to the client once. */
 void log_fail(struct log *log, int error, const char *what);
 
-/* ---- recovery -------------------------------------------------------------------------------------- */
+/* ---- recovery
+ * -------------------------------------------------------------------------------------- */
 
 /* Where the batch after the last applied one stands or will stand. */
 int log_position_now(struct log *log, struct log_position *ret);

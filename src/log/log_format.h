@@ -1,7 +1,8 @@
 /* log_format.h - what a store looks like on its medium; docs/format-store.md tells it in prose.
  *
- * All integers are little-endian (the static_assert below keeps other hosts out until somebody needs
- * them). Every structure that can stand alone has a magic, and a checksum over the rest of it. */
+ * All integers are little-endian (the static_assert below keeps other hosts out until somebody
+ * needs them). Every structure that can stand alone has a magic, and a checksum over the rest of
+ * it. */
 #ifndef VARVE_LOG_LOG_FORMAT_H
 #define VARVE_LOG_LOG_FORMAT_H
 
@@ -20,10 +21,11 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures are read in
 #define DATA_SHIFT  12
 #define TABLE_SHIFT 6
 
-#define DATA_SEGMENT_SLOTS  (FILE_BYTES >> DATA_SHIFT)  /* 8,192: one segment fills a file */
-#define TABLE_SEGMENT_SLOTS 65536u                      /* 4 MiB: eight in a file */
+#define DATA_SEGMENT_SLOTS  (FILE_BYTES >> DATA_SHIFT) /* 8,192: one segment fills a file */
+#define TABLE_SEGMENT_SLOTS 65536u                     /* 4 MiB: eight in a file */
 
-/* ---- varve.store: one block, written once ------------------------------------------------------ */
+/* ---- varve.store: one block, written once ------------------------------------------------------
+ */
 
 #define SUPER_MAGIC "VARVE\0ST"
 
@@ -36,7 +38,7 @@ struct super_block {
     uint8_t uuid[16];
     uint64_t capacity_bytes; /* 0: grows with the file system */
     uint64_t created_us;
-    uint16_t log;   /* this store's log number in addresses */
+    uint16_t log; /* this store's log number in addresses */
     uint16_t pad[3];
     uint32_t file_bytes;
     uint32_t page_bytes;
@@ -44,7 +46,8 @@ struct super_block {
 };
 static_assert(sizeof(struct super_block) == BLOCK_BYTES, "a block");
 
-/* ---- a log file's first block ------------------------------------------------------------------ */
+/* ---- a log file's first block ------------------------------------------------------------------
+ */
 
 #define FILE_MAGIC 0x46565256u /* "VRVF" */
 
@@ -59,10 +62,10 @@ struct file_header {
     uint32_t crc; /* of the block with this field zero */
     uint8_t uuid[16];
     uint64_t incarnation;
-    uint64_t fill;   /* counts uses of files: unique in the store */
-    uint32_t file;   /* its own number */
+    uint64_t fill; /* counts uses of files: unique in the store */
+    uint32_t file; /* its own number */
     uint32_t kind;
-    uint32_t shift;  /* slot size */
+    uint32_t shift;         /* slot size */
     uint32_t first_segment; /* DATA, TABLE */
     uint8_t zero[BLOCK_BYTES - 56];
 };
@@ -74,16 +77,16 @@ static_assert(sizeof(struct file_header) == BLOCK_BYTES, "a block");
 
 struct batch_header {
     uint32_t magic;
-    uint32_t crc;         /* of the block with this field zero, seeded with segment and incarnation */
-    uint64_t seq;         /* counts batches; no gaps */
+    uint32_t crc; /* of the block with this field zero, seeded with segment and incarnation */
+    uint64_t seq; /* counts batches; no gaps */
     uint64_t incarnation; /* of the store: raised by every recovery */
     uint64_t synced_seq;  /* all batches up to here were durable when this was written */
     uint64_t time_us;     /* UTC */
     uint32_t segment;
-    uint32_t slot;        /* of this block */
+    uint32_t slot; /* of this block */
     uint32_t n_pages;
     uint32_t records_bytes;
-    uint32_t next_file;   /* the file of the next segment, once known; NO_FILE before */
+    uint32_t next_file; /* the file of the next segment, once known; NO_FILE before */
     uint32_t zero;
 };
 static_assert(sizeof(struct batch_header) == 64, "header");
@@ -92,11 +95,11 @@ static_assert(sizeof(struct batch_header) == 64, "header");
 #define BATCH_MAX_PAGES     256u
 
 enum record_kind {
-    RECORD_WRITE = 1,   /* count pages, in the batch's pages in the order of the records; then
-                           count checksums of 4 bytes */
-    RECORD_TRIM = 2,    /* count pages become holes */
-    RECORD_ZERO = 3,    /* count pages read as zeros and stay allocated */
-    RECORD_CHANGE = 4,  /* of the catalogue: count bytes follow, padded to 8 */
+    RECORD_WRITE = 1,  /* count pages, in the batch's pages in the order of the records; then
+                          count checksums of 4 bytes */
+    RECORD_TRIM = 2,   /* count pages become holes */
+    RECORD_ZERO = 3,   /* count pages read as zeros and stay allocated */
+    RECORD_CHANGE = 4, /* of the catalogue: count bytes follow, padded to 8 */
 };
 
 struct record {
@@ -118,27 +121,27 @@ struct checkpoint_header {
     uint32_t version;
     uint64_t compat, incompat;
     uint8_t uuid[16];
-    uint64_t seq;          /* the higher valid one counts */
+    uint64_t seq; /* the higher valid one counts */
     uint64_t time_us;
     uint64_t body_bytes;
     uint32_t body_crc;
-    uint32_t clean;        /* 1: closed in order, nothing follows in the log */
+    uint32_t clean; /* 1: closed in order, nothing follows in the log */
     uint64_t incarnation;
-    uint64_t batch_seq;    /* the tables hold all batches up to and with this one */
+    uint64_t batch_seq;                    /* the tables hold all batches up to and with this one */
     uint32_t position_file, position_slot; /* where the next batch would stand */
     uint32_t position_segment;
     uint32_t next_segment;
     uint64_t next_fill;
-    uint32_t next_id;      /* of vms and disks */
-    uint32_t n_files;      /* records of the map */
+    uint32_t next_id; /* of vms and disks */
+    uint32_t n_files; /* records of the map */
     uint64_t catalogue_bytes;
-    uint64_t map_bytes;    /* follows the catalogue */
+    uint64_t map_bytes; /* follows the catalogue */
     uint8_t zero[BLOCK_BYTES - 144];
 };
 static_assert(sizeof(struct checkpoint_header) == BLOCK_BYTES, "a block");
 
-/* The map: for each log file in use one of these, its pieces, its live bits (64-bit words, a bit for
- * each slot of the file, up to used_slots). */
+/* The map: for each log file in use one of these, its pieces, its live bits (64-bit words, a bit
+ * for each slot of the file, up to used_slots). */
 struct map_file {
     uint32_t file;
     uint8_t kind, shift;

@@ -1,9 +1,9 @@
 /* map.c - the segment map in a checkpoint: which file holds which slots, and which of them live.
  *
- * A checkpoint's map is the map at its beginning (its cut), though it is written later: file_touch()
- * takes a file's record just before the file first changes. Table files are the exception: the nodes
- * that the checkpoint itself writes and replaces change them, and nothing else does meanwhile, so
- * their records are taken at its end. */
+ * A checkpoint's map is the map at its beginning (its cut), though it is written later:
+ * file_touch() takes a file's record just before the file first changes. Table files are the
+ * exception: the nodes that the checkpoint itself writes and replaces change them, and nothing else
+ * does meanwhile, so their records are taken at its end. */
 #include "base/cleanup.h"
 #include "base/crc.h"
 #include "base/err.h"
@@ -31,7 +31,8 @@ static bool taken_at_end(const struct log_file *file)
 static uint32_t count_pieces(const struct log_file *file)
 {
     uint32_t n = 0;
-    list_for_each(l, &file->pieces) n++;
+    list_for_each (l, &file->pieces)
+        n++;
     return n;
 }
 
@@ -73,11 +74,15 @@ static size_t take_record(const struct log_file *file, uint8_t *at)
                                 .footer_bytes = file->footer_bytes,
                                 .footer_crc = file->footer_crc};
     at += sizeof(*record);
-    list_for_each(l, &file->pieces) {
+    list_for_each (l, &file->pieces) {
         const struct log_piece *piece = container_of(l, struct log_piece, link);
         struct map_piece *mp = (struct map_piece *)at;
-        *mp = (struct map_piece){piece->segment->number, piece->generation, piece->first,
-                                 piece->end, piece->base, piece->count};
+        *mp = (struct map_piece){piece->segment->number,
+                                 piece->generation,
+                                 piece->first,
+                                 piece->end,
+                                 piece->base,
+                                 piece->count};
         at += sizeof(*mp);
         record->n_pieces++;
     }
@@ -138,7 +143,8 @@ size_t log_map_finish(struct log *log, uint32_t *ret_files)
     return log->map_end;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------- */
+/* ---- loading
+ * ------------------------------------------------------------------------------------------- */
 
 static const void *take(const uint8_t **at, size_t *len, size_t n)
 {
@@ -219,7 +225,7 @@ int log_load_map_file(struct log *log, const uint8_t **at, size_t *len)
 
 static int parse_footer(struct log_file *file, const uint8_t *at, size_t len)
 {
-    list_for_each(l, &file->pieces) {
+    list_for_each (l, &file->pieces) {
         struct log_piece *piece = container_of(l, struct log_piece, link);
         const struct map_piece *mp = take(&at, &len, sizeof(*mp));
         if (!mp || mp->segment != piece->segment->number || mp->first != piece->first ||

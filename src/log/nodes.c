@@ -1,8 +1,9 @@
 /* nodes.c - the table stream: nodes packed into table files, 64 bytes at a time.
  *
  * Nodes carry no frame of their own: the pointer to a node says where it is, how long, and what its
- * checksum is. What was appended since the last checkpoint is nobody's until the next one is durable,
- * so a crash in between leaves nothing to repair; the file is then not appended to any more. */
+ * checksum is. What was appended since the last checkpoint is nobody's until the next one is
+ * durable, so a crash in between leaves nothing to repair; the file is then not appended to any
+ * more. */
 #include "base/cleanup.h"
 #include "log/log-internal.h"
 
@@ -10,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUF_BYTES  (256u << 10)
-#define BUF_SLOTS  (BUF_BYTES >> TABLE_SHIFT)
-#define SLOT_BYTES (1u << TABLE_SHIFT)
-#define FILE_SLOTS (FILE_BYTES >> TABLE_SHIFT)
-#define BLOCK_SLOTS (BLOCK_BYTES >> TABLE_SHIFT)
+#define BUF_BYTES         (256u << 10)
+#define BUF_SLOTS         (BUF_BYTES >> TABLE_SHIFT)
+#define SLOT_BYTES        (1u << TABLE_SHIFT)
+#define FILE_SLOTS        (FILE_BYTES >> TABLE_SHIFT)
+#define BLOCK_SLOTS       (BLOCK_BYTES >> TABLE_SHIFT)
 #define SEGMENTS_PER_FILE (FILE_SLOTS / TABLE_SEGMENT_SLOTS)
 
 struct table_buf {

@@ -1,17 +1,17 @@
 /* scan.c - reading the tail of the log after a crash.
  *
- * The log is a chain: batches stand one behind the other in a data file, seq by seq, and the last one
- * in a file names the next file. The scan follows it from the last checkpoint's position and stops
- * at the first batch that is not there whole: header, records and every page, of this incarnation,
- * with the seq that is due. Stale bytes of earlier uses of a file do not pass: their incarnation,
- * segment or seq is another, and the checksum covers those.
+ * The log is a chain: batches stand one behind the other in a data file, seq by seq, and the last
+ * one in a file names the next file. The scan follows it from the last checkpoint's position and
+ * stops at the first batch that is not there whole: header, records and every page, of this
+ * incarnation, with the seq that is due. Stale bytes of earlier uses of a file do not pass: their
+ * incarnation, segment or seq is another, and the checksum covers those.
  *
- * A batch that is not whole is the torn end of the log, unless a later batch says that it was durable
- * (synced_seq). Then the medium has lost it: where only pages are damaged they are applied all the
- * same, and reading them gives a checksum error; where the header is, nobody knows which pages it
- * changed, and the store is not opened. */
+ * A batch that is not whole is the torn end of the log, unless a later batch says that it was
+ * durable (synced_seq). Then the medium has lost it: where only pages are damaged they are applied
+ * all the same, and reading them gives a checksum error; where the header is, nobody knows which
+ * pages it changed, and the store is not opened. */
+#include "base/checksum.h"
 #include "base/cleanup.h"
-#include "base/crc.h"
 #include "base/err.h"
 #include "log/log-internal.h"
 
@@ -90,14 +90,13 @@ static bool pages_valid(const struct scan *s, const uint8_t *block, bool *ret_re
         if ((size_t)(end - at) < more || r->kind < RECORD_WRITE || r->kind > RECORD_CHANGE)
             return false;
         if (r->kind == RECORD_WRITE) {
-            const uint32_t *crcs = (const uint32_t *)at;
+            const uint32_t *sums = (const uint32_t *)at;
             if (page + r->count > h->n_pages)
                 return false;
             for (uint32_t i = 0; i < r->count; i++, page++) {
-                uint64_t address =
-                    address_make(s->log->number, h->segment, h->slot + 1 + page);
+                uint64_t address = address_make(s->log->number, h->segment, h->slot + 1 + page);
                 const uint8_t *p = block + (size_t)(1 + page) * BLOCK_BYTES;
-                match = match && crc32c(crc32c_seed(address), p, BLOCK_BYTES) == crcs[i];
+                match = match && checksum_at(address, p, BLOCK_BYTES) == sums[i];
             }
         }
         at += more;
@@ -124,6 +123,20 @@ static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
     return 0;
 }
 
+/* A file that was opened before the checkpoint began, while none of its batches was applied yet, is in
+ * the checkpoint's map with nothing alive. The scan comes to it as to one that is not there. */
+static void forget_empty(struct log *log, struct log_file *file)
+{
+    if (file->state != FILE_SEALED || file->kind != FILE_KIND_DATA || file->n_live)
+        return;
+    while (!list_empty(&file->pieces))
+        piece_free(log, container_of(file->pieces.next, struct log_piece, link));
+    free(file->live);
+    file->live = NULL;
+    file->state = FILE_ABSENT;
+    log->n_files--;
+}
+
 /* Make the file's first batch tell its segment, and take the file into the books. */
 static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
 {
@@ -135,13 +148,14 @@ static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
     struct log_file *file = file_get(log, number);
     if (!file)
         return -ENOMEM;
-    if (file->state != FILE_ABSENT)
-        return 0;
     const uint8_t *block = blocks_at(s, number, 1, 1, &code);
     if (!block)
         return code;
     const struct batch_header *h = (const struct batch_header *)block;
-    if (!header_valid(s, block, 1) || h->seq != s->seq + 1 || segment_find(log, h->segment))
+    if (!header_valid(s, block, 1) || h->seq != s->seq + 1)
+        return 0;
+    forget_empty(log, file);
+    if (file->state != FILE_ABSENT || segment_find(log, h->segment))
         return 0;
     file->kind = FILE_KIND_DATA;
     file->shift = DATA_SHIFT;

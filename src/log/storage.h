@@ -7,7 +7,8 @@
  * Invariants:
  *  1. done() is called exactly once for each request, never from inside submit().
  *  2. A write is durable only when a sync of the same file that was submitted after the write's
- *     done() has completed with 0. Until then a crash may keep any part of it, in units of 512 bytes.
+ *     done() has completed with 0. Until then a crash may keep any part of it, in units of 512
+ * bytes.
  *  3. Creation (with its space and its zeros) is durable when its done() comes with 0.
  *  4. Offsets, lengths and memory addresses of reads and writes are multiples of 4096 bytes. */
 #ifndef VARVE_LOG_STORAGE_H
@@ -22,7 +23,7 @@
 #define STORAGE_ALIGN_BYTES 4096
 
 /* Files are named by number: a log file by its own, and a few that have fixed names. */
-#define STORAGE_SUPER         UINT32_MAX       /* varve.store */
+#define STORAGE_SUPER         UINT32_MAX                       /* varve.store */
 #define STORAGE_CHECKPOINT(i) (UINT32_MAX - 1 - (uint32_t)(i)) /* checkpoint.0, checkpoint.1 */
 
 enum storage_op {
@@ -42,7 +43,7 @@ struct storage_req {
     uint64_t length_bytes; /* CREATE; the sum of iov for READ and WRITE */
     struct iovec *iov;     /* borrowed until done() */
     unsigned n_iov;
-    bool zero;             /* CREATE: write zeros too, so that later syncs need no metadata */
+    bool zero; /* CREATE: write zeros too, so that later syncs need no metadata */
     /* The implementation's own. */
     struct list link;
     void *impl[24];

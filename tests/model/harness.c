@@ -54,9 +54,9 @@ struct disk *store_disk(struct run *run, const struct model_disk *disk)
 {
     struct disk *d = store_find_disk(run->store, model_disk_vm(disk), model_disk_name(disk));
     /* Its vm may have its new name already, before that is durable and told. */
-    if (!d && run->change_active && run->change.kind == CHANGE_VM_RENAME)
+    if (!d && (run->change_active || run->change_stuck) && run->change.kind == CHANGE_VM_RENAME)
         d = store_find_disk(run->store, run->change.new_name, model_disk_name(disk));
-    if (!d)
+    if (!d && !run->change_stuck)
         fail(run, "disk %s/%s is not found", model_disk_vm(disk), model_disk_name(disk));
     return d;
 }
@@ -168,6 +168,14 @@ void turn(struct run *run, bool wait)
     storage->poll(storage, wait && !more && sim_in_flight(run->sim));
 }
 
+void turn_or_stall(struct run *run)
+{
+    turn(run, true);
+    run->idle = sim_in_flight(run->sim) || !run->n_active ? 0 : run->idle + 1;
+    if (run->idle > 10000)
+        fail(run, "stalled: %u requests wait and nothing is in flight", run->n_active);
+}
+
 static bool busy(const struct run *run)
 {
     if (run->change_active)
@@ -186,7 +194,10 @@ static void turn_until(struct run *run, bool (*more)(const struct run *run))
         turn(run, true);
         idle = sim_in_flight(run->sim) ? 0 : idle + 1;
         if (idle > 1000)
-            fail(run, "stalled: %u requests wait and nothing is in flight", run->n_active);
+            fail(run,
+                 "stalled: %u requests, %u on shared pages, %u changes wait and nothing is in "
+                 "flight",
+                 run->n_active, run->race_waits, run->change_active);
     }
 }
 
@@ -312,7 +323,8 @@ struct model_disk *random_disk(struct run *run)
     for (unsigned i = 0; n && i < 4; i++) {
         struct model_disk *disk = model_disk(run->model, (uint32_t)rng_below(&run->rng, n));
         if (disk == run->change_disk ||
-            (run->change_vm && strcmp(run->change_vm, model_disk_vm(disk)) == 0))
+            (run->change_vm && strcmp(run->change_vm, model_disk_vm(disk)) == 0) ||
+            (run->change_stuck && !store_disk(run, disk)))
             continue;
         return disk;
     }
@@ -397,6 +409,9 @@ bool start_random_io(struct run *run)
 static void race_done(struct store_io *io)
 {
     struct run *run = (struct run *)io->extents; /* unused by WRITE and ZERO */
+    if (!(run->race_active & 1u << (io - run->race_io)))
+        fail(run, "a request was told twice");
+    run->race_active &= ~(1u << (io - run->race_io));
     run->race_waits--;
     if (sim_is_dead(run->sim))
         return;
@@ -433,6 +448,7 @@ static void start_racer(struct run *run, unsigned i)
         (unsigned long long)at, (unsigned long long)length);
     model_race_add(run->model, zero ? NULL : buf, at, (uint32_t)length);
     run->race_waits++;
+    run->race_active |= 1u << i;
     if (store_submit(run->store, &run->race_io[i]))
         race_done(&run->race_io[i]);
 }

@@ -65,7 +65,7 @@ struct run {
     struct model_race race;
     struct store_io race_io[MODEL_RACE_OPS];
     uint8_t *race_buf;
-    unsigned race_waits;
+    unsigned race_waits, race_active, idle; /* race_active: a bit each */
     uint64_t crash_points, opens;
     bool formatted;
     bool dry; /* judge without adopting */
@@ -93,12 +93,15 @@ bool start_random_change(struct run *run);
 int do_change(struct run *run, const struct store_change *change);
 /* One turn of the loop. wait: for something to happen. */
 void turn(struct run *run, bool wait);
+/* One that waits; fails when nothing has moved for long. */
+void turn_or_stall(struct run *run);
 /* Turns until nothing is in flight (also when the medium died), failed writes resolved. */
 void drain(struct run *run);
 /* Wait for one request of the test's own. Returns io->error. */
 int run_io(struct run *run, struct store_io *io);
 /* A random disk that no change concerns, or NULL. */
 struct model_disk *random_disk(struct run *run);
+/* NULL only after a change that failed, when the disk may be gone. */
 struct disk *store_disk(struct run *run, const struct model_disk *disk);
 
 /* ---- opening, closing, judging --------------------------------------------------------------- */

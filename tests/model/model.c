@@ -1,6 +1,7 @@
 /* model.c - see model.h. Pages, their versions, reading and judging; the catalogue of vms and disks
  * is in model-vms.c. */
 #include "model-impl.h"
+#include "rng.h"
 
 #include "base/crc.h"
 
@@ -49,8 +50,20 @@ uint64_t model_now(const struct model *model)
 struct stamp {
     uint32_t magic, disk;
     uint64_t page, op;
-    uint32_t sector, crc; /* of the fields before */
+    uint32_t sector, sum; /* sum: of the fields before */
 };
+
+bool stamp_crc_tails;
+
+/* Not a CRC-32C: the CRC-32C of bytes with their own CRC-32C behind them is the same for all bytes,
+ * so a store that tells an old page from a new one by CRC-32C could not tell such pages apart. */
+static uint32_t stamp_sum(const struct stamp *stamp)
+{
+    if (stamp_crc_tails)
+        return crc32c(0, stamp, offsetof(struct stamp, sum));
+    return (uint32_t)rng_mix(stamp->disk ^
+                             rng_mix(stamp->page ^ rng_mix(stamp->op + stamp->sector)));
+}
 
 void stamp_fill(void *buf, uint64_t length, uint32_t disk, uint64_t offset, uint64_t op,
                 bool sparse)
@@ -70,7 +83,7 @@ void stamp_fill(void *buf, uint64_t length, uint32_t disk, uint64_t offset, uint
     for (uint64_t pos = (offset + step - 1) / step * step;
          pos + sizeof(struct stamp) <= offset + length; pos += step) {
         struct stamp stamp = {0x76727665, disk, pos / PAGE_BYTES, op, pos % PAGE_BYTES / 512, 0};
-        stamp.crc = crc32c(0, &stamp, offsetof(struct stamp, crc));
+        stamp.sum = stamp_sum(&stamp);
         memcpy(at + (pos - offset), &stamp, sizeof(stamp));
     }
     if (sparse && offset % PAGE_BYTES && length)
@@ -86,8 +99,7 @@ const char *stamp_text(const void *page)
     for (unsigned sector = 0; sector < PAGE_BYTES / 512 && len < sizeof(text) - 80; sector++) {
         struct stamp stamp;
         memcpy(&stamp, (const uint8_t *)page + 512 * sector, sizeof(stamp));
-        if (stamp.magic != 0x76727665 ||
-            stamp.crc != crc32c(0, &stamp, offsetof(struct stamp, crc)))
+        if (stamp.magic != 0x76727665 || stamp.sum != stamp_sum(&stamp))
             continue;
         if (sector && stamp.op == last)
             continue;

@@ -146,6 +146,8 @@ void model_print_page(const struct model *model, const struct model_disk *disk, 
  * disk buf goes. sparse: only the first bytes of each page are not zero. */
 void stamp_fill(void *buf, uint64_t length, uint32_t disk, uint64_t offset, uint64_t op,
                 bool sparse);
+/* Stamps that end in their own CRC-32C, as the blocks of some file systems do: see stamp_sum(). */
+extern bool stamp_crc_tails;
 /* What the bytes of a page say of themselves, for a person; static. */
 const char *stamp_text(const void *page);
 

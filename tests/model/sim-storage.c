@@ -447,6 +447,8 @@ void sim_lie_about_syncs(struct sim *sim, bool lie)
 void sim_truncate(struct sim *sim, uint32_t file, uint64_t length_bytes)
 {
     struct file *f = sim_file_find(sim, file);
+    if (f)
+        sim_file_sync(f, UINT64_MAX);
     if (f && length_bytes)
         sim_file_set_length(sim, f, length_bytes);
     else if (f)

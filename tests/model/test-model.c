@@ -3,7 +3,8 @@
  *
  * usage: test-model [--seed N] [--count N] [--points N] [--ops N] [--profile NAME] [--lie]
  *     [--verbose]
- * --lie: the medium's syncs do nothing, which must be found. Runs count seeds from seed on, or
+ * --lie: the medium's syncs do nothing, which must be found. --crc-tails: sparse pages end in their
+ * own CRC-32C. Runs count seeds from seed on, or
  * until so many crash points were judged. A seed and a profile give the same run again. Exit 0, or
  * 1 with the seed and what was wrong. */
 #include "harness.h"
@@ -263,7 +264,7 @@ static void fill_in_order(struct run *run, struct model_disk *disk, uint64_t pag
         if (start_io(run, disk, STORE_WRITE, 0, at * PAGE_BYTES, n * PAGE_BYTES))
             at += n;
         else
-            turn(run, true);
+            turn_or_stall(run);
     }
     drain(run);
 }
@@ -296,6 +297,35 @@ static void profile_churn(struct run *run, uint64_t seed)
     run_end(run);
 }
 
+/* The log is brought near the end of a file, so that the power goes while it changes files. */
+static void profile_edge(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xed9e);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 8192;
+    k.disks_max = 2;
+    k.sparse_percent = 100;
+    k.write_pages_max = 40;
+    k.change_permille = 2;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 1, k.disk_pages_max);
+    for (unsigned i = 0; i < 8; i++) {
+        struct model_disk *disk = model_n_disks(run->model) ? model_disk(run->model, 0) : NULL;
+        if (!disk)
+            break;
+        uint64_t pages = rng_range(&rng, 7600, 8150), size = model_disk_size(disk) / PAGE_BYTES;
+        for (uint64_t done = 0; done < pages; done += size)
+            fill_in_order(run, disk, pages - done < size ? pages - done : size, 200);
+        uint64_t n = 1 + rng_below(&run->rng, n_requests(120));
+        arm_cut(run, n);
+        work(run, n);
+        run_recover(run, random_end(run), 25);
+    }
+    run_end(run);
+}
+
 /* More is written than there is room for: ENOSPC, reads go on, trimming gives room again. */
 static void profile_full(struct run *run, uint64_t seed)
 {
@@ -320,7 +350,7 @@ static void profile_full(struct run *run, uint64_t seed)
         if (start_io(run, disk, STORE_WRITE, 0, at, 256 * PAGE_BYTES))
             at += 256 * PAGE_BYTES;
         else
-            turn(run, true);
+            turn_or_stall(run);
     }
     drain(run);
     if (!run->n_full)
@@ -586,9 +616,9 @@ static const struct profile {
     void (*run)(struct run *run, uint64_t seed);
     unsigned weight; /* of a hundred seeds */
 } profiles[] = {
-    {"mix", profile_mix, 78},    {"every", profile_every, 3}, {"sweep", profile_sweep, 3},
-    {"fault", profile_fault, 8}, {"flip", profile_flip, 4},   {"wide", profile_wide, 2},
-    {"churn", profile_churn, 1}, {"full", profile_full, 1},
+    {"mix", profile_mix, 73},    {"edge", profile_edge, 5},   {"every", profile_every, 3},
+    {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8}, {"flip", profile_flip, 4},
+    {"wide", profile_wide, 2},   {"churn", profile_churn, 1}, {"full", profile_full, 1},
 };
 
 static const struct profile *profile_for(uint64_t seed)
@@ -631,6 +661,8 @@ static int parse(int argc, char **argv)
             harness_verbose = true;
         } else if (strcmp(arg, "--lie") == 0) {
             harness_lie = true;
+        } else if (strcmp(arg, "--crc-tails") == 0) {
+            stamp_crc_tails = true;
         } else if (number && value) {
             *number = strtoull(value, NULL, 0);
             i++;
@@ -651,9 +683,9 @@ int main(int argc, char **argv)
     static struct run run;
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
-        fprintf(stderr,
-                "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                "[--profile mix|every|sweep|fault|flip|wide|churn|full] [--lie] [--verbose]\n");
+        fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
+                        "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full] [--lie] "
+                        "[--crc-tails] [--verbose]\n");
         return 2;
     }
     const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};
