@@ -528,7 +528,7 @@ EOF
     varve check 3>&- >"$TOP/check.out" 2>&1 &
     child=$!
     sleep 0.2
-    time stop_daemon
+    stop_daemon
     fails wait $child
     start_daemon
     varve rm --yes much
