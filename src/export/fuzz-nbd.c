@@ -163,9 +163,11 @@ static void check_replies(const struct answer *a, size_t at, size_t max_replies,
 
 /* ---- the run --------------------------------------------------------------------------------- */
 
+static bool stopped;
+
 static void note_stopped(void *arg)
 {
-    *(bool *)arg = true;
+    stopped = true;
 }
 
 static size_t n_connections(const struct nbd_server *server)
@@ -180,8 +182,8 @@ static size_t n_connections(const struct nbd_server *server)
 
 static void stop_server(struct nbd_server *server)
 {
-    bool stopped = false;
-    nbd_server_stop(server, note_stopped, &stopped);
+    stopped = false;
+    nbd_server_stop(server, note_stopped, NULL);
     for (unsigned turn = 0; !stopped; turn++) {
         check(turn < MAX_TURNS, "the server does not stop");
         loop_poll(loop, false);
@@ -256,7 +258,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(fake_store_stats(store)->in_flight == 0, "a request is still in flight");
     size_t at = check_options(&answer);
     if ((how & 3) == 1) /* structured: without, the length of a reply depends on its request */
-        check_replies(&answer, at, n / sizeof(struct nbd_request_header), !(how & 128));
+        check_replies(&answer, at, size / sizeof(struct nbd_request_header), !(how & 128));
     free(answer.data);
     return 0;
 }

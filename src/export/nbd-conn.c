@@ -14,6 +14,7 @@
 
 #include "base/mono.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -252,8 +253,10 @@ static void release(struct nbd_conn *conn)
         nbd_request_free(conn->payload);
     if (conn->skip_request)
         nbd_request_free(conn->skip_request);
+    assert(conn->n_requests == 0 && conn->n_bytes == 0);
     if (conn->block != &conn->small)
         nbd_block_put(server, conn->block);
+    assert(conn->small.refs == 1);
     if (conn->disk)
         disk_put(conn->disk);
     close(conn->fd);

@@ -62,6 +62,15 @@ static void on_room(struct log_client *client)
     container_of(client, struct store, client)->room_again = true;
 }
 
+static void on_no_space(struct log_client *client, int error)
+{
+    struct store *store = container_of(client, struct store, client);
+    store_event(store, STORE_EVENT_FULL, error,
+                "no space for another log file (%s): the store stays at %u files of 32 MiB until the "
+                "file system has room again",
+                err_text(error), store->log->n_files);
+}
+
 static void on_failed(struct log_client *client, int error, const char *what)
 {
     struct store *store = container_of(client, struct store, client);
@@ -390,7 +399,7 @@ static struct store *store_new(struct storage *storage, const struct store_confi
     store->config = *config;
     if (!store->config.checkpoint_bytes)
         store->config.checkpoint_bytes = store_config_default.checkpoint_bytes;
-    store->client = (struct log_client){on_applied, on_room, on_failed};
+    store->client = (struct log_client){on_applied, on_room, on_no_space, on_failed};
     list_init(&store->vms);
     list_init(&store->doomed);
     list_init(&store->room_waiters);

@@ -309,12 +309,16 @@ static void created(struct storage_req *req, int res)
         list_push_front(&log->free, &c->file->link); /* used first: already zeroed */
         log->n_free++;
         log->stats.files_created++;
+        log->creation_error = 0;
         log->client->room(log->client);
     } else {
         /* Not a failure of the log: the medium has no more to give, so the store is this large. */
         c->file->state = FILE_ABSENT;
         log->n_files--;
+        if (!log->creation_error)
+            log->client->no_space(log->client, res);
         log->creation_failed = true;
+        log->creation_error = res;
         log->client->room(log->client); /* who waits for room may be told that there is none */
     }
     free(c);

@@ -123,6 +123,8 @@ struct log_client {
     void (*applied)(struct log_client *client, struct batch *batch, int error);
     /* There may be room for batches again. */
     void (*room)(struct log_client *client);
+    /* The medium gave no space for another file (told once each time it stops giving). */
+    void (*no_space)(struct log_client *client, int error);
     /* The log became read-only. */
     void (*failed)(struct log_client *client, int error, const char *what);
 };
