@@ -32,6 +32,7 @@ struct engine {
     struct loop_hook dispatch;
     struct nbd_store_exports exports;
     struct nbd_server *nbd;
+    bool nbd_stopped;
     unsigned holds;
     int close_result;
 };
@@ -151,15 +152,16 @@ static int start_nbd(struct engine *e)
 
 static void nbd_stopped(void *arg)
 {
-    *(bool *)arg = true;
+    struct engine *e = arg;
+
+    e->nbd_stopped = true;
+    loop_again(e->loop);
 }
 
 static void stop_nbd(struct engine *e)
 {
-    bool stopped = false;
-
-    nbd_server_stop(e->nbd, nbd_stopped, &stopped);
-    while (!stopped)
+    nbd_server_stop(e->nbd, nbd_stopped, e);
+    while (!e->nbd_stopped)
         loop_poll(e->loop, true);
     nbd_server_free(e->nbd);
 }
@@ -315,4 +317,5 @@ void engine_release(struct engine *e)
 {
     assert(e->holds > 0);
     e->holds--;
+    loop_again(e->loop); /* stop_dispatch() may be in a turn that would sleep, waiting for this */
 }
