@@ -420,8 +420,8 @@ static bool file_follows(struct store *s, uint32_t file, uint8_t *buf)
 int store_open(struct storage *storage, const struct store_config *config, struct store **ret)
 {
     struct store *s = calloc(1, sizeof(*s));
-    uint8_t *buf = aligned_alloc(PAGE_BYTES, FILE_BYTES);
-    if (!s || !buf)
+    static _Alignas(PAGE_BYTES) uint8_t buf[FILE_BYTES];
+    if (!s)
         abort();
     s->storage = storage;
     s->config = *config;
@@ -432,7 +432,6 @@ int store_open(struct storage *storage, const struct store_config *config, struc
         recover_file(s, buf);
     }
     int r = s->file == UINT32_MAX ? ERR_NOT_A_STORE : start_file(s);
-    free(buf);
     for (int i = 0; i < DISKS_MAX; i++)
         if (s->vms[i].used && s->vms[i].info.provisional) {
             struct store_change remove = {.kind = CHANGE_VM_REMOVE};
