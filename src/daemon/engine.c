@@ -30,6 +30,8 @@ struct engine {
     struct storage *storage;
     struct store *store;
     struct loop_hook dispatch;
+    struct loop_op tick;
+    bool tick_armed, tick_ends;
     struct nbd_store_exports exports;
     struct nbd_server *nbd;
     bool nbd_stopped;
@@ -37,7 +39,7 @@ struct engine {
     int close_result;
 };
 
-/* ---- the steps ------------------------------------------------------------------------------- */
+/* ---- the steps ------------------------------------------------------------------------------ */
 
 static int start_loop(struct engine *e)
 {
@@ -120,8 +122,24 @@ static void dispatch(struct loop_hook *hook)
         loop_again(e->loop);
 }
 
+#define TICK_US 1000000
+
+static void ticked(struct loop_op *op, int res)
+{
+    struct engine *e = container_of(op, struct engine, tick);
+
+    e->tick_armed = !e->tick_ends;
+    if (e->tick_ends)
+        return;
+    store_tick(e->store);
+    loop_timeout(e->loop, &e->tick, TICK_US);
+}
+
 static int start_dispatch(struct engine *e)
 {
+    e->tick.done = ticked;
+    e->tick_armed = true;
+    loop_timeout(e->loop, &e->tick, TICK_US);
     e->dispatch.run = dispatch;
     loop_add_hook(e->loop, &e->dispatch);
     return 0;
@@ -130,6 +148,10 @@ static int start_dispatch(struct engine *e)
 static void stop_dispatch(struct engine *e)
 {
     while (e->holds > 0)
+        loop_poll(e->loop, true);
+    e->tick_ends = true;
+    loop_cancel(e->loop, &e->tick);
+    while (e->tick_armed)
         loop_poll(e->loop, true);
     loop_remove_hook(e->loop, &e->dispatch);
 }
@@ -198,7 +220,7 @@ static int run_steps(struct engine *e)
     return 0;
 }
 
-/* ---- the thread ------------------------------------------------------------------------------ */
+/* ---- the thread ----------------------------------------------------------------------------- */
 
 static void *engine_thread(void *arg)
 {
@@ -271,7 +293,7 @@ const char *engine_io_name(const struct engine *e)
     return loop_name(e->loop);
 }
 
-/* ---- calls ----------------------------------------------------------------------------------- */
+/* ---- calls ---------------------------------------------------------------------------------- */
 
 static void run_call(void *arg)
 {

@@ -66,7 +66,7 @@ static void set_up(void)
     loop_add_hook(loop, &hook);
 }
 
-/* ---- a good handshake ------------------------------------------------------------------------ */
+/* ---- a good handshake ----------------------------------------------------------------------- */
 
 static size_t put_option(uint8_t *to, uint32_t option, const void *data, uint32_t len)
 {
@@ -93,7 +93,7 @@ static size_t put_handshake(uint8_t *to, bool structured)
     return n + put_option(to + n, NBD_OPT_GO, go, sizeof(go) - 1);
 }
 
-/* ---- what came back -------------------------------------------------------------------------- */
+/* ---- what came back ------------------------------------------------------------------------- */
 
 struct answer {
     uint8_t *data;
@@ -161,7 +161,7 @@ static void check_replies(const struct answer *a, size_t at, size_t max_replies,
     check(n <= max_replies, "more replies than requests");
 }
 
-/* ---- the run --------------------------------------------------------------------------------- */
+/* ---- the run -------------------------------------------------------------------------------- */
 
 static bool stopped;
 

@@ -22,7 +22,7 @@
 
 #define LOW_ROOM_BYTES (64u << 10) /* with less left in a pinned block, a fresh one is better */
 
-/* ---- blocks ---------------------------------------------------------------------------------- */
+/* ---- blocks --------------------------------------------------------------------------------- */
 
 static struct nbd_block *block_get(struct nbd_server *server)
 {
@@ -103,7 +103,7 @@ static bool make_room(struct nbd_conn *conn)
     return fresh || (conn->at + conn->need <= block->size && block->size > conn->fill);
 }
 
-/* ---- receiving ------------------------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------------ */
 
 static void receive(struct nbd_conn *conn)
 {
@@ -170,7 +170,7 @@ static void received(struct loop_op *op, int res)
     }
 }
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 int nbd_conn_new(struct nbd_server *server, int fd)
 {

@@ -65,7 +65,7 @@ struct listener {
 
 static void maybe_stopped(struct nbd_server *server);
 
-/* ---- accepting ------------------------------------------------------------------------------- */
+/* ---- accepting ------------------------------------------------------------------------------ */
 
 static void tune_socket(int fd)
 {
@@ -217,7 +217,7 @@ int nbd_server_listen_tcp(struct nbd_server *server, const char *address, uint16
     return 0;
 }
 
-/* ---- deadlines ------------------------------------------------------------------------------- */
+/* ---- deadlines ------------------------------------------------------------------------------ */
 
 static void kill_expired(struct nbd_server *server, struct list *conns)
 {
@@ -281,7 +281,7 @@ static void ticked(struct loop_op *op, int res)
     loop_timeout(server->loop, &server->tick_op, TICK_US);
 }
 
-/* ---- the turn -------------------------------------------------------------------------------- */
+/* ---- the turn ------------------------------------------------------------------------------- */
 
 static void serve_dirty(struct loop_hook *hook)
 {
@@ -294,7 +294,7 @@ static void serve_dirty(struct loop_hook *hook)
         nbd_conn_serve(container_of(l, struct nbd_conn, dirty_link));
 }
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 int nbd_server_create(struct loop *loop, const struct nbd_config *config,
                       struct nbd_exports *exports, struct nbd_server **ret)

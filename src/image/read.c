@@ -249,9 +249,7 @@ void read_step(struct store *store, struct store_io *io)
     io->busy = false;
 }
 
-/* ---- extents
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- extents -------------------------------------------------------------------------------- */
 
 static bool add_extent(struct store_io *io, uint64_t to, bool hole, bool zero)
 {

@@ -76,7 +76,7 @@ static struct request *request_of(struct storage_req *req)
 static void start_request(struct storage_dir *dir, struct storage_req *req);
 static void transfer(struct storage_req *req);
 
-/* ---- names ----------------------------------------------------------------------------------- */
+/* ---- names ---------------------------------------------------------------------------------- */
 
 static bool is_log_file(uint32_t number)
 {
@@ -95,7 +95,7 @@ static int file_name(const struct storage_dir *dir, uint32_t number, char name[N
     return is_log_file(number) ? dir->log_fd : dir->dir_fd;
 }
 
-/* ---- the workers' side ----------------------------------------------------------------------- */
+/* ---- the workers' side ---------------------------------------------------------------------- */
 
 static int open_direct(struct file *file, int at, const char *name, int flags)
 {
@@ -212,7 +212,7 @@ static int work_remove(struct worker_job *job)
     return fsync(at) < 0 ? -errno : 0;
 }
 
-/* ---- the table of files ---------------------------------------------------------------------- */
+/* ---- the table of files --------------------------------------------------------------------- */
 
 static struct list *bucket(struct storage_dir *dir, uint32_t number)
 {
@@ -296,7 +296,7 @@ static void say_buffered(struct file *file)
                    "cache, which is slower and keeps pages twice");
 }
 
-/* ---- creating, opening, removing ------------------------------------------------------------- */
+/* ---- creating, opening, removing ------------------------------------------------------------ */
 
 /* Complete a request from the loop, not from inside submit(). */
 static void failed_done(struct loop_op *op, int res)
@@ -416,7 +416,7 @@ static void mark_removed(struct storage_dir *dir, struct storage_req *req)
         start_removal(file);
 }
 
-/* ---- reading, writing, syncing --------------------------------------------------------------- */
+/* ---- reading, writing, syncing -------------------------------------------------------------- */
 
 static void finish_request(struct storage_req *req, int res)
 {
@@ -578,7 +578,7 @@ static void start_request(struct storage_dir *dir, struct storage_req *req)
     fail_later(dir, req, -EINVAL);
 }
 
-/* ---- the interface --------------------------------------------------------------------------- */
+/* ---- the interface -------------------------------------------------------------------------- */
 
 static void dir_submit(struct storage *storage, struct storage_req *req)
 {

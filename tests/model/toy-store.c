@@ -106,7 +106,7 @@ static int run_op(struct storage *storage, enum storage_op op, uint32_t file, ui
     return storage_run(storage, &req);
 }
 
-/* ---- what a record does ---------------------------------------------------------------------- */
+/* ---- what a record does --------------------------------------------------------------------- */
 
 static struct vm *find_vm(struct store *s, const char *name)
 {
@@ -218,7 +218,7 @@ static void apply_io(struct disk *d, uint32_t op, uint32_t flags, uint64_t offse
     }
 }
 
-/* ---- the log --------------------------------------------------------------------------------- */
+/* ---- the log -------------------------------------------------------------------------------- */
 
 static void tell(struct record *r)
 {
@@ -469,7 +469,7 @@ int store_close(struct store *s)
     return r;
 }
 
-/* ---- requests -------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 static void extents(struct store_io *io)
 {
