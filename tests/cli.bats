@@ -25,6 +25,10 @@ setup_file() {
 }
 
 teardown_file() {
+    # Guests of tests that failed.
+    for file in "$VARVE_RUN"/vm/*/pid; do
+        [ -e "$file" ] && grep -qs "$TOP" "/proc/$(cat "$file")/cmdline" && kill -9 "$(cat "$file")"
+    done
     stop_daemon
     rm -rf "$TOP"
 }
@@ -524,7 +528,7 @@ EOF
     varve check 3>&- >"$TOP/check.out" 2>&1 &
     child=$!
     sleep 0.2
-    time stop_daemon
+    stop_daemon
     fails wait $child
     start_daemon
     varve rm --yes much

@@ -40,7 +40,7 @@ struct threads {
     bool stopping;
 };
 
-/* ---- files: the pool ------------------------------------------------------------------------- */
+/* ---- files: the pool ------------------------------------------------------------------------ */
 
 static int run_file_op(const struct loop_op *op)
 {
@@ -119,7 +119,7 @@ static int start_pool(struct threads *t)
     return t->n_pool ? 0 : err;
 }
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static void threads_free(struct loop *loop)
 {
@@ -156,7 +156,7 @@ static int threads_create(struct loop *loop, unsigned depth)
     return err;
 }
 
-/* ---- operations ------------------------------------------------------------------------------ */
+/* ---- operations ----------------------------------------------------------------------------- */
 
 static void finish(struct threads *t, struct loop_op *op, int res)
 {
@@ -302,7 +302,7 @@ static void try_starting(struct threads *t)
     }
 }
 
-/* ---- turns ----------------------------------------------------------------------------------- */
+/* ---- turns ---------------------------------------------------------------------------------- */
 
 static bool fill_poll_set(struct threads *t)
 {

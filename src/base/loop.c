@@ -79,7 +79,7 @@ const char *loop_name(const struct loop *loop)
     return loop->impl->name;
 }
 
-/* ---- operations ------------------------------------------------------------------------------ */
+/* ---- operations ----------------------------------------------------------------------------- */
 
 static void start(struct loop *loop, struct loop_op *op, enum loop_op_kind kind, int fd,
                   const void *ptr, uint32_t count, uint64_t offset, uint32_t flags)
@@ -147,7 +147,7 @@ void loop_cancel(struct loop *loop, struct loop_op *op)
     loop->impl->cancel(loop, op);
 }
 
-/* ---- hooks and posts ------------------------------------------------------------------------- */
+/* ---- hooks and posts ------------------------------------------------------------------------ */
 
 void loop_add_hook(struct loop *loop, struct loop_hook *hook)
 {
@@ -219,7 +219,7 @@ static void run_posts(struct loop *loop)
     }
 }
 
-/* ---- turns ----------------------------------------------------------------------------------- */
+/* ---- turns ---------------------------------------------------------------------------------- */
 
 void loop_poll(struct loop *loop, bool wait)
 {

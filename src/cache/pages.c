@@ -132,6 +132,11 @@ static uint32_t take_frame(struct page_cache *cache)
     }
 }
 
+bool page_cache_has_room(const struct page_cache *cache)
+{
+    return cache->n_filled < cache->n_frames;
+}
+
 void page_cache_insert(struct page_cache *cache, uint64_t address, const void *page)
 {
     if (!cache->n_frames || !address || find(cache, address) != NONE)

@@ -21,6 +21,8 @@ const void *page_cache_get(struct page_cache *cache, uint64_t address);
 bool page_cache_has(const struct page_cache *cache, uint64_t address);
 /* Copy a page in, in the place of one that has not been used for long. */
 void page_cache_insert(struct page_cache *cache, uint64_t address, const void *page);
+/* Is there room that no page has yet? */
+bool page_cache_has_room(const struct page_cache *cache);
 /* The page is useless: its place is the next to be taken. */
 void page_cache_drop(struct page_cache *cache, uint64_t address);
 

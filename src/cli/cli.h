@@ -55,7 +55,7 @@ struct invocation {
 /* The value of an option of the command; NULL when it was not given. */
 const char *option_value(const struct invocation *inv, const char *name);
 
-/* ---- messages -------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------------------------- */
 
 /* "varve: ..." on stderr; error() returns code. */
 enum exit_code error(enum exit_code code, const char *format, ...)
@@ -66,7 +66,7 @@ void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool confirm(const struct invocation *inv, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* ---- output ---------------------------------------------------------------------------------- */
+/* ---- output --------------------------------------------------------------------------------- */
 
 /* Print value as JSON (indented, one newline). */
 enum exit_code print_json(const json_t *value);
@@ -82,7 +82,7 @@ void table_print(struct table *table);                              /* and free 
 const char *member_text(const json_t *object, const char *key);
 uint64_t member_u64(const json_t *object, const char *key);
 
-/* ---- the daemon ------------------------------------------------------------------------------ */
+/* ---- the daemon ----------------------------------------------------------------------------- */
 
 /* Call a method with an array of arguments (taken; NULL: none). On success *ret is a new reference.
  * On failure the sentence is printed. */
@@ -92,7 +92,7 @@ enum exit_code call(const struct invocation *inv, const char *method, json_t *ar
 enum exit_code call_quiet(const struct invocation *inv, const char *method, json_t *args,
                           json_t **ret, struct why *why);
 
-/* ---- names and sizes ------------------------------------------------------------------------- */
+/* ---- names and sizes ------------------------------------------------------------------------ */
 
 struct disk_name {
     char vm[256], disk[256]; /* longer ones are cut, and refused by the daemon as too long */
@@ -103,7 +103,7 @@ void disk_name_split(const char *text, struct disk_name *ret);
 /* Read SIZE for a disk into decimal text. EXIT_USAGE after a message that says what a size is. */
 enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes);
 
-/* ---- handlers, by file ----------------------------------------------------------------------- */
+/* ---- handlers, by file ---------------------------------------------------------------------- */
 
 enum exit_code cmd_create(const struct invocation *inv); /* vm.c */
 enum exit_code cmd_ls(const struct invocation *inv);
@@ -123,7 +123,7 @@ enum exit_code cmd_export(const struct invocation *inv); /* export.c */
 enum exit_code cmd_run(const struct invocation *inv);    /* run.c */
 enum exit_code cmd_help(const struct invocation *inv);   /* help.c */
 
-/* ---- help ------------------------------------------------------------------------------------ */
+/* ---- help ----------------------------------------------------------------------------------- */
 
 void print_help(void);
 void print_command_help(const struct command *command);

@@ -14,7 +14,7 @@
 
 #define CALL_TIMEOUT_SECONDS 120L
 
-/* ---- values ---------------------------------------------------------------------------------- */
+/* ---- values --------------------------------------------------------------------------------- */
 
 static xmlrpc_value *to_xmlrpc(xmlrpc_env *env, const json_t *json)
 {
@@ -100,7 +100,7 @@ static json_t *from_xmlrpc(xmlrpc_env *env, xmlrpc_value *value)
     }
 }
 
-/* ---- the request ----------------------------------------------------------------------------- */
+/* ---- the request ---------------------------------------------------------------------------- */
 
 static size_t on_answer(char *data, size_t size, size_t n, void *arg)
 {

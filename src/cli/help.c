@@ -85,7 +85,7 @@ void print_command_help(const struct command *c)
         printf("  %s\n", c->examples[i]);
 }
 
-/* ---- varve(1) -------------------------------------------------------------------------------- */
+/* ---- varve(1) ------------------------------------------------------------------------------- */
 
 /* Text as troff source: hyphens that may be typed, backslashes, leading dots; \n\n is a paragraph.
  */
@@ -176,7 +176,7 @@ static void print_man(void)
            ".SH SEE ALSO\n.BR varved (8),\n.BR varve.conf (5)\n");
 }
 
-/* ---- completion ------------------------------------------------------------------------------ */
+/* ---- completion ----------------------------------------------------------------------------- */
 
 /* The words that may follow: options by command, names of vms where one is wanted. */
 static void print_bash(void)

@@ -11,7 +11,7 @@
 
 #define COLUMNS_MAX 10
 
-/* ---- messages -------------------------------------------------------------------------------- */
+/* ---- messages ------------------------------------------------------------------------------- */
 
 static bool colours(void)
 {
@@ -63,7 +63,7 @@ bool confirm(const struct invocation *inv, const char *format, ...)
     return false;
 }
 
-/* ---- output ---------------------------------------------------------------------------------- */
+/* ---- output --------------------------------------------------------------------------------- */
 
 enum exit_code print_json(const json_t *value)
 {
@@ -148,7 +148,7 @@ uint64_t member_u64(const json_t *object, const char *key)
     return 0;
 }
 
-/* ---- names and sizes ------------------------------------------------------------------------- */
+/* ---- names and sizes ------------------------------------------------------------------------ */
 
 void disk_name_split(const char *text, struct disk_name *ret)
 {

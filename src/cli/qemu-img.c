@@ -38,7 +38,7 @@ const char *image_format_of_name(const char *path)
     return format ? format : "raw";
 }
 
-/* ---- running it ------------------------------------------------------------------------------ */
+/* ---- running it ----------------------------------------------------------------------------- */
 
 /* The last line of qemu-img's messages, without its name in front. */
 static const char *last_line(struct process_result *result)
@@ -78,7 +78,7 @@ static void collect(void *arg, const char *text, size_t len)
     b->len += len;
 }
 
-/* ---- probe ----------------------------------------------------------------------------------- */
+/* ---- probe ---------------------------------------------------------------------------------- */
 
 static enum exit_code refers(const char *path, const char *what, const char *other)
 {
@@ -167,7 +167,7 @@ enum exit_code image_probe(const char *path, const char *format, bool allow_back
     return code;
 }
 
-/* ---- check ----------------------------------------------------------------------------------- */
+/* ---- check ---------------------------------------------------------------------------------- */
 
 struct map_reader {
     char line[1024];
@@ -258,7 +258,7 @@ enum exit_code image_check(const struct image_info *image)
     return EXIT_OK;
 }
 
-/* ---- copy ------------------------------------------------------------------------------------ */
+/* ---- copy ----------------------------------------------------------------------------------- */
 
 char *nbd_file_name(const char *socket_path, const char *vm, const char *disk)
 {

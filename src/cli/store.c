@@ -14,7 +14,7 @@
 
 #define POLL_MS 200
 
-/* ---- varved's own commands ------------------------------------------------------------------- */
+/* ---- varved's own commands ------------------------------------------------------------------ */
 
 /* Become varved: the one beside this program, else the one in PATH. Returns only on failure. */
 static enum exit_code exec_varved(char **argv)
@@ -49,7 +49,7 @@ enum exit_code cmd_init(const struct invocation *inv)
     return exec_varved(argv);
 }
 
-/* ---- check ----------------------------------------------------------------------------------- */
+/* ---- check ---------------------------------------------------------------------------------- */
 
 static enum exit_code report_check(const struct invocation *inv, const json_t *job)
 {
@@ -122,7 +122,7 @@ enum exit_code cmd_check(const struct invocation *inv)
     return exec_varved(argv);
 }
 
-/* ---- how it is ------------------------------------------------------------------------------- */
+/* ---- how it is ------------------------------------------------------------------------------ */
 
 enum exit_code cmd_df(const struct invocation *inv)
 {

@@ -140,7 +140,7 @@ enum exit_code cmd_rm(const struct invocation *inv)
     return call(inv, "vm.remove", json_pack("[s]", inv->args[0]), NULL);
 }
 
-/* ---- disks ----------------------------------------------------------------------------------- */
+/* ---- disks ---------------------------------------------------------------------------------- */
 
 static enum exit_code read_disk_name(const struct invocation *inv, struct disk_name *name)
 {

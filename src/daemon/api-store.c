@@ -13,7 +13,7 @@
 
 #define COUNTERS_MAX 256
 
-/* ---- the store ------------------------------------------------------------------------------- */
+/* ---- the store ------------------------------------------------------------------------------ */
 
 struct space_call {
     struct store_space space;
@@ -89,7 +89,7 @@ static xmlrpc_value *store_counters_method(xmlrpc_env *env, xmlrpc_value *args, 
     return api_result(env, result);
 }
 
-/* ---- jobs ------------------------------------------------------------------------------------ */
+/* ---- jobs ----------------------------------------------------------------------------------- */
 
 static xmlrpc_value *store_check_method(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
@@ -171,7 +171,7 @@ static xmlrpc_value *job_cancel(xmlrpc_env *env, xmlrpc_value *args, struct api 
     return env->fault_occurred ? NULL : xmlrpc_bool_new(env, 1);
 }
 
-/* ---- the daemon ------------------------------------------------------------------------------ */
+/* ---- the daemon ----------------------------------------------------------------------------- */
 
 static xmlrpc_value *daemon_info(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {

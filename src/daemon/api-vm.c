@@ -18,7 +18,7 @@ static const char *const roles[] = {[ROLE_GENERIC] = "generic",
                                     [ROLE_BALANCER] = "balancer"};
 #define N_ROLES (sizeof(roles) / sizeof(roles[0]))
 
-/* ---- validation ------------------------------------------------------------------------------ */
+/* ---- validation ----------------------------------------------------------------------------- */
 
 /* Copy a name into out if it is one; else a fault that says what a name is. */
 static void take_name(xmlrpc_env *env, const char *what, const char *name,
@@ -65,7 +65,7 @@ static void take_role(xmlrpc_env *env, const char *text, enum vm_role *out)
               "\"%.40s\" is not a role: use generic, app, database or balancer", text);
 }
 
-/* ---- changes --------------------------------------------------------------------------------- */
+/* ---- changes -------------------------------------------------------------------------------- */
 
 /* A change on its way through the engine's thread. */
 struct trip {
@@ -153,7 +153,7 @@ static xmlrpc_value *truth(xmlrpc_env *env)
     return env->fault_occurred ? NULL : xmlrpc_bool_new(env, 1);
 }
 
-/* ---- methods that change --------------------------------------------------------------------- */
+/* ---- methods that change -------------------------------------------------------------------- */
 
 struct create {
     struct store_change vm;
@@ -312,7 +312,7 @@ static xmlrpc_value *disk_resize(xmlrpc_env *env, xmlrpc_value *args, struct api
     return disk_change(env, args, api, CHANGE_DISK_RESIZE);
 }
 
-/* ---- methods that show ----------------------------------------------------------------------- */
+/* ---- methods that show ---------------------------------------------------------------------- */
 
 struct listing {
     struct vm_info *vms;

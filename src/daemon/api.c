@@ -23,7 +23,7 @@ struct api_registry {
     struct bound *bound;
 };
 
-/* ---- arguments against signatures ------------------------------------------------------------ */
+/* ---- arguments against signatures ----------------------------------------------------------- */
 
 static char type_letter(xmlrpc_value *value)
 {
@@ -130,7 +130,7 @@ static xmlrpc_value *invoke(xmlrpc_env *env, xmlrpc_value *args, void *bound_arg
     return m->handler(env, args, bound->api);
 }
 
-/* ---- the registry ---------------------------------------------------------------------------- */
+/* ---- the registry --------------------------------------------------------------------------- */
 
 struct api_registry *api_registry_new(struct api *api)
 {
@@ -220,7 +220,7 @@ xmlrpc_mem_block *api_process(struct api_registry *r, const char *xml, size_t le
     return answer;
 }
 
-/* ---- for handlers ---------------------------------------------------------------------------- */
+/* ---- for handlers --------------------------------------------------------------------------- */
 
 unsigned api_count(xmlrpc_value *args)
 {

@@ -51,7 +51,7 @@ void api_registry_free(struct api_registry *registry); /* NULL is legal */
  * there is no memory for one. */
 xmlrpc_mem_block *api_process(struct api_registry *registry, const char *xml, size_t len_bytes);
 
-/* ---- for handlers ---------------------------------------------------------------------------- */
+/* ---- for handlers --------------------------------------------------------------------------- */
 
 /* Set a fault; the sentence is a format. */
 #define api_fault(env, number, ...) xmlrpc_env_set_fault_formatted(env, number, __VA_ARGS__)

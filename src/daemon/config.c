@@ -133,7 +133,7 @@ const char *config_value_text(const struct config_key *key, const struct config 
     return out;
 }
 
-/* ---- what is near a misspelt word --------------------------------------------------------- */
+/* ---- what is near a misspelt word ----------------------------------------------------------- */
 
 /* Edit distance of two words of at most 31 characters; 99 for longer ones. */
 static unsigned distance(const char *a, const char *b)
@@ -178,7 +178,7 @@ static const struct config_key *nearest_key(const char *section, const char *nam
     return best;
 }
 
-/* ---- parsing ------------------------------------------------------------------------------ */
+/* ---- parsing -------------------------------------------------------------------------------- */
 
 struct parser {
     FILE *file;

@@ -30,13 +30,16 @@ struct engine {
     struct storage *storage;
     struct store *store;
     struct loop_hook dispatch;
+    struct loop_op tick;
+    bool tick_armed, tick_ends;
     struct nbd_store_exports exports;
     struct nbd_server *nbd;
+    bool nbd_stopped;
     unsigned holds;
     int close_result;
 };
 
-/* ---- the steps ------------------------------------------------------------------------------- */
+/* ---- the steps ------------------------------------------------------------------------------ */
 
 static int start_loop(struct engine *e)
 {
@@ -119,8 +122,24 @@ static void dispatch(struct loop_hook *hook)
         loop_again(e->loop);
 }
 
+#define TICK_US 1000000
+
+static void ticked(struct loop_op *op, int res)
+{
+    struct engine *e = container_of(op, struct engine, tick);
+
+    e->tick_armed = !e->tick_ends;
+    if (e->tick_ends)
+        return;
+    store_tick(e->store);
+    loop_timeout(e->loop, &e->tick, TICK_US);
+}
+
 static int start_dispatch(struct engine *e)
 {
+    e->tick.done = ticked;
+    e->tick_armed = true;
+    loop_timeout(e->loop, &e->tick, TICK_US);
     e->dispatch.run = dispatch;
     loop_add_hook(e->loop, &e->dispatch);
     return 0;
@@ -129,6 +148,10 @@ static int start_dispatch(struct engine *e)
 static void stop_dispatch(struct engine *e)
 {
     while (e->holds > 0)
+        loop_poll(e->loop, true);
+    e->tick_ends = true;
+    loop_cancel(e->loop, &e->tick);
+    while (e->tick_armed)
         loop_poll(e->loop, true);
     loop_remove_hook(e->loop, &e->dispatch);
 }
@@ -151,15 +174,16 @@ static int start_nbd(struct engine *e)
 
 static void nbd_stopped(void *arg)
 {
-    *(bool *)arg = true;
+    struct engine *e = arg;
+
+    e->nbd_stopped = true;
+    loop_again(e->loop);
 }
 
 static void stop_nbd(struct engine *e)
 {
-    bool stopped = false;
-
-    nbd_server_stop(e->nbd, nbd_stopped, &stopped);
-    while (!stopped)
+    nbd_server_stop(e->nbd, nbd_stopped, e);
+    while (!e->nbd_stopped)
         loop_poll(e->loop, true);
     nbd_server_free(e->nbd);
 }
@@ -196,7 +220,7 @@ static int run_steps(struct engine *e)
     return 0;
 }
 
-/* ---- the thread ------------------------------------------------------------------------------ */
+/* ---- the thread ----------------------------------------------------------------------------- */
 
 static void *engine_thread(void *arg)
 {
@@ -269,7 +293,7 @@ const char *engine_io_name(const struct engine *e)
     return loop_name(e->loop);
 }
 
-/* ---- calls ----------------------------------------------------------------------------------- */
+/* ---- calls ---------------------------------------------------------------------------------- */
 
 static void run_call(void *arg)
 {
@@ -315,4 +339,5 @@ void engine_release(struct engine *e)
 {
     assert(e->holds > 0);
     e->holds--;
+    loop_again(e->loop); /* stop_dispatch() may be in a turn that would sleep, waiting for this */
 }

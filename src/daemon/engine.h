@@ -37,7 +37,7 @@ int engine_storage_why(int r, const char *path, struct why *why);
 /* "io_uring" or "threads". Any thread. */
 const char *engine_io_name(const struct engine *engine);
 
-/* ---- work for the data-plane thread ---------------------------------------------------------- */
+/* ---- work for the data-plane thread --------------------------------------------------------- */
 
 struct engine_call {
     struct engine *engine;

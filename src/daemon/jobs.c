@@ -67,7 +67,7 @@ static struct job **free_slot(struct jobs *jobs)
     return best;
 }
 
-/* ---- the check ------------------------------------------------------------------------------- */
+/* ---- the check ------------------------------------------------------------------------------ */
 
 static void check_problem(struct store_check *check, const char *text)
 {
@@ -145,7 +145,7 @@ int jobs_start_check(struct jobs *jobs, bool pages, uint32_t *ret_id)
     return 0;
 }
 
-/* ---- reading and cancelling ------------------------------------------------------------------ */
+/* ---- reading and cancelling ----------------------------------------------------------------- */
 
 struct lookup {
     struct jobs *jobs;

@@ -47,7 +47,7 @@ struct daemon {
     struct http *http;
 };
 
-/* ---- the steps ------------------------------------------------------------------------------- */
+/* ---- the steps ------------------------------------------------------------------------------ */
 
 static int no_memory(struct daemon *d)
 {
@@ -246,7 +246,7 @@ static int serve(struct daemon *d)
     return d->exit_code;
 }
 
-/* ---- the other things that varved does ------------------------------------------------------- */
+/* ---- the other things that varved does ------------------------------------------------------ */
 
 static int init(struct daemon *d)
 {

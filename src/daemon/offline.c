@@ -61,7 +61,7 @@ int offline_init(const char *path, uint64_t capacity, const struct config *confi
     return r < 0 ? init_why(r, path, why) : 0;
 }
 
-/* ---- check ----------------------------------------------------------------------------------- */
+/* ---- check ---------------------------------------------------------------------------------- */
 
 struct offline {
     struct store_check check;

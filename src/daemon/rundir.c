@@ -115,10 +115,10 @@ int rundir_listen(const char *path, int *ret_fd, struct why *why)
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return why_set(why, -errno, "cannot make a socket: %m");
-    mode_t mask = umask(0177); /* other threads make no files with modes of their own */
-    r = bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ? -errno : 0;
-    umask(mask);
-    if (r == 0 && listen(fd, SOMAXCONN) < 0)
+    /* A socket's file gets the mode of the unbound socket: no moment in which others may connect,
+     * and no umask() under other threads. */
+    if (fchmod(fd, 0600) < 0 || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 ||
+        listen(fd, SOMAXCONN) < 0)
         r = -errno;
     if (r < 0)
         return why_set(why, r, "cannot listen at %s: %s", path, strerror(-r));

@@ -85,7 +85,7 @@ const struct fake_stats *fake_store_stats(const struct store *store)
     return &store->stats;
 }
 
-/* ---- the content ----------------------------------------------------------------------------- */
+/* ---- the content ---------------------------------------------------------------------------- */
 
 static bool range_is_zero(const struct disk *disk, uint64_t at, uint64_t len)
 {
@@ -192,7 +192,7 @@ static void run(struct store *store, struct store_io *io)
     }
 }
 
-/* ---- the store's interface ------------------------------------------------------------------- */
+/* ---- the store's interface ------------------------------------------------------------------ */
 
 bool store_submit(struct store *store, struct store_io *io)
 {

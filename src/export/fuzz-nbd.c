@@ -66,7 +66,7 @@ static void set_up(void)
     loop_add_hook(loop, &hook);
 }
 
-/* ---- a good handshake ------------------------------------------------------------------------ */
+/* ---- a good handshake ----------------------------------------------------------------------- */
 
 static size_t put_option(uint8_t *to, uint32_t option, const void *data, uint32_t len)
 {
@@ -93,7 +93,7 @@ static size_t put_handshake(uint8_t *to, bool structured)
     return n + put_option(to + n, NBD_OPT_GO, go, sizeof(go) - 1);
 }
 
-/* ---- what came back -------------------------------------------------------------------------- */
+/* ---- what came back ------------------------------------------------------------------------- */
 
 struct answer {
     uint8_t *data;
@@ -161,11 +161,13 @@ static void check_replies(const struct answer *a, size_t at, size_t max_replies,
     check(n <= max_replies, "more replies than requests");
 }
 
-/* ---- the run --------------------------------------------------------------------------------- */
+/* ---- the run -------------------------------------------------------------------------------- */
+
+static bool stopped;
 
 static void note_stopped(void *arg)
 {
-    *(bool *)arg = true;
+    stopped = true;
 }
 
 static size_t n_connections(const struct nbd_server *server)
@@ -180,8 +182,8 @@ static size_t n_connections(const struct nbd_server *server)
 
 static void stop_server(struct nbd_server *server)
 {
-    bool stopped = false;
-    nbd_server_stop(server, note_stopped, &stopped);
+    stopped = false;
+    nbd_server_stop(server, note_stopped, NULL);
     for (unsigned turn = 0; !stopped; turn++) {
         check(turn < MAX_TURNS, "the server does not stop");
         loop_poll(loop, false);
@@ -256,7 +258,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(fake_store_stats(store)->in_flight == 0, "a request is still in flight");
     size_t at = check_options(&answer);
     if ((how & 3) == 1) /* structured: without, the length of a reply depends on its request */
-        check_replies(&answer, at, n / sizeof(struct nbd_request_header), !(how & 128));
+        check_replies(&answer, at, size / sizeof(struct nbd_request_header), !(how & 128));
     free(answer.data);
     return 0;
 }

@@ -14,6 +14,7 @@
 
 #include "base/mono.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@
 
 #define LOW_ROOM_BYTES (64u << 10) /* with less left in a pinned block, a fresh one is better */
 
-/* ---- blocks ---------------------------------------------------------------------------------- */
+/* ---- blocks --------------------------------------------------------------------------------- */
 
 static struct nbd_block *block_get(struct nbd_server *server)
 {
@@ -102,7 +103,7 @@ static bool make_room(struct nbd_conn *conn)
     return fresh || (conn->at + conn->need <= block->size && block->size > conn->fill);
 }
 
-/* ---- receiving ------------------------------------------------------------------------------- */
+/* ---- receiving ------------------------------------------------------------------------------ */
 
 static void receive(struct nbd_conn *conn)
 {
@@ -169,7 +170,7 @@ static void received(struct loop_op *op, int res)
     }
 }
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 int nbd_conn_new(struct nbd_server *server, int fd)
 {
@@ -252,8 +253,10 @@ static void release(struct nbd_conn *conn)
         nbd_request_free(conn->payload);
     if (conn->skip_request)
         nbd_request_free(conn->skip_request);
+    assert(conn->n_requests == 0 && conn->n_bytes == 0);
     if (conn->block != &conn->small)
         nbd_block_put(server, conn->block);
+    assert(conn->small.refs == 1);
     if (conn->disk)
         disk_put(conn->disk);
     close(conn->fd);

@@ -12,7 +12,7 @@
 
 static const char context_name[] = "base:allocation";
 
-/* ---- answers --------------------------------------------------------------------------------- */
+/* ---- answers -------------------------------------------------------------------------------- */
 
 static void text_sent(struct loop_op *op, int res)
 {
@@ -91,7 +91,7 @@ static void put_error(struct nbd_conn *conn, uint32_t option, uint32_t type, con
     put(conn, text, strlen(text));
 }
 
-/* ---- reading an option's data ---------------------------------------------------------------- */
+/* ---- reading an option's data --------------------------------------------------------------- */
 
 struct reader {
     const uint8_t *at;
@@ -142,7 +142,7 @@ static void take_name(struct reader *r, uint32_t len, char name[NBD_EXPORT_NAME_
     name[len] = 0;
 }
 
-/* ---- exports --------------------------------------------------------------------------------- */
+/* ---- exports -------------------------------------------------------------------------------- */
 
 static struct disk *find(struct nbd_conn *conn, const char *name, bool *ret_read_only)
 {
@@ -371,7 +371,7 @@ static void handle_option(struct nbd_conn *conn, uint32_t option, struct reader 
     }
 }
 
-/* ---- parsing --------------------------------------------------------------------------------- */
+/* ---- parsing -------------------------------------------------------------------------------- */
 
 /* Both return whether something was consumed. */
 static bool parse_flags(struct nbd_conn *conn)

@@ -51,7 +51,7 @@ static void out_put(struct nbd_server *server, struct nbd_out *out)
     server->n_free_outs++;
 }
 
-/* ---- building -------------------------------------------------------------------------------- */
+/* ---- building ------------------------------------------------------------------------------- */
 
 static void add_head(struct nbd_out *out, const void *head, size_t len)
 {
@@ -202,7 +202,7 @@ static void add_reply(struct nbd_out *out, struct nbd_request *req)
         nbd_request_free(req);
 }
 
-/* ---- sending --------------------------------------------------------------------------------- */
+/* ---- sending -------------------------------------------------------------------------------- */
 
 static void start_sending(struct nbd_out *out)
 {

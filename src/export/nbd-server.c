@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define TICK_US           1000000
-#define UNIX_BUFFER_BYTES (1 << 20)
+#define UNIX_BUFFER_BYTES (256 << 10) /* more was not faster, and a client may leave it full */
 #define DEATH_TRIES       50
 #define DEATH_PAUSE_US    20000
 #define LISTEN_BACKLOG    1024
@@ -59,13 +59,13 @@ struct listener {
     struct nbd_server *server;
     struct loop_op op;
     int fd;
-    bool busy, retry; /* retry: with the next tick, as there were no descriptors */
+    bool busy, retry; /* retry: with the next tick: no descriptors, no memory */
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)]; /* "" for TCP */
 };
 
 static void maybe_stopped(struct nbd_server *server);
 
-/* ---- accepting ------------------------------------------------------------------------------- */
+/* ---- accepting ------------------------------------------------------------------------------ */
 
 static void tune_socket(int fd)
 {
@@ -77,6 +77,7 @@ static void tune_socket(int fd)
         return;
     if (domain != AF_UNIX) {
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
         return;
     }
     if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) < 0)
@@ -113,7 +114,7 @@ static void accepted(struct loop_op *op, int res)
     }
     if (res >= 0)
         nbd_server_adopt(server, res);
-    listener->retry = res == -EMFILE || res == -ENFILE || res == -ENOBUFS || res == -ENOMEM;
+    listener->retry = res < 0 && res != -ECONNABORTED && res != -EINTR;
     if (!listener->retry)
         accept_next(listener);
 }
@@ -216,7 +217,7 @@ int nbd_server_listen_tcp(struct nbd_server *server, const char *address, uint16
     return 0;
 }
 
-/* ---- deadlines ------------------------------------------------------------------------------- */
+/* ---- deadlines ------------------------------------------------------------------------------ */
 
 static void kill_expired(struct nbd_server *server, struct list *conns)
 {
@@ -280,7 +281,7 @@ static void ticked(struct loop_op *op, int res)
     loop_timeout(server->loop, &server->tick_op, TICK_US);
 }
 
-/* ---- the turn -------------------------------------------------------------------------------- */
+/* ---- the turn ------------------------------------------------------------------------------- */
 
 static void serve_dirty(struct loop_hook *hook)
 {
@@ -293,7 +294,7 @@ static void serve_dirty(struct loop_hook *hook)
         nbd_conn_serve(container_of(l, struct nbd_conn, dirty_link));
 }
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 int nbd_server_create(struct loop *loop, const struct nbd_config *config,
                       struct nbd_exports *exports, struct nbd_server **ret)

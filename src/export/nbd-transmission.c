@@ -32,7 +32,7 @@ struct header {
     uint32_t length;
 };
 
-/* ---- memory ---------------------------------------------------------------------------------- */
+/* ---- memory --------------------------------------------------------------------------------- */
 
 /* Large requests leave a quarter of the memory alone, so that clients which take much and read
  * nothing cannot hold up the small requests of others; the two kinds wait in separate queues. */
@@ -153,7 +153,7 @@ void nbd_request_free(struct nbd_request *req)
     }
 }
 
-/* ---- completion ------------------------------------------------------------------------------ */
+/* ---- completion ----------------------------------------------------------------------------- */
 
 static uint16_t wire_error(int code)
 {
@@ -260,7 +260,7 @@ static void submit(struct nbd_request *req)
         completed(req);
 }
 
-/* ---- the commands ---------------------------------------------------------------------------- */
+/* ---- the commands --------------------------------------------------------------------------- */
 
 /* Each returns false if the request cannot be taken now: nothing was consumed, parsing stops. */
 
@@ -454,7 +454,7 @@ void nbd_payload_received(struct nbd_conn *conn)
     submit_write(req);
 }
 
-/* ---- checks ---------------------------------------------------------------------------------- */
+/* ---- checks --------------------------------------------------------------------------------- */
 
 static int check_range(const struct nbd_conn *conn, const struct header *h, int beyond)
 {
@@ -531,7 +531,7 @@ static bool admit(const struct nbd_conn *conn, const struct header *h)
            (bytes <= config->connection_bytes && bytes <= pool->limit_bytes - pool->used_bytes);
 }
 
-/* ---- parsing --------------------------------------------------------------------------------- */
+/* ---- parsing -------------------------------------------------------------------------------- */
 
 static bool refuse(struct nbd_conn *conn, const struct header *h, int code)
 {

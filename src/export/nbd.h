@@ -75,7 +75,8 @@ int nbd_server_adopt(struct nbd_server *server, int fd);
  * loop, never from inside this call. Once. */
 void nbd_server_stop(struct nbd_server *server, void (*done)(void *arg), void *arg);
 
-/* After nbd_server_stop() is done, or before the loop ran at all. NULL is legal. */
+/* After nbd_server_stop() is done, or without it if the loop never ran and never will (a start-up
+ * that failed). NULL is legal. */
 void nbd_server_free(struct nbd_server *server);
 
 struct nbd_counter {

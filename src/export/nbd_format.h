@@ -8,7 +8,7 @@
 
 #define NBD_PACKED __attribute__((packed))
 
-/* ---- handshake ------------------------------------------------------------------------------- */
+/* ---- handshake ------------------------------------------------------------------------------ */
 
 #define NBD_MAGIC_INIT   0x4e42444d41474943ULL /* "NBDMAGIC" */
 #define NBD_MAGIC_OPTION 0x49484156454f5054ULL /* "IHAVEOPT" */
@@ -96,7 +96,7 @@ struct nbd_export_name_reply {
 } NBD_PACKED;
 static_assert(sizeof(struct nbd_export_name_reply) == 134, "wire size");
 
-/* ---- transmission ---------------------------------------------------------------------------- */
+/* ---- transmission --------------------------------------------------------------------------- */
 
 #define NBD_MAGIC_REQUEST          0x25609513u
 #define NBD_MAGIC_SIMPLE_REPLY     0x67446698u

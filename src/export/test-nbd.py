@@ -411,7 +411,9 @@ class Errors(TestCase):
                     if status == nbd.READ_ERROR:
                         seen.append((offset, err.value))
 
+                start = time.time()
                 self.expect("EIO", lambda: h.pread_structured(MIB, 0, chunk))
+                self.assertLess(time.time() - start, 5)  # no page of the search waits for a timer
                 self.assertEqual(seen, [(bad, 5)])
                 seen.clear()
                 self.expect("EIO", lambda: h.pread_structured(9000, bad - 4000, chunk))

@@ -68,7 +68,7 @@ static const char *escape(const char *text, char out[2 * LAUNCH_PATH_MAX])
     return out;
 }
 
-/* ---- files of the machine -------------------------------------------------------------------- */
+/* ---- files of the machine ------------------------------------------------------------------- */
 
 struct files {
     char dir[LAUNCH_PATH_MAX], pid[LAUNCH_PATH_MAX];
@@ -121,7 +121,7 @@ static pid_t running_pid(const char *path)
     return lock.l_pid > 0 ? lock.l_pid : 1;
 }
 
-/* ---- arguments ------------------------------------------------------------------------------- */
+/* ---- arguments ------------------------------------------------------------------------------ */
 
 static void add_disk(struct args *args, const struct launch *l, unsigned i)
 {
@@ -231,7 +231,7 @@ static int build_args(const struct launch *l, const char *cpu, const struct file
     return args->failed ? why_set(why, -E2BIG, "too many arguments for QEMU") : 0;
 }
 
-/* ---- starting -------------------------------------------------------------------------------- */
+/* ---- starting ------------------------------------------------------------------------------- */
 
 /* In the child: both outputs go to err; the errno of a failed exec to status. The alarm stays set
  * over the exec. */

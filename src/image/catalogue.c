@@ -13,8 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- names
- * ---------------------------------------------------------------------------------------------- */
+/* ---- names ---------------------------------------------------------------------------------- */
 
 bool name_is_valid(const char *name)
 {
@@ -83,8 +82,7 @@ struct store *disk_store(const struct disk *disk)
     return disk->store;
 }
 
-/* ---- making and removing
- * -------------------------------------------------------------------------------- */
+/* ---- making and removing -------------------------------------------------------------------- */
 
 static void insert_vm(struct store *store, struct vm *vm)
 {
@@ -162,8 +160,7 @@ void catalogue_free(struct store *store)
     }
 }
 
-/* ---- validating a change
- * -------------------------------------------------------------------------------- */
+/* ---- validating a change -------------------------------------------------------------------- */
 
 static bool size_is_valid(uint64_t bytes)
 {
@@ -225,8 +222,7 @@ static int validate(struct store *store, const struct store_change *c)
     }
 }
 
-/* ---- doing a change
- * -------------------------------------------------------------------------------------- */
+/* ---- doing a change ------------------------------------------------------------------------- */
 
 struct parsed_change {
     struct change_record r;
@@ -355,8 +351,7 @@ int catalogue_replay(struct store *store, const uint8_t *bytes, uint32_t len)
     return code < 0 ? code : do_change(store, &c);
 }
 
-/* ---- the queue of changes
- * -------------------------------------------------------------------------------- */
+/* ---- the queue of changes ------------------------------------------------------------------- */
 
 void store_change(struct store *store, struct store_change *change)
 {
@@ -508,8 +503,7 @@ int changes_drop_provisional(struct store *store)
     }
 }
 
-/* ---- listing
- * ---------------------------------------------------------------------------------------------- */
+/* ---- listing -------------------------------------------------------------------------------- */
 
 int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
 {
@@ -549,8 +543,7 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
     return 0;
 }
 
-/* ---- in a checkpoint
- * --------------------------------------------------------------------------------------- */
+/* ---- in a checkpoint ------------------------------------------------------------------------ */
 
 struct cursor {
     uint8_t *buf; /* NULL: only count */

@@ -98,9 +98,7 @@ static bool mark(struct check_run *r, const struct entry *e, uint32_t n, uint8_t
     return bits != NULL;
 }
 
-/* ---- pages
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- pages ---------------------------------------------------------------------------------- */
 
 struct page_read {
     struct storage_req req;
@@ -183,9 +181,7 @@ static int leaf_step(struct check_run *r, struct node *leaf)
     return 0;
 }
 
-/* ---- nodes
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- nodes ---------------------------------------------------------------------------------- */
 
 static struct node *top_node(struct check_run *r)
 {
@@ -342,9 +338,7 @@ static bool walk(struct check_run *r)
     return true;
 }
 
-/* ---- comparing
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- comparing ------------------------------------------------------------------------------ */
 
 static void compare_file(struct check_run *r, const struct map_file *f, const uint64_t *live)
 {
@@ -375,9 +369,7 @@ static void compare(struct check_run *r)
     }
 }
 
-/* ---- the run
- * -----------------------------------------------------------------------------------------------------
- */
+/* ---- the run -------------------------------------------------------------------------------- */
 
 static uint32_t add_root(struct check_run *r, uint32_t n, const struct disk *disk)
 {

@@ -36,8 +36,7 @@ static size_t pad(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
-/* ---- beginning
- * ------------------------------------------------------------------------------------------- */
+/* ---- beginning ------------------------------------------------------------------------------ */
 
 static bool is_due(struct store *store)
 {
@@ -82,8 +81,7 @@ static int begin(struct store *store)
     return 0;
 }
 
-/* ---- the steps
- * -------------------------------------------------------------------------------------------- */
+/* ---- the steps ------------------------------------------------------------------------------ */
 
 static void put_root(struct checkpoint *c, const struct disk *disk)
 {
@@ -245,8 +243,7 @@ bool checkpoint_step(struct store *store)
     return false;
 }
 
-/* ---- an empty store
- * ----------------------------------------------------------------------------------------- */
+/* ---- an empty store ------------------------------------------------------------------------- */
 
 int checkpoint_format(struct storage *storage, const struct super_block *super)
 {
@@ -281,9 +278,7 @@ int checkpoint_format(struct storage *storage, const struct super_block *super)
     return storage_run(storage, &req);
 }
 
-/* ---- loading
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- loading -------------------------------------------------------------------------------- */
 
 static int read_at(struct store *store, uint32_t file, uint64_t offset, void *buf, size_t len)
 {
@@ -385,8 +380,7 @@ int checkpoint_load(struct store *store, struct log_position *ret_position)
     return take_body(store, &h[best], body);
 }
 
-/* ---- removed disks
- * --------------------------------------------------------------------------------------------- */
+/* ---- removed disks -------------------------------------------------------------------------- */
 
 static void reclaim_woken(struct waiter *waiter, int error)
 {

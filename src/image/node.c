@@ -163,8 +163,7 @@ void node_release(struct node *node)
     node->n = 0;
 }
 
-/* ---- forms in the log
- * -------------------------------------------------------------------------------------- */
+/* ---- forms in the log ----------------------------------------------------------------------- */
 
 static uint32_t padded(uint32_t bytes, uint32_t to)
 {

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define PART_MAX_PAGES   256u
-#define CACHE_PART_PAGES 32u /* longer runs are not taken into the cache */
+#define CACHE_PART_PAGES 32u /* longer runs push nothing out of the cache: they are scans */
 
 struct read_part {
     struct storage_req req;
@@ -80,7 +80,7 @@ static void part_read(struct storage_req *req, int res)
             error = code;
             continue;
         }
-        if (part->n <= CACHE_PART_PAGES)
+        if (part->n <= CACHE_PART_PAGES || page_cache_has_room(store->cache))
             page_cache_insert(store->cache, part->entries[i].address, page_buf(part, i));
         if (part->bounce)
             copy_out(io, part->page + i, page_buf(part, i));
@@ -249,9 +249,7 @@ void read_step(struct store *store, struct store_io *io)
     io->busy = false;
 }
 
-/* ---- extents
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- extents -------------------------------------------------------------------------------- */
 
 static bool add_extent(struct store_io *io, uint64_t to, bool hole, bool zero)
 {

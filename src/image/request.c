@@ -180,8 +180,7 @@ bool store_submit(struct store *store, struct store_io *io)
     return io_start(store, io);
 }
 
-/* ---- waiting for room
- * ----------------------------------------------------------------------------------- */
+/* ---- waiting for room ----------------------------------------------------------------------- */
 
 /* Put a request that changes something to the others that wait for room. */
 bool room_park(struct store *store, struct store_io *io)

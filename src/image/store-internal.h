@@ -98,6 +98,7 @@ struct store {
     struct checkpoint checkpoint;
     struct check_run *check;
     bool full_told;
+    uint64_t tick_batches; /* written at the last tick */
     struct store_stats stats;
 };
 

@@ -35,8 +35,7 @@ void store_event(struct store *store, int kind, int code, const char *format, ..
     store->config.event(store->config.event_arg, &event);
 }
 
-/* ---- the log's client
- * ------------------------------------------------------------------------------------ */
+/* ---- the log's client ----------------------------------------------------------------------- */
 
 static void wake_applied(struct store *store)
 {
@@ -62,6 +61,16 @@ static void on_room(struct log_client *client)
     container_of(client, struct store, client)->room_again = true;
 }
 
+static void on_no_space(struct log_client *client, int error)
+{
+    struct store *store = container_of(client, struct store, client);
+    store_event(
+        store, STORE_EVENT_FULL, error,
+        "no space for another log file (%s): the store stays at %u files of 32 MiB until the "
+        "file system has room again",
+        err_text(error), store->log->n_files);
+}
+
 static void on_failed(struct log_client *client, int error, const char *what)
 {
     struct store *store = container_of(client, struct store, client);
@@ -71,9 +80,7 @@ static void on_failed(struct log_client *client, int error, const char *what)
                 err_text(error));
 }
 
-/* ---- making
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- making --------------------------------------------------------------------------------- */
 
 static int run(struct storage *storage, struct storage_req req)
 {
@@ -135,9 +142,7 @@ int store_format(struct storage *storage, const struct store_format *format)
     return code < 0 ? code : write_super(storage, format, super);
 }
 
-/* ---- opening
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 static int read_super(struct store *store)
 {
@@ -390,7 +395,7 @@ static struct store *store_new(struct storage *storage, const struct store_confi
     store->config = *config;
     if (!store->config.checkpoint_bytes)
         store->config.checkpoint_bytes = store_config_default.checkpoint_bytes;
-    store->client = (struct log_client){on_applied, on_room, on_failed};
+    store->client = (struct log_client){on_applied, on_room, on_no_space, on_failed};
     list_init(&store->vms);
     list_init(&store->doomed);
     list_init(&store->room_waiters);
@@ -429,9 +434,7 @@ int store_open(struct storage *storage, const struct store_config *config, struc
     return 0;
 }
 
-/* ---- closing
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- closing -------------------------------------------------------------------------------- */
 
 int store_close(struct store *store)
 {
@@ -453,8 +456,7 @@ int store_close(struct store *store)
     return code;
 }
 
-/* ---- a turn of the loop
- * -------------------------------------------------------------------------------------------- */
+/* ---- a turn of the loop --------------------------------------------------------------------- */
 
 bool store_dispatch(struct store *store)
 {
@@ -479,9 +481,17 @@ bool store_dispatch(struct store *store)
     return more || (store->room_again && !list_empty(&store->room_waiters));
 }
 
-/* ---- what it tells
- * ----------------------------------------------------------------------------------------------------
- */
+void store_tick(struct store *store)
+{
+    struct log *log = store->log;
+    bool idle = log->stats.batches == store->tick_batches;
+    store->tick_batches = log->stats.batches;
+    log_tidy(log, idle);
+    if (idle && (log->bytes_since_checkpoint || log->n_dead))
+        checkpoint_want(store);
+}
+
+/* ---- what it tells -------------------------------------------------------------------------- */
 
 bool store_is_read_only(const struct store *store)
 {
@@ -548,6 +558,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"clean_read_errors", "stretches that cleaning could not read", g->clean_read_errors},
         {"files_cleaned", "log files cleaned", g->files_cleaned},
         {"files_created", "log files created", g->files_created},
+        {"files_removed", "log files given back to the file system", g->files_removed},
         {"files_reused", "log files used again", g->files_reused},
         {"files_free", "log files that hold nothing", store->log->n_free},
         {"files_dead", "log files that the next checkpoint frees", store->log->n_dead},

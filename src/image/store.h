@@ -32,7 +32,7 @@
 struct store;
 struct disk;
 
-/* ---- making, opening, closing ---------------------------------------------------------------- */
+/* ---- making, opening, closing --------------------------------------------------------------- */
 
 struct store_format {
     uint64_t capacity_bytes; /* of all log files together; 0: grows with the file system */
@@ -72,7 +72,7 @@ int store_open(struct storage *storage, const struct store_config *config, struc
  * be outstanding. Returns what the last sync said; the store is gone in any case. */
 int store_close(struct store *store);
 
-/* ---- reading and writing --------------------------------------------------------------------- */
+/* ---- reading and writing -------------------------------------------------------------------- */
 
 enum store_op {
     STORE_READ,
@@ -131,7 +131,12 @@ bool store_submit(struct store *store, struct store_io *io);
  */
 bool store_dispatch(struct store *store);
 
-/* ---- vms and disks --------------------------------------------------------------------------- */
+/* Call about once a second. A store that has had nothing to write since the last call uses the
+ * time: it makes a checkpoint, cleans files of which half or more is dead, and gives files that it
+ * will not need soon back to the file system. */
+void store_tick(struct store *store);
+
+/* ---- vms and disks -------------------------------------------------------------------------- */
 
 /* NULL when there is none. A provisional vm (see below) is found too. */
 struct disk *store_find_disk(struct store *store, const char *vm, const char *disk);
@@ -199,7 +204,7 @@ struct vm_info {
 /* All vms, by name, in one allocation that the caller frees with free(). -ENOMEM. */
 int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n);
 
-/* ---- what it does and how it is -------------------------------------------------------------- */
+/* ---- what it does and how it is ------------------------------------------------------------- */
 
 struct store_space {    /* bytes */
     uint64_t capacity;  /* of all log files that there may be */

@@ -13,9 +13,7 @@ static uint32_t level_shift(uint8_t level)
     return level * NODE_BITS;
 }
 
-/* ---- books
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- books ---------------------------------------------------------------------------------- */
 
 static void account(struct table *table, const struct node *node, int64_t bytes)
 {
@@ -153,9 +151,7 @@ uint8_t tree_levels(uint64_t pages)
     return levels;
 }
 
-/* ---- loading
- * -----------------------------------------------------------------------------------------------
- */
+/* ---- loading -------------------------------------------------------------------------------- */
 
 /* One read of a node's form: first the form itself, then the base of a delta. */
 struct node_read {
@@ -311,9 +307,7 @@ static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint
     return TREE_WAIT;
 }
 
-/* ---- finding
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- finding -------------------------------------------------------------------------------- */
 
 static int child_get(struct tree *tree, struct node *parent, uint64_t index, bool create,
                      struct waiter *waiter, struct node **ret)
@@ -402,9 +396,7 @@ bool table_is_crowded(const struct table *table)
     return table->dirty_bytes > table->budget_bytes / 2;
 }
 
-/* ---- writing
- * -------------------------------------------------------------------------------------------------
- */
+/* ---- writing -------------------------------------------------------------------------------- */
 
 static void set_dead(struct log *log, const struct entry *e)
 {
@@ -536,8 +528,7 @@ void table_thaw(struct table *table)
     table->writing = false;
 }
 
-/* ---- growing and reclaiming
- * ---------------------------------------------------------------------------------- */
+/* ---- growing and reclaiming ----------------------------------------------------------------- */
 
 int tree_grow(struct tree *tree, uint8_t levels)
 {

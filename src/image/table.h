@@ -85,13 +85,13 @@ void table_shrink(struct table *table);
 /* More is dirty than may be: writers wait for a checkpoint. */
 bool table_is_crowded(const struct table *table);
 
-/* ---- for checkpoints ---- */
+/* ---- for checkpoints ------------------------------------------------------------------------ */
 void table_freeze(struct table *table);
 /* Write up to n frozen nodes. Returns true when none is left, negative on error. */
 int table_write_some(struct table *table, uint32_t n);
 void table_thaw(struct table *table);
 
-/* ---- for reclaiming ---- */
+/* ---- for reclaiming ------------------------------------------------------------------------- */
 /* Free up to *n_nodes nodes of a tree that nobody uses, with all that they point at; no checkpoint
  * is in progress. Returns 1 when the tree is empty, 0 when there is more, -EAGAIN (the waiter is
  * woken; after an error call again with cut: the node that cannot be read is left out), -ENOMEM. */

@@ -139,8 +139,7 @@ void write_step(struct store *store, struct store_io *io)
     io->busy = false;
 }
 
-/* ---- trim and zero
- * ------------------------------------------------------------------------------------------- */
+/* ---- trim and zero -------------------------------------------------------------------------- */
 
 static bool has_entries(const struct node *leaf, uint32_t index, uint32_t n)
 {
@@ -200,9 +199,7 @@ void range_step(struct store *store, struct store_io *io)
     io->busy = false;
 }
 
-/* ---- applying
- * --------------------------------------------------------------------------------------------------
- */
+/* ---- applying ------------------------------------------------------------------------------- */
 
 /* A page that the cache has is likely to be read again: its new bytes take the place of the old. */
 static void keep_cached(struct store *store, uint64_t old, uint64_t address, const uint8_t *page)

@@ -22,8 +22,7 @@
 #define GATHER_INFLIGHT 3
 #define BATCH_MAX_ITEMS (BATCH_RECORDS_BYTES / sizeof(struct record))
 
-/* ---- making batches
- * ---------------------------------------------------------------------------------- */
+/* ---- making batches ------------------------------------------------------------------------- */
 
 static struct batch *batch_alloc(struct log *log)
 {
@@ -172,6 +171,7 @@ static void batch_send(struct log *log)
     batch->file->writers++;
     list_push_back(&log->inflight, &batch->link);
     log->n_inflight++;
+    log->tidy = false;
     log->stats.batches++;
     log->stats.batch_pages += batch->n_pages;
     log->stats.batch_bytes += bytes;
@@ -179,8 +179,7 @@ static void batch_send(struct log *log)
     log->storage->submit(log->storage, &batch->req);
 }
 
-/* ---- completion
- * ---------------------------------------------------------------------------------------- */
+/* ---- completion ----------------------------------------------------------------------------- */
 
 static void batch_retire(struct log *log, struct batch *batch, int error)
 {
@@ -214,8 +213,7 @@ static void batch_written(struct storage_req *req, int res)
     log->client->room(log->client);
 }
 
-/* ---- filling batches
- * ----------------------------------------------------------------------------------- */
+/* ---- filling batches ------------------------------------------------------------------------ */
 
 static bool batch_has_room(const struct batch *batch, uint32_t record_bytes)
 {
@@ -334,8 +332,7 @@ uint64_t log_last_seq(const struct log *log)
     return log->next_seq - 1;
 }
 
-/* ---- syncs
- * --------------------------------------------------------------------------------------------- */
+/* ---- syncs ---------------------------------------------------------------------------------- */
 
 /* A file is in log->unsynced while it holds unsynced writes or a sync of it is in flight. */
 void file_mark_unsynced(struct log *log, struct log_file *file)

@@ -108,8 +108,7 @@ static struct pack *pack_of(struct cleaner *c, const struct log_file *victim)
     return &c->packs[victim->shift == TABLE_SHIFT];
 }
 
-/* ---- footers
- * --------------------------------------------------------------------------------------------- */
+/* ---- footers -------------------------------------------------------------------------------- */
 
 struct footer_write {
     struct storage_req req;
@@ -206,8 +205,7 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
     log->storage->submit(log->storage, &w->req);
 }
 
-/* ---- the target
- * -------------------------------------------------------------------------------------------- */
+/* ---- the target ----------------------------------------------------------------------------- */
 
 /* Blocks kept back for the last footer of a packed file: more than its pieces can need. */
 static uint32_t footer_slots(uint8_t shift)
@@ -269,8 +267,7 @@ bool cleaner_footers_done(const struct log *log)
     return !log->cleaner->footers;
 }
 
-/* ---- choosing a victim
- * --------------------------------------------------------------------------------------- */
+/* ---- choosing a victim ---------------------------------------------------------------------- */
 
 /* Files that can be had without cleaning: free, to be created, or dead and waiting for a
  * checkpoint. */
@@ -322,9 +319,7 @@ bool cleaner_has_work(const struct log *log)
            (files_to_be_had(log) < low_water(log) && pick_victim(log) != NULL);
 }
 
-/* ---- the plan
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- the plan ------------------------------------------------------------------------------- */
 
 static int plan(struct log *log, struct log_file *victim)
 {
@@ -398,9 +393,7 @@ static int assign(struct cleaner *c, struct pack *pack, uint32_t n)
     return 0;
 }
 
-/* ---- moving
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- moving --------------------------------------------------------------------------------- */
 
 static void window_free(struct window *w)
 {
@@ -571,9 +564,7 @@ static int start_window(struct log *log)
     return 0;
 }
 
-/* ---- the switch
- * ---------------------------------------------------------------------------------------------------
- */
+/* ---- the switch ----------------------------------------------------------------------------- */
 
 static int switch_part(struct log *log, const struct part *part, uint32_t end)
 {
@@ -646,11 +637,14 @@ void cleaner_step(struct log *log)
         return;
     c->starved = false;
     if (!c->victim) {
-        if (log->checkpoint_wanted || log->hold || files_to_be_had(log) >= low_water(log))
+        bool needed = files_to_be_had(log) < low_water(log);
+        if (log->checkpoint_wanted || log->hold || (!needed && !log->tidy))
             return;
         struct log_file *victim = pick_victim(log);
-        if (!victim)
+        if (!victim || (!needed && victim->n_live > victim->used_slots / 2)) {
+            log->tidy = false; /* until the next idle second */
             return;
+        }
         if (plan(log, victim) < 0) {
             log_fail(log, -ENOMEM, "cleaning");
             return;

@@ -5,6 +5,7 @@
  *   ABSENT --log_prepare--> CREATING --created--> FREE --file_take, file_open--> OPEN
  *   OPEN --file_seal--> SEALED --file_check_dead (nothing lives)--> DEAD
  *   DEAD --log_checkpoint_done (a checkpoint has begun since, no reader)--> FREE
+ *   FREE --log_tidy (far more than needed)--> REMOVING --removed--> ABSENT
  *
  * A segment is found by its number in a two-level array. It consists of pieces: the slots
  * [first, end) that one file holds. A fresh segment is one piece with all its slots; cleaning makes
@@ -43,8 +44,7 @@ struct log_file *file_get(struct log *log, uint32_t number)
     return file;
 }
 
-/* ---- pieces
- * --------------------------------------------------------------------------------------- */
+/* ---- pieces --------------------------------------------------------------------------------- */
 
 struct log_segment *segment_find(const struct log *log, uint32_t number)
 {
@@ -214,8 +214,7 @@ bool piece_cursor_next(struct piece_cursor *c, uint32_t *ret_slot, uint32_t *ret
     return true;
 }
 
-/* ---- looking up
- * ----------------------------------------------------------------------------------- */
+/* ---- looking up ----------------------------------------------------------------------------- */
 
 /* The piece and the file's slot for a slot of a segment. */
 static struct log_piece *find_slot(const struct log *log, uint64_t address, uint32_t *ret_slot)
@@ -290,8 +289,7 @@ void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots)
         file_check_dead(log, file);
 }
 
-/* ---- the life of a file
- * ---------------------------------------------------------------------------- */
+/* ---- the life of a file --------------------------------------------------------------------- */
 
 struct create_req {
     struct storage_req req;
@@ -309,18 +307,22 @@ static void created(struct storage_req *req, int res)
         list_push_front(&log->free, &c->file->link); /* used first: already zeroed */
         log->n_free++;
         log->stats.files_created++;
+        log->creation_error = 0;
         log->client->room(log->client);
     } else {
         /* Not a failure of the log: the medium has no more to give, so the store is this large. */
         c->file->state = FILE_ABSENT;
         log->n_files--;
+        if (!log->creation_error)
+            log->client->no_space(log->client, res);
         log->creation_failed = true;
+        log->creation_error = res;
         log->client->room(log->client); /* who waits for room may be told that there is none */
     }
     free(c);
 }
 
-static void create_file(struct log *log, bool zero)
+static bool create_file(struct log *log, bool zero)
 {
     for (uint32_t number = 0; number < log->max_files; number++) {
         if (log->files[number] && log->files[number]->state != FILE_ABSENT)
@@ -329,7 +331,7 @@ static void create_file(struct log *log, bool zero)
         struct create_req *c = calloc(1, sizeof(*c));
         if (!file || !c) {
             free(c);
-            return;
+            return false;
         }
         file->state = FILE_CREATING;
         log->n_files++;
@@ -341,8 +343,9 @@ static void create_file(struct log *log, bool zero)
                                       .length_bytes = FILE_BYTES,
                                       .zero = zero};
         log->storage->submit(log->storage, &c->req);
-        return;
+        return true;
     }
+    return false;
 }
 
 /* Free files that the data stream and the table stream will want soon. */
@@ -358,7 +361,8 @@ void log_prepare(struct log *log)
     while (!log->creation_failed && log->n_creating < FILES_AHEAD &&
            log->n_files < log->max_files &&
            log->n_free + log->n_creating < log->reserve_files + FILES_AHEAD)
-        create_file(log, zero);
+        if (!create_file(log, zero))
+            break;
 
     if (!log->table.spare)
         log->table.spare = file_take(log, false);
@@ -369,6 +373,47 @@ void log_prepare(struct log *log)
             log->client->room(log->client);
         }
     }
+}
+
+static void removed(struct storage_req *req, int res)
+{
+    struct create_req *c = container_of(req, struct create_req, req);
+    struct log *log = c->log;
+    log->n_creating--;
+    log->n_files--;
+    /* What could not be removed is there still, and known to be free when the store is next opened.
+     */
+    c->file->state = res == 0 || res == -ENOENT ? FILE_ABSENT : FILE_REMOVING;
+    log->stats.files_removed += res == 0;
+    free(c);
+}
+
+static void remove_file(struct log *log)
+{
+    struct create_req *c = calloc(1, sizeof(*c));
+    if (!c)
+        return;
+    struct log_file *file = container_of(log->free.next, struct log_file, link);
+    list_del(&file->link);
+    log->n_free--;
+    log->n_creating++;
+    file->state = FILE_REMOVING;
+    *c = (struct create_req){.log = log, .file = file};
+    c->req = (struct storage_req){.done = removed, .op = STORAGE_REMOVE, .file = file->number};
+    log->storage->submit(log->storage, &c->req);
+}
+
+/* Free files that are kept for the next burst of writes. */
+static uint32_t files_to_keep(const struct log *log)
+{
+    return log->reserve_files + 16 + log->n_files / 8;
+}
+
+void log_tidy(struct log *log, bool idle)
+{
+    log->tidy = idle;
+    for (int n = 0; idle && !log->error && n < 8 && log->n_free > files_to_keep(log); n++)
+        remove_file(log);
 }
 
 struct log_file *file_take(struct log *log, bool for_data)
@@ -563,8 +608,7 @@ static int find_capacity(struct log *log, uint64_t capacity)
     return n < 0 ? n : 0;
 }
 
-/* ---- life of the log
- * -------------------------------------------------------------------------------- */
+/* ---- life of the log ------------------------------------------------------------------------ */
 
 int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
                struct log **ret)
@@ -637,8 +681,8 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
-/* Files that hold no data even when the store is full: the table file being filled, the next one, and the
- * data file being filled. */
+/* Files that hold no data even when the store is full: the table file being filled, the next one,
+ * and the data file being filled. */
 #define FIXED_FILES 3
 
 uint64_t log_limit_pages(const struct log *log)

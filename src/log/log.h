@@ -27,7 +27,7 @@
 
 struct log;
 
-/* ---- files and segments ---------------------------------------------------------------------- */
+/* ---- files and segments --------------------------------------------------------------------- */
 
 enum file_state {
     FILE_ABSENT, /* may be created */
@@ -35,7 +35,8 @@ enum file_state {
     FILE_FREE, /* exists, holds nothing */
     FILE_OPEN, /* being appended to */
     FILE_SEALED,
-    FILE_DEAD, /* nothing lives; free after checkpoint release_seq */
+    FILE_DEAD,     /* nothing lives; free after checkpoint release_seq */
+    FILE_REMOVING, /* is given back to the file system */
 };
 
 struct log_file {
@@ -123,6 +124,8 @@ struct log_client {
     void (*applied)(struct log_client *client, struct batch *batch, int error);
     /* There may be room for batches again. */
     void (*room)(struct log_client *client);
+    /* The medium gave no space for another file (told once each time it stops giving). */
+    void (*no_space)(struct log_client *client, int error);
     /* The log became read-only. */
     void (*failed)(struct log_client *client, int error, const char *what);
 };
@@ -130,7 +133,8 @@ struct log_client {
 struct log_stats {
     uint64_t batches, batch_pages, batch_bytes, table_bytes, clean_bytes_read, clean_bytes_written,
         clean_read_errors;
-    uint64_t syncs, files_created, files_reused, files_cleaned, checkpoint_bytes, room_waits;
+    uint64_t syncs, files_created, files_removed, files_reused, files_cleaned, checkpoint_bytes,
+        room_waits;
 };
 
 /* A table node on its way to a table file. */
@@ -175,7 +179,8 @@ struct log {
     uint32_t reserve_files;
     struct list free, dead;
     uint32_t n_dead;
-    bool creation_failed; /* the medium is full: max_files is what there is */
+    bool creation_failed; /* the medium is full: n_files is what there is */
+    int creation_error;   /* of the last try */
     uint64_t data_slots;  /* live pages, by 4 KiB */
     uint64_t table_slots; /* live, by 64 bytes */
 
@@ -209,6 +214,7 @@ struct log {
     bool checkpoint_wanted; /* one waits to begin: no new victim */
     uint64_t bytes_since_checkpoint;
     bool hold;          /* a check walks a checkpoint: files and pieces stay as they are */
+    bool tidy;          /* idle: clean what is half dead */
     uint8_t *map_body;  /* of the running checkpoint */
     size_t map_end;     /* bytes of it that are assigned */
     uint32_t map_files; /* records in it */
@@ -217,8 +223,7 @@ struct log {
     struct log_stats stats;
 };
 
-/* ---- life
- * ---------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 /* An empty log for capacity_bytes (0: of what the medium has), no files known yet. client:
  * borrowed. */
@@ -239,8 +244,7 @@ bool log_files_are_busy(const struct log *log);
 /* After recovery: take up writing with fresh segments. */
 void log_start(struct log *log);
 
-/* ---- looking up
- * ---------------------------------------------------------------------------------- */
+/* ---- looking up ----------------------------------------------------------------------------- */
 
 /* Where the slots at address are: file, and offset in it. ERR_DAMAGED when there is no such slot.
  */
@@ -280,8 +284,7 @@ uint64_t log_last_seq(const struct log *log);
 /* Fill the pools: free files made ahead. Called once a turn. */
 void log_prepare(struct log *log);
 
-/* ---- appending nodes
- * ----------------------------------------------------------------------------- */
+/* ---- appending nodes ------------------------------------------------------------------------ */
 
 /* Whether n_bytes of nodes can be appended now, however many buffers that takes. */
 bool log_table_room(const struct log *log);
@@ -292,8 +295,7 @@ int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *
 /* Send the last, partly filled buffer. */
 void log_table_flush(struct log *log);
 
-/* ---- checkpoints of the map
- * ---------------------------------------------------------------------- */
+/* ---- checkpoints of the map ----------------------------------------------------------------- */
 
 /* The size that the map takes in a checkpoint that begins now, at most. */
 size_t log_map_size(const struct log *log, uint32_t *ret_files);
@@ -315,8 +317,11 @@ void log_hold(struct log *log, bool hold);
 /* What is held back is needed: whoever holds should let go. */
 bool log_is_short(const struct log *log);
 
-/* ---- cleaning
- * -------------------------------------------------------------------------------------- */
+/* ---- cleaning ------------------------------------------------------------------------------- */
+
+/* Told about once a second whether anything was written since: in idle times half-dead files are
+ * cleaned and files that will not be needed soon are removed. */
+void log_tidy(struct log *log, bool idle);
 
 /* Do some cleaning if there is need and nothing forbids it. Called once a turn. */
 void cleaner_step(struct log *log);
@@ -336,8 +341,7 @@ uint64_t log_limit_pages(const struct log *log);
 /* Stop writing: report to the client once. */
 void log_fail(struct log *log, int error, const char *what);
 
-/* ---- recovery
- * -------------------------------------------------------------------------------------- */
+/* ---- recovery ------------------------------------------------------------------------------- */
 
 /* Where the batch after the last applied one stands or will stand. */
 int log_position_now(struct log *log, struct log_position *ret);

@@ -71,7 +71,7 @@ struct file_header {
 };
 static_assert(sizeof(struct file_header) == BLOCK_BYTES, "a block");
 
-/* ---- a batch: one block of header and records, then the pages -------------------------------- */
+/* ---- a batch: one block of header and records, then the pages ------------------------------- */
 
 #define BATCH_MAGIC 0x42565256u /* "VRVB" */
 
@@ -111,7 +111,7 @@ struct record {
 };
 static_assert(sizeof(struct record) == 16, "record");
 
-/* ---- checkpoint.0 and checkpoint.1: a header block, then the body -------------------------- */
+/* ---- checkpoint.0 and checkpoint.1: a header block, then the body --------------------------- */
 
 #define CHECKPOINT_MAGIC "VARVE\0CP"
 

@@ -143,8 +143,7 @@ size_t log_map_finish(struct log *log, uint32_t *ret_files)
     return log->map_end;
 }
 
-/* ---- loading
- * ------------------------------------------------------------------------------------------- */
+/* ---- loading -------------------------------------------------------------------------------- */
 
 static const void *take(const uint8_t **at, size_t *len, size_t n)
 {

@@ -20,11 +20,9 @@
  *     for further files wait in `starved`.
  *  2. A file is closed before its name goes, so that REMOVE has given back the space when done. */
 #include "base/cleanup.h"
-#include "base/err.h"
 #include "base/loop.h"
 #include "base/report.h"
-#include "base/worker.h"
-#include "log/storage.h"
+#include "log/storage-dir-internal.h"
 
 #include <assert.h>
 #include <dirent.h>
@@ -33,12 +31,9 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-#define FILE_BUCKETS       1024
-#define DEFAULT_MAX_OPEN   4096
 #define MAX_TRANSFER_IOV   1024 /* IOV_MAX of Linux */
 #define MAX_TRANSFER_BYTES (1u << 30)
 #define ZERO_PIECE_BYTES   (1u << 20)
@@ -61,19 +56,6 @@ struct file {
     bool buffered; /* set by the job: the file system refused O_DIRECT */
 };
 
-struct storage_dir {
-    struct storage storage;
-    struct loop *loop;
-    int dir_fd, log_fd, lock_fd;
-    struct list files[FILE_BUCKETS];
-    struct list lru;     /* open and idle, least recently used first */
-    struct list starved; /* requests that wait for a descriptor */
-    unsigned n_open;     /* and opening */
-    unsigned max_open;
-    struct worker *opener, *space;
-    bool said_buffered;
-};
-
 /* What req->impl holds. */
 struct request {
     struct loop_op op;
@@ -94,7 +76,7 @@ static struct request *request_of(struct storage_req *req)
 static void start_request(struct storage_dir *dir, struct storage_req *req);
 static void transfer(struct storage_req *req);
 
-/* ---- names ----------------------------------------------------------------------------------- */
+/* ---- names ---------------------------------------------------------------------------------- */
 
 static bool is_log_file(uint32_t number)
 {
@@ -113,7 +95,7 @@ static int file_name(const struct storage_dir *dir, uint32_t number, char name[N
     return is_log_file(number) ? dir->log_fd : dir->dir_fd;
 }
 
-/* ---- the workers' side ----------------------------------------------------------------------- */
+/* ---- the workers' side ---------------------------------------------------------------------- */
 
 static int open_direct(struct file *file, int at, const char *name, int flags)
 {
@@ -159,17 +141,36 @@ static int write_zeros(int fd, uint64_t length)
     return 0;
 }
 
+static bool has_space(int fd, uint64_t bytes)
+{
+    struct statvfs fs;
+    return fstatvfs(fd, &fs) == 0 && (uint64_t)fs.f_bavail * fs.f_frsize > bytes;
+}
+
+/* Get the space of a file. A file system that frees much at once may say that it is full while it
+ * has plenty again by its own count (blocks of a transaction that is not over, or being discarded):
+ * it is asked for two seconds. Returns 0, or a code; -EOPNOTSUPP when only writing gets space. */
+static int allocate(int fd, uint64_t length)
+{
+    for (int tries = 0;; tries++) {
+        if (fallocate(fd, 0, 0, (off_t)length) == 0)
+            return 0;
+        if (errno == EINTR)
+            continue;
+        if (errno != ENOSPC || tries >= 100 || !has_space(fd, 4 * length))
+            return -errno;
+        usleep(20000);
+    }
+}
+
 static int fill_new_file(int fd, int at, uint64_t length, bool zero)
 {
     int err = 0;
     if (length) {
-        int res;
-        do
-            res = fallocate(fd, 0, 0, (off_t)length);
-        while (res < 0 && errno == EINTR);
-        if (res < 0 && errno != EOPNOTSUPP)
-            return -errno;
-        if (res < 0 || zero) /* writing is the other way to get the space */
+        err = allocate(fd, length);
+        if (err && err != -EOPNOTSUPP)
+            return err;
+        if (err || zero) /* writing is the other way to get the space */
             err = write_zeros(fd, length);
     }
     if (!err && (fsync(fd) < 0 || fsync(at) < 0))
@@ -211,7 +212,7 @@ static int work_remove(struct worker_job *job)
     return fsync(at) < 0 ? -errno : 0;
 }
 
-/* ---- the table of files ---------------------------------------------------------------------- */
+/* ---- the table of files --------------------------------------------------------------------- */
 
 static struct list *bucket(struct storage_dir *dir, uint32_t number)
 {
@@ -295,7 +296,7 @@ static void say_buffered(struct file *file)
                    "cache, which is slower and keeps pages twice");
 }
 
-/* ---- creating, opening, removing ------------------------------------------------------------- */
+/* ---- creating, opening, removing ------------------------------------------------------------ */
 
 /* Complete a request from the loop, not from inside submit(). */
 static void failed_done(struct loop_op *op, int res)
@@ -415,7 +416,7 @@ static void mark_removed(struct storage_dir *dir, struct storage_req *req)
         start_removal(file);
 }
 
-/* ---- reading, writing, syncing --------------------------------------------------------------- */
+/* ---- reading, writing, syncing -------------------------------------------------------------- */
 
 static void finish_request(struct storage_req *req, int res)
 {
@@ -577,7 +578,7 @@ static void start_request(struct storage_dir *dir, struct storage_req *req)
     fail_later(dir, req, -EINVAL);
 }
 
-/* ---- the interface --------------------------------------------------------------------------- */
+/* ---- the interface -------------------------------------------------------------------------- */
 
 static void dir_submit(struct storage *storage, struct storage_req *req)
 {
@@ -597,28 +598,10 @@ static uint32_t parse_log_name(const char *name)
     return (uint32_t)strtoul(name, NULL, 16);
 }
 
-static void cleanup_closedir(DIR **d)
-{
-    if (*d)
-        closedir(*d);
-}
-
-/* A stream over a directory that starts at its beginning and leaves fd open. */
-static DIR *read_directory(int fd)
-{
-    int own = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (own < 0)
-        return NULL;
-    DIR *d = fdopendir(own);
-    if (!d)
-        close(own);
-    return d;
-}
-
 static int dir_list(struct storage *storage, uint32_t *numbers, uint32_t max)
 {
     struct storage_dir *dir = container_of(storage, struct storage_dir, storage);
-    _cleanup_(cleanup_closedir) DIR *d = read_directory(dir->log_fd);
+    _cleanup_(cleanup_closedir) DIR *d = storage_dir_read(dir->log_fd);
     uint32_t n = 0;
 
     if (!d)
@@ -667,117 +650,7 @@ static void dir_close(struct storage *storage)
     free(dir);
 }
 
-/* ---- opening the directory ------------------------------------------------------------------- */
-
-static int take_lock(struct storage_dir *dir)
-{
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-
-    dir->lock_fd = openat(dir->dir_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (dir->lock_fd < 0)
-        return -errno;
-    if (fcntl(dir->lock_fd, F_OFD_SETLK, &lock) < 0)
-        return errno == EAGAIN || errno == EACCES ? ERR_IN_USE : -errno;
-    return 0;
-}
-
-static bool has_super(const struct storage_dir *dir)
-{
-    return faccessat(dir->dir_fd, "varve.store", F_OK, 0) == 0;
-}
-
-static bool is_leftover(const char *name)
-{
-    static const char *const names[] = {".",          "..",           "lock",        "log",
-                                        "lost+found", "checkpoint.0", "checkpoint.1"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        if (!strcmp(name, names[i]))
-            return true;
-    return false;
-}
-
-/* A directory in which a store may be made: empty, or left by a creation that did not get to an
- * end. */
-static int check_empty(const struct storage_dir *dir)
-{
-    _cleanup_(cleanup_closedir) DIR *d = read_directory(dir->dir_fd);
-    const struct dirent *entry;
-
-    if (!d)
-        return -errno;
-    while ((entry = readdir(d)))
-        if (!is_leftover(entry->d_name))
-            return ERR_NOT_A_STORE;
-    return 0;
-}
-
-/* What a creation left that did not get to an end. Under the lock. */
-static int remove_leftovers(const struct storage_dir *dir)
-{
-    /* Log files without a superblock may be somebody's data. */
-    if (unlinkat(dir->dir_fd, "log", AT_REMOVEDIR) < 0 && errno != ENOENT)
-        return errno == ENOTEMPTY || errno == EEXIST ? ERR_NOT_A_STORE : -errno;
-    if ((unlinkat(dir->dir_fd, "checkpoint.0", 0) < 0 && errno != ENOENT) ||
-        (unlinkat(dir->dir_fd, "checkpoint.1", 0) < 0 && errno != ENOENT))
-        return -errno;
-    return 0;
-}
-
-static int open_existing(struct storage_dir *dir, const char *path)
-{
-    dir->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir->dir_fd < 0)
-        return -errno;
-    if (!has_super(dir))
-        return errno == ENOENT ? ERR_NOT_A_STORE : -errno;
-    int err = take_lock(dir);
-    if (err)
-        return err;
-    dir->log_fd = openat(dir->dir_fd, "log", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir->log_fd < 0)
-        return errno == ENOENT ? ERR_DAMAGED : -errno;
-    return 0;
-}
-
-static int create_new(struct storage_dir *dir, const char *path)
-{
-    if (mkdir(path, 0700) < 0 && errno != EEXIST)
-        return -errno;
-    dir->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir->dir_fd < 0)
-        return -errno;
-    if (has_super(dir))
-        return -EEXIST;
-    int err = check_empty(dir);
-    if (!err)
-        err = take_lock(dir);
-    if (err)
-        return err;
-    if (has_super(dir)) /* somebody was faster */
-        return -EEXIST;
-    err = remove_leftovers(dir);
-    if (err)
-        return err;
-    if (mkdirat(dir->dir_fd, "log", 0700) < 0)
-        return -errno;
-    dir->log_fd = openat(dir->dir_fd, "log", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    _cleanup_close_ int parent = openat(dir->dir_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir->log_fd < 0 || fsync(dir->dir_fd) < 0)
-        return -errno;
-    if (parent >= 0 && fsync(parent) < 0) /* a parent that we may not read is not ours to sync */
-        return -errno;
-    return 0;
-}
-
-static unsigned descriptor_bound(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / 2 >= DEFAULT_MAX_OPEN)
-        return DEFAULT_MAX_OPEN;
-    return limit.rlim_cur < 8 ? 4 : (unsigned)limit.rlim_cur / 2;
-}
-
-static struct storage_dir *storage_dir_new(struct loop *loop)
+struct storage_dir *storage_dir_new(struct loop *loop, unsigned max_open)
 {
     struct storage_dir *dir = calloc(1, sizeof(*dir));
     if (!dir)
@@ -795,24 +668,6 @@ static struct storage_dir *storage_dir_new(struct loop *loop)
         list_init(&dir->files[i]);
     list_init(&dir->lru);
     list_init(&dir->starved);
-    dir->max_open = descriptor_bound();
+    dir->max_open = max_open;
     return dir;
-}
-
-int storage_dir_open(const char *path, bool create, struct loop *loop, struct storage **ret)
-{
-    struct storage_dir *dir = storage_dir_new(loop);
-    if (!dir)
-        return -ENOMEM;
-    int err = create ? create_new(dir, path) : open_existing(dir, path);
-    if (!err)
-        err = worker_create(loop, &dir->opener);
-    if (!err)
-        err = worker_create(loop, &dir->space);
-    if (err) {
-        dir_close(&dir->storage);
-        return err;
-    }
-    *ret = &dir->storage;
-    return 0;
 }

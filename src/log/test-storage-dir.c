@@ -302,6 +302,83 @@ static void many_pieces(void **state)
     assert_memory_equal(a, b, N * BLOCK);
 }
 
+/* The linker puts these between storage-dir and the loop: transfers come back short. */
+static bool cut_short;
+static struct iovec cut_iov[256];
+static unsigned n_cut;
+
+void __real_loop_readv(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
+                       unsigned n_iov, uint64_t offset);
+void __real_loop_writev(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
+                        unsigned n_iov, uint64_t offset);
+void __wrap_loop_readv(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
+                       unsigned n_iov, uint64_t offset);
+void __wrap_loop_writev(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
+                        unsigned n_iov, uint64_t offset);
+
+/* The first piece and, now and then, a block of the second; or a part of the first. */
+static const struct iovec *cut(const struct iovec *iov, unsigned *n_iov)
+{
+    if (!cut_short)
+        return iov;
+    struct iovec *to = &cut_iov[n_cut++ * 2 % 256];
+    memcpy(to, iov, (*n_iov > 1 ? 2 : 1) * sizeof(*iov));
+    if (n_cut % 3 == 0 && *n_iov > 1) {
+        *n_iov = 2;
+        to[1].iov_len = BLOCK;
+    } else {
+        *n_iov = 1;
+        if (to[0].iov_len > 2 * BLOCK)
+            to[0].iov_len = 2 * BLOCK;
+    }
+    return to;
+}
+
+void __wrap_loop_readv(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
+                       unsigned n_iov, uint64_t offset)
+{
+    iov = cut(iov, &n_iov);
+    __real_loop_readv(loop, op, fd, iov, n_iov, offset);
+}
+
+void __wrap_loop_writev(struct loop *loop, struct loop_op *op, int fd, const struct iovec *iov,
+                        unsigned n_iov, uint64_t offset)
+{
+    iov = cut(iov, &n_iov);
+    __real_loop_writev(loop, op, fd, iov, n_iov, offset);
+}
+
+static void short_transfers(void **state)
+{
+    enum { N = 64 };
+    static const unsigned sizes[] = {1, 7, 2, 3, 1, 1, 20, 5, 24};
+    struct env *env = *state;
+    _cleanup_free_ char *a = blocks(N, 0), *b = blocks(N, 0);
+    struct iovec iov[9];
+    struct storage_req req = {
+        .op = STORAGE_WRITE, .file = 1, .length_bytes = N * BLOCK, .iov = iov, .n_iov = 9};
+
+    for (unsigned i = 0; i < N; i++)
+        memset(a + i * BLOCK, (int)i + 1, BLOCK);
+    assert_int_equal(run(env, STORAGE_CREATE, 1, N * BLOCK), 0);
+    for (unsigned i = 0, at = 0; i < 9; at += sizes[i++])
+        iov[i] = (struct iovec){a + at * BLOCK, sizes[i] * BLOCK};
+    cut_short = true;
+    assert_int_equal(storage_run(env->storage, &req), N * BLOCK);
+    cut_short = false;
+    assert_int_equal(transfer(env, STORAGE_READ, 1, 0, b, N * BLOCK), N * BLOCK);
+    assert_memory_equal(a, b, N * BLOCK);
+    memset(b, 0, N * BLOCK);
+    for (unsigned i = 0, at = 0; i < 9; at += sizes[i++])
+        iov[i] = (struct iovec){b + at * BLOCK, sizes[i] * BLOCK};
+    req.op = STORAGE_READ;
+    cut_short = true;
+    assert_int_equal(storage_run(env->storage, &req), N * BLOCK);
+    cut_short = false;
+    assert_memory_equal(a, b, N * BLOCK);
+    assert_true(n_cut > 20);
+}
+
 static void no_space(void **state)
 {
     struct env *env = *state;
@@ -322,6 +399,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(opening, setup, teardown),
         cmocka_unit_test_setup_teardown(many_files, setup, teardown),
         cmocka_unit_test_setup_teardown(many_pieces, setup, teardown),
+        cmocka_unit_test_setup_teardown(short_transfers, setup, teardown),
         cmocka_unit_test_setup_teardown(no_space, setup, teardown),
     };
     struct loop *loop;

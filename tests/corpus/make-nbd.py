@@ -82,6 +82,7 @@ inputs.update({
     "unknown-flags": b"\1" + b"".join(request(READ, flags=1 << i) for i in range(16)),
     "flood": b"\1" + request(READ, 0, 512) * 140,
     "flood-bounded": b"\x45" + request(READ, 0, 300000) * 20 + write(0, 2000) + request(FLUSH, 0, 0) * 50,
+    "flood-split": b"\1" + request(READ, 0, 614400) * 4,
     "flood-hang-up": b"\x85" + request(READ, 0, 300000) * 20,
     "probe": b"\x11" + request(READ, 78000, 20000) + request(READ, 0, 614400) + request(READ, 81920, 4096),
     "probe-simple": b"\x13" + request(READ, 78000, 20000),

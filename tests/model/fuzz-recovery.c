@@ -33,7 +33,7 @@ struct base {
 static struct base bases[BASES];
 static struct run run;
 
-/* ---- base images ----------------------------------------------------------------------------- */
+/* ---- base images ---------------------------------------------------------------------------- */
 
 static bool is_meta(const uint8_t *block)
 {
@@ -131,7 +131,7 @@ static void base_make(struct base *base, unsigned number)
     list_places(base);
 }
 
-/* ---- damage ---------------------------------------------------------------------------------- */
+/* ---- damage --------------------------------------------------------------------------------- */
 
 /* Make the checksum of a structure right again. Returns false where there is none. */
 static bool mend(uint8_t *block)
@@ -225,7 +225,7 @@ static bool damage(struct sim *sim, const struct base *base, const uint8_t *d)
     return mended;
 }
 
-/* ---- what must hold -------------------------------------------------------------------------- */
+/* ---- what must hold ------------------------------------------------------------------------- */
 
 static void __attribute__((noreturn)) bad(const char *text, uint64_t page)
 {

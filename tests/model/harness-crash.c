@@ -47,6 +47,7 @@ void run_begin(struct run *run, uint64_t seed, const struct knobs *knobs)
 void run_end(struct run *run)
 {
     if (run->store) {
+        drain(run);
         int r = store_close(run->store);
         if (r && !run->may_fail_writes)
             fail(run, "closing: %s", err_text(r));
@@ -76,7 +77,7 @@ bool run_format(struct run *run)
     return true;
 }
 
-/* ---- comparing ------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------ */
 
 static bool compare_range(struct run *run, struct model_disk *disk, uint64_t offset,
                           uint64_t length, uint8_t *buf)
@@ -169,7 +170,7 @@ bool compare_all(struct run *run, enum model_end_kind kind)
     return true;
 }
 
-/* ---- checking -------------------------------------------------------------------------------- */
+/* ---- checking ------------------------------------------------------------------------------- */
 
 struct check {
     struct store_check check;
@@ -225,7 +226,7 @@ uint64_t run_check(struct run *run, bool print)
     return problems;
 }
 
-/* ---- down and up ----------------------------------------------------------------------------- */
+/* ---- down and up ---------------------------------------------------------------------------- */
 
 void run_reopen(struct run *run)
 {

@@ -61,7 +61,7 @@ struct disk *store_disk(struct run *run, const struct model_disk *disk)
     return d;
 }
 
-/* ---- answers --------------------------------------------------------------------------------- */
+/* ---- answers -------------------------------------------------------------------------------- */
 
 static bool is_full(int error)
 {
@@ -159,7 +159,7 @@ static void resolve(struct run *run, struct slot *slot)
     model_forget(run->model, slot->op);
 }
 
-/* ---- turns ----------------------------------------------------------------------------------- */
+/* ---- turns ---------------------------------------------------------------------------------- */
 
 void turn(struct run *run, bool wait)
 {
@@ -239,7 +239,7 @@ int run_io(struct run *run, struct store_io *io)
     return io->error;
 }
 
-/* ---- requests -------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 static void slot_buffer(struct slot *slot, uint64_t bytes)
 {
@@ -404,7 +404,7 @@ bool start_random_io(struct run *run)
     return start_io(run, disk, STORE_WRITE, fua, offset, length);
 }
 
-/* ---- races ----------------------------------------------------------------------------------- */
+/* ---- races ---------------------------------------------------------------------------------- */
 
 static void race_done(struct store_io *io)
 {
@@ -493,7 +493,7 @@ void run_race(struct run *run)
     complain(run, "requests on one page at once");
 }
 
-/* ---- changes of the catalogue ---------------------------------------------------------------- */
+/* ---- changes of the catalogue --------------------------------------------------------------- */
 
 static void change_done(struct store_change *change)
 {

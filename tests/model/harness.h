@@ -79,7 +79,7 @@ void say(struct run *run, const char *format, ...) __attribute__((format(printf,
 /* Fail with the model's complaints if there are any; what: in which doing. */
 void complain(struct run *run, const char *what);
 
-/* ---- requests -------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 /* Start one; false when there is no slot, or a page of it is busy. For STORE_WRITE the data is
  * made here. */
@@ -104,7 +104,7 @@ struct model_disk *random_disk(struct run *run);
 /* NULL only after a change that failed, when the disk may be gone. */
 struct disk *store_disk(struct run *run, const struct model_disk *disk);
 
-/* ---- opening, closing, judging --------------------------------------------------------------- */
+/* ---- opening, closing, judging -------------------------------------------------------------- */
 
 void run_begin(struct run *run, uint64_t seed, const struct knobs *knobs);
 void run_end(struct run *run);

@@ -113,7 +113,7 @@ void **model_disk_user(struct model_disk *disk)
     return &disk->user;
 }
 
-/* ---- changes --------------------------------------------------------------------------------- */
+/* ---- changes -------------------------------------------------------------------------------- */
 
 /* The test's own idea of a name, not the store's. */
 static bool good_name(const char *name)
@@ -237,7 +237,7 @@ void model_change_end(struct model *model, int error)
         model->durable = model->pending_sub;
 }
 
-/* ---- comparing ------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------ */
 
 /* Returns what differs, or NULL. skip_provisional: as after an opening. */
 static const char *list_differs(const struct model *model, const struct vm_info *vms, uint32_t n,

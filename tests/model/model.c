@@ -45,7 +45,7 @@ uint64_t model_now(const struct model *model)
     return model->now;
 }
 
-/* ---- contents -------------------------------------------------------------------------------- */
+/* ---- contents ------------------------------------------------------------------------------- */
 
 struct stamp {
     uint32_t magic, disk;
@@ -153,7 +153,7 @@ static bool content_equal(const struct content *c, uint32_t from, uint32_t to, c
     return split >= to || memcmp(data + (split - from), zero_page, to - split) == 0;
 }
 
-/* ---- pages ----------------------------------------------------------------------------------- */
+/* ---- pages ---------------------------------------------------------------------------------- */
 
 struct page *page_find(const struct model_disk *disk, uint64_t index)
 {
@@ -302,7 +302,7 @@ bool model_page_settled(const struct model_disk *disk, uint64_t index, void *ret
     return true;
 }
 
-/* ---- changing requests ----------------------------------------------------------------------- */
+/* ---- changing requests ---------------------------------------------------------------------- */
 
 void model_op_put(struct model *model, struct model_op *op)
 {
@@ -463,7 +463,7 @@ void model_flush_end(struct model *model, uint64_t begun)
         model->durable = begun;
 }
 
-/* ---- reading --------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 void model_read_begin(struct model *model, struct model_read *read)
 {
@@ -567,7 +567,7 @@ void model_extents_end(struct model *model, struct model_read *read, struct mode
     list_del(&read->link);
 }
 
-/* ---- judging --------------------------------------------------------------------------------- */
+/* ---- judging -------------------------------------------------------------------------------- */
 
 /* The cuts (moments) at which a version would be what a crash leaves: [*low, *high]. */
 static bool version_cuts(const struct model *model, const struct page *p, uint32_t i, uint64_t *low,

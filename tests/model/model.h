@@ -29,7 +29,7 @@ void model_free(struct model *model); /* NULL is legal */
 const char *model_complaint(struct model *model);
 uint64_t model_now(const struct model *model);
 
-/* ---- changing requests ----------------------------------------------------------------------- */
+/* ---- changing requests ---------------------------------------------------------------------- */
 
 /* A request in flight touches a page of this range, or failed there and was not resolved. */
 bool model_busy(const struct model_disk *disk, uint64_t offset, uint64_t length);
@@ -49,7 +49,7 @@ void model_forget(struct model *model, struct model_op *op);
 uint64_t model_flush_begin(struct model *model);
 void model_flush_end(struct model *model, uint64_t begun);
 
-/* ---- reading --------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------- */
 
 struct model_read {
     struct list link;
@@ -71,7 +71,7 @@ uint64_t model_n_pages(const struct model_disk *disk);
 /* The bytes of a page with one version only that is not zero: for finding it on the medium. */
 bool model_page_settled(const struct model_disk *disk, uint64_t index, void *ret_page);
 
-/* ---- requests on the same pages at once ------------------------------------------------------ */
+/* ---- requests on the same pages at once ----------------------------------------------------- */
 
 #define MODEL_RACE_PAGES 3
 #define MODEL_RACE_OPS   4
@@ -97,7 +97,7 @@ void model_race_done(struct model *model, uint32_t i);
 /* All are done, flushed, and the pages were read: complains, and keeps what was read. */
 void model_race_end(struct model *model, const uint8_t *pages);
 
-/* ---- vms and disks --------------------------------------------------------------------------- */
+/* ---- vms and disks -------------------------------------------------------------------------- */
 
 /* What store_change() must answer. busy: the test holds a user of a disk concerned. */
 int model_change_expect(const struct model *model, const struct store_change *change, bool busy);
@@ -119,7 +119,7 @@ void **model_disk_user(struct model_disk *disk);
 /* Compare with store_list(); complains. */
 void model_check_list(struct model *model, const struct vm_info *vms, uint32_t n);
 
-/* ---- judging after the store was opened again ------------------------------------------------ */
+/* ---- judging after the store was opened again ----------------------------------------------- */
 
 enum model_end_kind {
     MODEL_CLOSED,  /* store_close() returned 0: everything is there */
@@ -140,7 +140,7 @@ void model_judge_end(struct model *model, bool keep);
 void model_print_page(const struct model *model, const struct model_disk *disk, uint64_t index,
                       FILE *out);
 
-/* ---- contents -------------------------------------------------------------------------------- */
+/* ---- contents ------------------------------------------------------------------------------- */
 
 /* Fill a buffer so that each page, and each piece of one, names its writer. offset: where on the
  * disk buf goes. sparse: only the first bytes of each page are not zero. */

@@ -15,7 +15,7 @@ void *sim_must(void *p)
     return p;
 }
 
-/* ---- blocks ---------------------------------------------------------------------------------- */
+/* ---- blocks --------------------------------------------------------------------------------- */
 
 struct version *sim_version_new(const uint8_t *data, uint64_t done_seq)
 {
@@ -151,7 +151,7 @@ void sim_file_sync(struct file *f, uint64_t mark)
     f->n_dirty = kept;
     f->durable_length = f->length;
 }
-/* ---- crashes --------------------------------------------------------------------------------- */
+/* ---- crashes -------------------------------------------------------------------------------- */
 
 /* What the crash does to one write. */
 enum fate { LOST, KEPT, TORN };
@@ -225,7 +225,7 @@ void sim_crash_files(struct sim *sim)
         crash_file(sim, container_of(l, struct file, link), &crash);
 }
 
-/* ---- looking and touching -------------------------------------------------------------------- */
+/* ---- looking and touching ------------------------------------------------------------------- */
 
 bool sim_next_block(const struct sim *sim, struct sim_place *place)
 {

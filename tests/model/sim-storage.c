@@ -42,7 +42,7 @@ static bool is_log_file(uint32_t number)
 {
     return number < UINT32_MAX - 255; /* the fixed names are at the top */
 }
-/* ---- requests -------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 static uint32_t iov_crc(const struct storage_req *req)
 {
@@ -324,7 +324,7 @@ static void sim_close(struct storage *storage)
     if (sim->n_flights)
         misuse(sim->flights[0].req, "closed with %zu requests in flight", sim->n_flights);
 }
-/* ---- power ----------------------------------------------------------------------------------- */
+/* ---- power ---------------------------------------------------------------------------------- */
 
 void sim_cut(struct sim *sim)
 {
@@ -366,7 +366,7 @@ bool sim_is_dead(const struct sim *sim)
 {
     return sim->dead;
 }
-/* ---- life, faults, touching ------------------------------------------------------------------ */
+/* ---- life, faults, touching ----------------------------------------------------------------- */
 
 struct sim *sim_new(uint64_t seed, uint64_t medium_bytes)
 {

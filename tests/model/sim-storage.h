@@ -30,7 +30,7 @@ struct sim *sim_clone(const struct sim *sim, uint64_t seed);
 struct storage *sim_storage(struct sim *sim);
 unsigned sim_in_flight(const struct sim *sim);
 
-/* ---- power ----------------------------------------------------------------------------------- */
+/* ---- power ---------------------------------------------------------------------------------- */
 
 /* Cut the power now. Each request in flight takes effect or not, by seed. */
 void sim_cut(struct sim *sim);
@@ -45,7 +45,7 @@ enum sim_end {
 /* After a cut, when nothing is in flight any more: decide what survived, and serve again. */
 void sim_restart(struct sim *sim, enum sim_end end);
 
-/* ---- faults ---------------------------------------------------------------------------------- */
+/* ---- faults --------------------------------------------------------------------------------- */
 
 #define SIM_DAMAGE                                                                                 \
     1 /* as a code for READ: succeed, with one bit of the data flipped on the way                  \
@@ -62,7 +62,7 @@ void sim_set_latency(struct sim *sim, unsigned ticks);
 /* A broken medium for tests of the tests: syncs that report success and do nothing. */
 void sim_lie_about_syncs(struct sim *sim, bool lie);
 
-/* ---- looking and touching (at rest) ---------------------------------------------------------- */
+/* ---- looking and touching (at rest) --------------------------------------------------------- */
 
 /* Step through the blocks that are not all zero; start with *file = *offset = 0 and *started false.
  * Returns false at the end. The sim must not be changed in between, but by sim_flip_bit(). */

@@ -25,7 +25,7 @@ static struct {
 
 static uint64_t total_points, total_ops, total_opens, total_full, total_faults, total_flips;
 
-/* ---- what to do ------------------------------------------------------------------------------ */
+/* ---- what to do ----------------------------------------------------------------------------- */
 
 static void make_disks(struct run *run, unsigned vms, unsigned disks, uint64_t pages)
 {
@@ -106,7 +106,7 @@ static void half_formatted(struct run *run)
         compare_all(run, MODEL_CLOSED);
 }
 
-/* ---- profiles -------------------------------------------------------------------------------- */
+/* ---- profiles ------------------------------------------------------------------------------- */
 
 static struct knobs random_knobs(struct rng *rng)
 {
@@ -456,7 +456,7 @@ static void profile_fault(struct run *run, uint64_t seed)
     run_end(run);
 }
 
-/* ---- bits that flip at rest ------------------------------------------------------------------ */
+/* ---- bits that flip at rest ----------------------------------------------------------------- */
 
 /* Flip one bit in every copy of this page in the log files. Returns how many there were. */
 static unsigned flip_page(struct run *run, const uint8_t *page)
@@ -609,7 +609,7 @@ static void profile_flip(struct run *run, uint64_t seed)
     run_end(run);
 }
 
-/* ---- main ------------------------------------------------------------------------------------ */
+/* ---- main ----------------------------------------------------------------------------------- */
 
 static const struct profile {
     const char *name;

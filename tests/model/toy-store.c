@@ -106,7 +106,7 @@ static int run_op(struct storage *storage, enum storage_op op, uint32_t file, ui
     return storage_run(storage, &req);
 }
 
-/* ---- what a record does ---------------------------------------------------------------------- */
+/* ---- what a record does --------------------------------------------------------------------- */
 
 static struct vm *find_vm(struct store *s, const char *name)
 {
@@ -218,7 +218,7 @@ static void apply_io(struct disk *d, uint32_t op, uint32_t flags, uint64_t offse
     }
 }
 
-/* ---- the log --------------------------------------------------------------------------------- */
+/* ---- the log -------------------------------------------------------------------------------- */
 
 static void tell(struct record *r)
 {
@@ -420,8 +420,8 @@ static bool file_follows(struct store *s, uint32_t file, uint8_t *buf)
 int store_open(struct storage *storage, const struct store_config *config, struct store **ret)
 {
     struct store *s = calloc(1, sizeof(*s));
-    uint8_t *buf = aligned_alloc(PAGE_BYTES, FILE_BYTES);
-    if (!s || !buf)
+    static _Alignas(PAGE_BYTES) uint8_t buf[FILE_BYTES];
+    if (!s)
         abort();
     s->storage = storage;
     s->config = *config;
@@ -432,7 +432,6 @@ int store_open(struct storage *storage, const struct store_config *config, struc
         recover_file(s, buf);
     }
     int r = s->file == UINT32_MAX ? ERR_NOT_A_STORE : start_file(s);
-    free(buf);
     for (int i = 0; i < DISKS_MAX; i++)
         if (s->vms[i].used && s->vms[i].info.provisional) {
             struct store_change remove = {.kind = CHANGE_VM_REMOVE};
@@ -470,7 +469,7 @@ int store_close(struct store *s)
     return r;
 }
 
-/* ---- requests -------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------- */
 
 static void extents(struct store_io *io)
 {

@@ -1,0 +1,32 @@
+/* storage-dir-internal.h - what the files of storage_dir share. Nobody else includes this. */
+#ifndef VARVE_LOG_STORAGE_DIR_INTERNAL_H
+#define VARVE_LOG_STORAGE_DIR_INTERNAL_H
+
+#include "base/worker.h"
+#include "log/storage.h"
+
+#include <dirent.h>
+
+#define FILE_BUCKETS 1024
+
+struct storage_dir {
+    struct storage storage;
+    struct loop *loop;
+    int dir_fd, log_fd, lock_fd;
+    struct list files[FILE_BUCKETS];
+    struct list lru;     /* open and idle, least recently used first */
+    struct list starved; /* requests that wait for a descriptor */
+    unsigned n_open;     /* and opening */
+    unsigned max_open;
+    struct worker *opener, *space;
+    bool said_buffered;
+};
+
+/* Without its descriptors and workers. NULL: out of memory. Freed by storage.close(). */
+struct storage_dir *storage_dir_new(struct loop *loop, unsigned max_open);
+
+/* A stream over a directory that starts at its beginning and leaves fd open. NULL: errno. */
+DIR *storage_dir_read(int fd);
+void cleanup_closedir(DIR **d);
+
+#endif
