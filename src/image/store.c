@@ -20,7 +20,7 @@ const struct store_config store_config_default = {
     .checkpoint_bytes = 256u << 20,
 };
 
-#define MIN_CAPACITY_BYTES (512u << 20)
+#define MIN_CAPACITY_BYTES (16 * FILE_BYTES)
 
 void store_event(struct store *store, int kind, int code, const char *format, ...)
 {

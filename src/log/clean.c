@@ -22,9 +22,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS          256u /* read at a time from a data file */
+#define WINDOW_BLOCKS          BATCH_MAX_PAGES /* read at a time from a data file */
 #define MAX_WINDOWS            4u
-#define MAX_VICTIM_LIVE(slots) ((slots) / 100 * 95) /* so that it fits into one packed file */
+#define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
 
 struct move {
     uint32_t old_slot; /* in the victim */
@@ -212,7 +212,8 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
 /* Blocks kept back for the last footer of a packed file: more than its pieces can need. */
 static uint32_t footer_slots(uint8_t shift)
 {
-    return shift == DATA_SHIFT ? 128 : 320u << (DATA_SHIFT - TABLE_SHIFT);
+    return shift == DATA_SHIFT ? FILE_BLOCKS / 64
+                               : FILE_BLOCKS * 5 / 128 << (DATA_SHIFT - TABLE_SHIFT);
 }
 
 /* Slots of the pack's file that pages or nodes may still take. */
@@ -258,7 +259,7 @@ void cleaner_write_footers(struct log *log)
         if (!pack->file)
             continue;
         write_footer(log, pack->file, &pack->slot);
-        if (pack_left(pack) < 256) {
+        if (pack_left(pack) < FILE_BLOCKS / 32) {
             file_seal(log, TAKE_PTR(pack->file));
         }
     }

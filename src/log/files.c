@@ -494,7 +494,7 @@ bool log_wants_checkpoint(const struct log *log)
     uint32_t n = 0;
     list_for_each (l, &log->dead) {
         const struct log_file *file = container_of(l, struct log_file, link);
-        n += file->release_seq == log->checkpoint_seq + 1 && !file->readers && !file->writers;
+        n += file->release_seq <= log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
     return n && (n >= log->reserve_files / 2 || log->n_free <= 2);
 }
@@ -637,8 +637,8 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
-/* Files that hold no data even when the store is full: the table file being filled, the next one, and the
- * data file being filled. */
+/* Files that hold no data even when the store is full: the table file being filled, the next one,
+ * and the data file being filled. */
 #define FIXED_FILES 3
 
 uint64_t log_limit_pages(const struct log *log)

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUF_BYTES         (256u << 10)
+#define BUF_BYTES         (FILE_BYTES < (8u << 20) ? 32u << 10 : 256u << 10)
 #define BUF_SLOTS         (BUF_BYTES >> TABLE_SHIFT)
 #define SLOT_BYTES        (1u << TABLE_SHIFT)
 #define FILE_SLOTS        (FILE_BYTES >> TABLE_SHIFT)

@@ -123,8 +123,8 @@ static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
     return 0;
 }
 
-/* A file that was opened before the checkpoint began, while none of its batches was applied yet, is in
- * the checkpoint's map with nothing alive. The scan comes to it as to one that is not there. */
+/* A file that was opened before the checkpoint began, while none of its batches was applied yet, is
+ * in the checkpoint's map with nothing alive. The scan comes to it as to one that is not there. */
 static void forget_empty(struct log *log, struct log_file *file)
 {
     if (file->state != FILE_SEALED || file->kind != FILE_KIND_DATA || file->n_live)

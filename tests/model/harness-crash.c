@@ -47,6 +47,7 @@ void run_begin(struct run *run, uint64_t seed, const struct knobs *knobs)
 void run_end(struct run *run)
 {
     if (run->store) {
+        drain(run);
         int r = store_close(run->store);
         if (r && !run->may_fail_writes)
             fail(run, "closing: %s", err_text(r));

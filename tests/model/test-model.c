@@ -111,7 +111,7 @@ static void half_formatted(struct run *run)
 static struct knobs random_knobs(struct rng *rng)
 {
     static const uint64_t checkpoints[] = {64 << 10, 256 << 10, 1 << 20, 4 << 20, 0};
-    struct knobs k = {.capacity_bytes = 512ULL << 20,
+    struct knobs k = {.capacity_bytes = CAPACITY(16, 96),
                       .medium_bytes = 1ULL << 40,
                       .config = store_config_default,
                       .disk_pages_max = rng_percent(rng, 50) ? 64 : 700,
@@ -244,6 +244,7 @@ static void profile_wide(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0x91de);
     struct knobs k = random_knobs(&rng);
+    k.capacity_bytes = CAPACITY(16, 384);
     k.disk_pages_max = 1ULL << (20 + rng_below(&rng, 16));
     k.write_pages_max = 4;
     k.sparse_percent = 100;
@@ -275,7 +276,8 @@ static void profile_churn(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0xc4);
     struct knobs k = random_knobs(&rng);
-    k.disk_pages_max = 60000; /* 234 of 512 MiB, 128 of which are the reserve */
+    k.capacity_bytes = CAPACITY(16, 48);
+    k.disk_pages_max = PAGES(60000, 3400); /* near half of it; a quarter is the reserve */
     k.disks_max = 1;
     k.change_permille = 0;
     k.sparse_percent = 100;
@@ -283,7 +285,7 @@ static void profile_churn(struct run *run, uint64_t seed)
     k.write_pages_max = 64;
     k.depth = 32;
     k.latency = 2;
-    k.config.checkpoint_bytes = 8 << 20;
+    k.config.checkpoint_bytes = PAGES(8 << 20, 1 << 20);
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 1, k.disk_pages_max);
@@ -303,7 +305,7 @@ static void profile_edge(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0xed9e);
     struct knobs k = random_knobs(&rng);
-    k.disk_pages_max = 8192;
+    k.disk_pages_max = PAGES(8192, 128);
     k.disks_max = 2;
     k.sparse_percent = 100;
     k.write_pages_max = 40;
@@ -315,7 +317,8 @@ static void profile_edge(struct run *run, uint64_t seed)
         struct model_disk *disk = model_n_disks(run->model) ? model_disk(run->model, 0) : NULL;
         if (!disk)
             break;
-        uint64_t pages = rng_range(&rng, 7600, 8150), size = model_disk_size(disk) / PAGE_BYTES;
+        uint64_t pages = rng_range(&rng, PAGES(7600, 90), PAGES(8150, 127)),
+                 size = model_disk_size(disk) / PAGE_BYTES;
         for (uint64_t done = 0; done < pages; done += size)
             fill_in_order(run, disk, pages - done < size ? pages - done : size, 200);
         uint64_t n = 1 + rng_below(&run->rng, n_requests(120));
@@ -332,7 +335,8 @@ static void profile_full(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0xf0);
     struct knobs k = random_knobs(&rng);
-    k.disk_pages_max = 1 << 18; /* 1 GiB */
+    k.capacity_bytes = CAPACITY(16, rng_range(&rng, 16, 48));
+    k.disk_pages_max = PAGES(1 << 18, 1 << 13); /* twice as much */
     k.sparse_percent = 100;
     k.change_permille = 2;
     k.write_pages_max = 64;
@@ -340,7 +344,7 @@ static void profile_full(struct run *run, uint64_t seed)
     k.may_be_full = true;
     k.race_permille = 0;
     if (rng_percent(&rng, 50)) /* the medium is smaller than the store may grow */
-        k.medium_bytes = (320ULL + 32 * rng_below(&rng, 8)) << 20;
+        k.medium_bytes = CAPACITY(10, 50) + CAPACITY(1, 2) * rng_below(&rng, 8);
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 1, k.disk_pages_max);
