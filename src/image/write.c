@@ -23,8 +23,7 @@ static uint32_t min_u32(uint64_t a, uint64_t b)
 static bool is_full(struct store *store, uint32_t n)
 {
     const struct log *log = store->log;
-    uint64_t in_flight = (uint64_t)(log->n_inflight + 1) * 32;
-    if (log_room_pages(log) > n + in_flight) {
+    if (log_room_pages(log) > n) {
         store->full_told = false;
         return false;
     }

@@ -228,6 +228,10 @@ static uint32_t pack_left(const struct pack *pack)
 static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
 {
     assert(!pack->full);
+    /* The table stream comes first: without a file for it no checkpoint ends, and nothing is freed.
+     * One that runs may want yet another. */
+    if (!log->table.spare || (log->checkpoint_running && log->n_free < 2))
+        return -EAGAIN;
     struct log_file *next = file_take(log, false);
     if (!next)
         return -EAGAIN;

@@ -637,14 +637,15 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
-/* Files that hold no data even when the store is full: the table file being filled, the next one,
- * and the data file being filled. */
-#define FIXED_FILES 3
+/* Files that may be nearly empty even when the store is full: the data file, the table file and two
+ * packed files being filled, and the next ones of data and tables. */
+#define FIXED_FILES 6
 
 uint64_t log_limit_pages(const struct log *log)
 {
     /* Of the files that data may fill, fifteen sixteenths: so there is always a file whose cleaning
-     * gains something (clean.c takes those that are up to 95 % alive). */
+     * gains something (clean.c takes those that are up to 95 % alive), and trims and changes find
+     * room in the log of a full store. */
     uint64_t files = log->creation_failed ? log->n_files : log->max_files;
     uint64_t fixed = log->reserve_files + FIXED_FILES;
     return (files > fixed ? files - fixed : 0) * (DATA_SEGMENT_SLOTS - 1) / 16 * 15;
@@ -652,7 +653,8 @@ uint64_t log_limit_pages(const struct log *log)
 
 uint64_t log_room_pages(const struct log *log)
 {
-    uint64_t used = log->data_slots + (log->table_slots >> (DATA_SHIFT - TABLE_SHIFT));
+    uint64_t used = log->data_slots + (log->table_slots >> (DATA_SHIFT - TABLE_SHIFT)) +
+                    log->pages_inflight + (log->open ? log->open->n_pages : 0);
     uint64_t limit = log_limit_pages(log);
     return used < limit ? limit - used : 0;
 }

@@ -188,6 +188,7 @@ struct log {
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
+    uint64_t pages_inflight;
     struct batch *spare_batches[16];
     uint32_t n_spare_batches, n_batches;
     uint64_t next_seq; /* of the next batch to be opened */
@@ -329,7 +330,8 @@ bool cleaner_has_work(const struct log *log);
 int cleaner_create(struct log *log);
 void cleaner_free(struct log *log);
 
-/* Pages that may still be written before the store counts as full. */
+/* Pages that may still be written before the store counts as full, those in flight counted as new.
+ */
 uint64_t log_room_pages(const struct log *log);
 uint64_t log_limit_pages(const struct log *log);
 

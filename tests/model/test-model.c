@@ -277,7 +277,7 @@ static void profile_churn(struct run *run, uint64_t seed)
     rng_seed(&rng, seed ^ 0xc4);
     struct knobs k = random_knobs(&rng);
     k.capacity_bytes = CAPACITY(16, 48);
-    k.disk_pages_max = PAGES(60000, 3400); /* near half of it; a quarter is the reserve */
+    k.disk_pages_max = PAGES(44000, 4300); /* of what the log takes before it is full */
     k.disks_max = 1;
     k.change_permille = 0;
     k.sparse_percent = 100;
@@ -336,7 +336,7 @@ static void profile_full(struct run *run, uint64_t seed)
     rng_seed(&rng, seed ^ 0xf0);
     struct knobs k = random_knobs(&rng);
     k.capacity_bytes = CAPACITY(16, rng_range(&rng, 16, 48));
-    k.disk_pages_max = PAGES(1 << 18, 1 << 13); /* twice as much */
+    k.disk_pages_max = PAGES(1 << 18, 1 << 14); /* more than there is */
     k.sparse_percent = 100;
     k.change_permille = 2;
     k.write_pages_max = 64;
