@@ -277,7 +277,7 @@ static void profile_churn(struct run *run, uint64_t seed)
     rng_seed(&rng, seed ^ 0xc4);
     struct knobs k = random_knobs(&rng);
     k.capacity_bytes = CAPACITY(16, 48);
-    k.disk_pages_max = PAGES(44000, 4300); /* of what the log takes before it is full */
+    k.disk_pages_max = PAGES(40000, 4000); /* of what the log takes before it is full */
     k.disks_max = 1;
     k.change_permille = 0;
     k.sparse_percent = 100;
