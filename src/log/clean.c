@@ -327,6 +327,12 @@ bool cleaner_has_work(const struct log *log)
            (files_to_be_had(log) < low_water(log) && pick_victim(log) != NULL);
 }
 
+bool log_is_low(const struct log *log)
+{
+    bool stuck = log->cleaner->starved && log->n_free == 0;
+    return log->n_free < KEEP_FREE && (log->n_dead || (cleaner_has_work(log) && !stuck));
+}
+
 /* ---- the plan
  * ------------------------------------------------------------------------------------------------
  */

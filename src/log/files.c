@@ -309,12 +309,14 @@ static void created(struct storage_req *req, int res)
         list_push_front(&log->free, &c->file->link); /* used first: already zeroed */
         log->n_free++;
         log->stats.files_created++;
+        log->medium_files = 0;
         log->client->room(log->client);
     } else {
         /* Not a failure of the log: the medium has no more to give, so the store is this large. */
         c->file->state = FILE_ABSENT;
         log->n_files--;
         log->creation_failed = true;
+        log->medium_files = log->n_files;
         log->client->room(log->client); /* who waits for room may be told that there is none */
     }
     free(c);
@@ -371,12 +373,19 @@ void log_prepare(struct log *log)
     }
 }
 
+/* Data leaves KEEP_FREE files, and the rest of the reserve in files that are free or will be at the
+ * next checkpoint. In a full store writes are refused before they come here; what comes are trims
+ * and changes, which make room: for them there is one more. */
+static bool may_take_for_data(const struct log *log)
+{
+    if (log_room_pages(log) == 0)
+        return log->n_free > KEEP_FREE / 2;
+    return log->n_free > KEEP_FREE && log->n_free + log->n_dead > log->reserve_files;
+}
+
 struct log_file *file_take(struct log *log, bool for_data)
 {
-    /* Data leaves two files to tables and cleaning, and the rest of the reserve in files that are
-     * free or will be at the next checkpoint. */
-    if (list_empty(&log->free) ||
-        (for_data && (log->n_free <= 2 || log->n_free + log->n_dead <= log->reserve_files)))
+    if (list_empty(&log->free) || (for_data && !may_take_for_data(log)))
         return NULL;
     struct log_file *file = container_of(list_pop_front(&log->free), struct log_file, link);
     log->n_free--;
@@ -496,7 +505,7 @@ bool log_wants_checkpoint(const struct log *log)
         const struct log_file *file = container_of(l, struct log_file, link);
         n += file->release_seq <= log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
-    return n && (n >= log->reserve_files / 2 || log->n_free <= 2);
+    return n && (n >= log->reserve_files / 2 || log->n_free <= KEEP_FREE);
 }
 
 bool log_files_are_busy(const struct log *log)
@@ -646,7 +655,7 @@ uint64_t log_limit_pages(const struct log *log)
     /* Of the files that data may fill, fifteen sixteenths: so there is always a file whose cleaning
      * gains something (clean.c takes those that are up to 95 % alive), and trims and changes find
      * room in the log of a full store. */
-    uint64_t files = log->creation_failed ? log->n_files : log->max_files;
+    uint64_t files = log->medium_files ? log->medium_files : log->max_files;
     uint64_t fixed = log->reserve_files + FIXED_FILES;
     return (files > fixed ? files - fixed : 0) * (DATA_SEGMENT_SLOTS - 1) / 16 * 15;
 }

@@ -175,9 +175,10 @@ struct log {
     uint32_t reserve_files;
     struct list free, dead;
     uint32_t n_dead;
-    bool creation_failed; /* the medium is full: max_files is what there is */
-    uint64_t data_slots;  /* live pages, by 4 KiB */
-    uint64_t table_slots; /* live, by 64 bytes */
+    bool creation_failed;  /* the medium is full; tried again after a checkpoint */
+    uint32_t medium_files; /* all that it had room for when that last failed; 0: not known */
+    uint64_t data_slots;   /* live pages, by 4 KiB */
+    uint64_t table_slots;  /* live, by 64 bytes */
 
     struct log_segment ***segments; /* [number >> 10][number & 1023] */
     uint32_t n_segment_dirs;
@@ -327,6 +328,8 @@ void cleaner_write_footers(struct log *log);
 bool cleaner_footers_done(const struct log *log);
 bool cleaner_is_idle(const struct log *log);
 bool cleaner_has_work(const struct log *log);
+/* Fewer files are free than the next start after a crash may need, and that can be mended. */
+bool log_is_low(const struct log *log);
 int cleaner_create(struct log *log);
 void cleaner_free(struct log *log);
 

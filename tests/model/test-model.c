@@ -344,7 +344,7 @@ static void profile_full(struct run *run, uint64_t seed)
     k.may_be_full = true;
     k.race_permille = 0;
     if (rng_percent(&rng, 50)) /* the medium is smaller than the store may grow */
-        k.medium_bytes = CAPACITY(10, 50) + CAPACITY(1, 2) * rng_below(&rng, 8);
+        k.medium_bytes = CAPACITY(13, 50) + CAPACITY(1, 2) * rng_below(&rng, 8);
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 1, k.disk_pages_max);
