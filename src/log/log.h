@@ -76,8 +76,6 @@ struct log_piece {
     uint16_t *list;   /* present slots less first, or both NULL: all */
 };
 
-#define SEGMENT_MAX_PIECES 64
-
 struct log_segment {
     uint32_t number;
     uint32_t n_pieces;

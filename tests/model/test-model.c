@@ -264,6 +264,8 @@ static void fill_in_order(struct run *run, struct model_disk *disk, uint64_t pag
         uint64_t n = pages - at < step ? pages - at : step;
         if (start_io(run, disk, STORE_WRITE, 0, at * PAGE_BYTES, n * PAGE_BYTES))
             at += n;
+        else if (run->knobs.may_be_full)
+            drain(run);
         else
             turn_or_stall(run);
     }
@@ -384,6 +386,87 @@ static void profile_full(struct run *run, uint64_t seed)
         fail(run, "half of the store was trimmed and there is still no room");
     crash_rounds(run, 2, n_requests(200));
 end:
+    total_full += run->n_full;
+    run_end(run);
+}
+
+/* A check that runs beside the work. */
+struct side_check {
+    struct store_check check;
+    struct run *run;
+    bool active;
+};
+
+static void side_problem(struct store_check *check, const char *text)
+{
+    if (!sim_is_dead(container_of(check, struct side_check, check)->run->sim))
+        fprintf(stderr, "store_check beside writes: %s\n", text);
+}
+
+static void side_done(struct store_check *check)
+{
+    container_of(check, struct side_check, check)->active = false;
+}
+
+static void work_and_check(struct run *run, struct side_check *side, uint64_t n)
+{
+    memset(side, 0, sizeof(*side));
+    side->run = run;
+    side->check.pages = rng_percent(&run->rng, 50);
+    side->check.problem = side_problem;
+    side->check.done = side_done;
+    side->active = store_check(run->store, &side->check) == 0;
+    bool begun = side->active;
+    for (unsigned i = 0; i < 1000 && side->active && !sim_is_dead(run->sim); i++)
+        work(run, 1 + n / 50);
+    if (sim_is_dead(run->sim))
+        return;
+    side->check.cancel = true;
+    for (unsigned i = 0; i < 100000 && side->active && !sim_is_dead(run->sim); i++)
+        turn(run, true);
+    if (sim_is_dead(run->sim))
+        return;
+    int error = side->check.error;
+    if (begun && (side->active || side->check.problems ||
+                  (error && error != -ENOSPC && error != -ECANCELED)))
+        fail(run, "store_check beside writes: %llu problems, %s",
+             (unsigned long long)side->check.problems, side->active ? "stalled" : err_text(error));
+}
+
+/* Everything at once in a store that is nearly full: disks come and go, checks run, memory for
+ * tables is short, the power goes. */
+static void profile_press(struct run *run, uint64_t seed)
+{
+    static struct side_check side;
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x9e55);
+    struct knobs k = random_knobs(&rng);
+    k.capacity_bytes = CAPACITY(16, rng_range(&rng, 16, 48));
+    k.disk_pages_max = PAGES(20000, rng_range(&rng, 300, 3000));
+    k.disks_max = 5;
+    k.may_be_full = true;
+    k.race_permille = 0;
+    k.change_permille = (unsigned)rng_below(&rng, 30);
+    k.sparse_percent = 100;
+    k.config.table_bytes = (64 << 10) << rng_below(&rng, 8);
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 2, 2, k.disk_pages_max);
+    for (unsigned i = 0; i < 6; i++) {
+        struct model_disk *disk = random_disk(run);
+        if (disk && rng_percent(&rng, 50))
+            fill_in_order(run, disk, model_disk_size(disk) / PAGE_BYTES, 64);
+        uint64_t n = n_requests(rng_range(&rng, 20, 1500));
+        if (rng_percent(&rng, 60))
+            arm_cut(run, n);
+        if (rng_percent(&rng, 50))
+            work_and_check(run, &side, n);
+        else
+            work(run, n);
+        if (!sim_is_dead(run->sim) && rng_percent(&rng, 30))
+            run_reopen(run);
+        run_recover(run, random_end(run), 25);
+    }
     total_full += run->n_full;
     run_end(run);
 }
@@ -620,9 +703,10 @@ static const struct profile {
     void (*run)(struct run *run, uint64_t seed);
     unsigned weight; /* of a hundred seeds */
 } profiles[] = {
-    {"mix", profile_mix, 73},    {"edge", profile_edge, 5},   {"every", profile_every, 3},
+    {"mix", profile_mix, 70},    {"edge", profile_edge, 5},   {"every", profile_every, 3},
     {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8}, {"flip", profile_flip, 4},
     {"wide", profile_wide, 2},   {"churn", profile_churn, 1}, {"full", profile_full, 1},
+    {"press", profile_press, 3},
 };
 
 static const struct profile *profile_for(uint64_t seed)
@@ -688,7 +772,7 @@ int main(int argc, char **argv)
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
         fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                        "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full] [--lie] "
+                        "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full|press] [--lie] "
                         "[--crc-tails] [--verbose]\n");
         return 2;
     }
