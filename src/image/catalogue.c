@@ -409,12 +409,12 @@ static void end_zeroed(struct store_io *io)
     int error = io->error;
     disk_put(io->disk);
     free(io);
+    store->change_zeroing = false;
     if (error) {
         change_done(store, error);
         return;
     }
     change->end_zeroed = true;
-    store->change_logged = false;
 }
 
 static bool zero_end(struct store *store, struct store_change *change)
@@ -434,7 +434,7 @@ static bool zero_end(struct store *store, struct store_change *change)
                             .length = disk->size_bytes - change->size_bytes,
                             .done = end_zeroed};
     disk_get(disk);
-    store->change_logged = true;
+    store->change_zeroing = true;
     if (store_submit(store, io))
         end_zeroed(io);
     return true;
@@ -443,7 +443,7 @@ static bool zero_end(struct store *store, struct store_change *change)
 void changes_step(struct store *store)
 {
     struct store_change *change = first_change(store);
-    if (!change || store->change_logged)
+    if (!change || store->change_logged || store->change_zeroing)
         return;
     int code = validate(store, change);
     if (code < 0) {

@@ -89,7 +89,8 @@ struct store {
     struct list locks[LOCK_BUCKETS];
 
     struct list changes; /* struct store_change, the first one is being made */
-    bool change_logged;
+    bool change_logged;  /* it is in the log, not yet done: no checkpoint begins */
+    bool change_zeroing; /* before that, and it may need a checkpoint to go on (zero_end()) */
     struct waiter change_waiter;
 
     struct waiter reclaim_waiter;

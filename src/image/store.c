@@ -20,7 +20,7 @@ const struct store_config store_config_default = {
     .checkpoint_bytes = 256u << 20,
 };
 
-#define MIN_CAPACITY_BYTES (512u << 20)
+#define MIN_CAPACITY_BYTES (16 * FILE_BYTES)
 
 void store_event(struct store *store, int kind, int code, const char *format, ...)
 {
@@ -331,6 +331,17 @@ static int finish_checkpoint(struct store *store)
     return store->log->error;
 }
 
+/* Clean before anything new is written, if the crash left too few files: another crash, and
+ * another, would leave none. */
+static int find_files(struct store *store)
+{
+    while (!store->log->error && log_is_low(store->log)) {
+        bool more = store_dispatch(store);
+        store->storage->poll(store->storage, !more && busy(store));
+    }
+    return store->log->error;
+}
+
 static int replay(struct store *store, const struct log_position *position)
 {
     uint64_t batches, bytes;
@@ -350,7 +361,7 @@ static int replay(struct store *store, const struct log_position *position)
                     "recovered: %llu batches (%llu MiB) of the log read again in %llu ms",
                     (unsigned long long)batches, (unsigned long long)bytes >> 20,
                     (unsigned long long)(mono_us() - started) / 1000);
-    return code;
+    return code < 0 ? code : find_files(store);
 }
 
 static void on_damage(void *arg, const struct tree *tree, uint32_t level, uint64_t index, int code)

@@ -23,8 +23,7 @@ static uint32_t min_u32(uint64_t a, uint64_t b)
 static bool is_full(struct store *store, uint32_t n)
 {
     const struct log *log = store->log;
-    uint64_t in_flight = (uint64_t)(log->n_inflight + 1) * 32;
-    if (log_room_pages(log) > n + in_flight) {
+    if (log_room_pages(log) > n) {
         store->full_told = false;
         return false;
     }
@@ -146,6 +145,14 @@ static bool has_entries(const struct node *leaf, uint32_t index, uint32_t n)
     return node_next(leaf, index) < index + n;
 }
 
+/* Nothing to do for pages that are holes; but what made them so need not be durable yet, and FUA
+ * promises that it is. */
+static void seen_clear(struct store *store, struct store_io *io)
+{
+    if (io->seq < store->log->applied_seq)
+        io->seq = store->log->applied_seq;
+}
+
 /* One leaf's worth of whole pages. Returns false when parked or failed. */
 static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
 {
@@ -158,6 +165,7 @@ static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
     int code = tree_get(&io->disk->tree, p.page, allocate, &io->waiter, &p.leaf, &absent);
     if (code == TREE_ABSENT) {
         uint64_t pages = (end - io->next) / PAGE_BYTES;
+        seen_clear(store, io);
         io->next += (absent < pages ? absent : pages) * PAGE_BYTES;
         return true;
     }
@@ -172,6 +180,8 @@ static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
         struct batch_item *item = batch_add_range(p.batch, allocate ? RECORD_ZERO : RECORD_TRIM,
                                                   io->disk->id, p.page, p.n);
         add_item(item, io, &p);
+    } else {
+        seen_clear(store, io);
     }
     io->next += (uint64_t)p.n * PAGE_BYTES;
     return true;
@@ -272,7 +282,8 @@ void batch_apply(struct store *store, struct batch *batch, int error)
         struct store_io *io = batch->items[i].owner;
         if (batch->items[i].kind == RECORD_CHANGE)
             continue;
-        io->seq = batch->seq;
+        if (io->seq < batch->seq)
+            io->seq = batch->seq;
         io_part_done(io, error ? ERR_READ_ONLY : 0);
     }
 }

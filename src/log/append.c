@@ -172,6 +172,7 @@ static void batch_send(struct log *log)
     list_push_back(&log->inflight, &batch->link);
     log->n_inflight++;
     log->tidy = false;
+    log->pages_inflight += batch->n_pages;
     log->stats.batches++;
     log->stats.batch_pages += batch->n_pages;
     log->stats.batch_bytes += bytes;
@@ -185,6 +186,7 @@ static void batch_retire(struct log *log, struct batch *batch, int error)
 {
     list_del(&batch->link);
     log->n_inflight--;
+    log->pages_inflight -= batch->n_pages;
     if (!error)
         log->applied_seq = batch->seq;
     log->client->applied(log->client, batch, error);

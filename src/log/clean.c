@@ -22,9 +22,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS          256u /* read at a time from a data file */
+#define WINDOW_BLOCKS          BATCH_MAX_PAGES /* read at a time from a data file */
 #define MAX_WINDOWS            4u
-#define MAX_VICTIM_LIVE(slots) ((slots) / 100 * 95) /* so that it fits into one packed file */
+#define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
 
 struct move {
     uint32_t old_slot; /* in the victim */
@@ -210,7 +210,8 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
 /* Blocks kept back for the last footer of a packed file: more than its pieces can need. */
 static uint32_t footer_slots(uint8_t shift)
 {
-    return shift == DATA_SHIFT ? 128 : 320u << (DATA_SHIFT - TABLE_SHIFT);
+    return shift == DATA_SHIFT ? FILE_BLOCKS / 64
+                               : FILE_BLOCKS * 5 / 128 << (DATA_SHIFT - TABLE_SHIFT);
 }
 
 /* Slots of the pack's file that pages or nodes may still take. */
@@ -225,6 +226,10 @@ static uint32_t pack_left(const struct pack *pack)
 static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
 {
     assert(!pack->full);
+    /* The table stream comes first: without a file for it no checkpoint ends, and nothing is freed.
+     * One that runs may want yet another. */
+    if (!log->table.spare || (log->checkpoint_running && log->n_free < 2))
+        return -EAGAIN;
     struct log_file *next = file_take(log, false);
     if (!next)
         return -EAGAIN;
@@ -256,7 +261,7 @@ void cleaner_write_footers(struct log *log)
         if (!pack->file)
             continue;
         write_footer(log, pack->file, &pack->slot);
-        if (pack_left(pack) < 256) {
+        if (pack_left(pack) < FILE_BLOCKS / 32) {
             file_seal(log, TAKE_PTR(pack->file));
         }
     }
@@ -317,6 +322,12 @@ bool cleaner_has_work(const struct log *log)
 {
     return log->cleaner->victim ||
            (files_to_be_had(log) < low_water(log) && pick_victim(log) != NULL);
+}
+
+bool log_is_low(const struct log *log)
+{
+    bool stuck = log->cleaner->starved && log->n_free == 0;
+    return log->n_free < KEEP_FREE && (log->n_dead || (cleaner_has_work(log) && !stuck));
 }
 
 /* ---- the plan ------------------------------------------------------------------------------- */

@@ -308,6 +308,7 @@ static void created(struct storage_req *req, int res)
         log->n_free++;
         log->stats.files_created++;
         log->creation_error = 0;
+        log->medium_files = 0;
         log->client->room(log->client);
     } else {
         /* Not a failure of the log: the medium has no more to give, so the store is this large. */
@@ -317,6 +318,7 @@ static void created(struct storage_req *req, int res)
             log->client->no_space(log->client, res);
         log->creation_failed = true;
         log->creation_error = res;
+        log->medium_files = log->n_files;
         log->client->room(log->client); /* who waits for room may be told that there is none */
     }
     free(c);
@@ -416,12 +418,19 @@ void log_tidy(struct log *log, bool idle)
         remove_file(log);
 }
 
+/* Data leaves KEEP_FREE files, and the rest of the reserve in files that are free or will be at the
+ * next checkpoint. In a full store writes are refused before they come here; what comes are trims
+ * and changes, which make room: for them there is one more. */
+static bool may_take_for_data(const struct log *log)
+{
+    if (log_room_pages(log) == 0)
+        return log->n_free > KEEP_FREE / 2;
+    return log->n_free > KEEP_FREE && log->n_free + log->n_dead > log->reserve_files;
+}
+
 struct log_file *file_take(struct log *log, bool for_data)
 {
-    /* Data leaves two files to tables and cleaning, and the rest of the reserve in files that are
-     * free or will be at the next checkpoint. */
-    if (list_empty(&log->free) ||
-        (for_data && (log->n_free <= 2 || log->n_free + log->n_dead <= log->reserve_files)))
+    if (list_empty(&log->free) || (for_data && !may_take_for_data(log)))
         return NULL;
     struct log_file *file = container_of(list_pop_front(&log->free), struct log_file, link);
     log->n_free--;
@@ -539,9 +548,9 @@ bool log_wants_checkpoint(const struct log *log)
     uint32_t n = 0;
     list_for_each (l, &log->dead) {
         const struct log_file *file = container_of(l, struct log_file, link);
-        n += file->release_seq == log->checkpoint_seq + 1 && !file->readers && !file->writers;
+        n += file->release_seq <= log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
-    return n && (n >= log->reserve_files / 2 || log->n_free <= 2);
+    return n && (n >= log->reserve_files / 2 || log->n_free <= KEEP_FREE);
 }
 
 bool log_files_are_busy(const struct log *log)
@@ -681,22 +690,24 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
-/* Files that hold no data even when the store is full: the table file being filled, the next one,
- * and the data file being filled. */
-#define FIXED_FILES 3
+/* Files that may be nearly empty even when the store is full: the data file, the table file and two
+ * packed files being filled, and the next ones of data and tables. */
+#define FIXED_FILES 6
 
 uint64_t log_limit_pages(const struct log *log)
 {
     /* Of the files that data may fill, fifteen sixteenths: so there is always a file whose cleaning
-     * gains something (clean.c takes those that are up to 95 % alive). */
-    uint64_t files = log->creation_failed ? log->n_files : log->max_files;
+     * gains something (clean.c takes those that are up to 95 % alive), and trims and changes find
+     * room in the log of a full store. */
+    uint64_t files = log->medium_files ? log->medium_files : log->max_files;
     uint64_t fixed = log->reserve_files + FIXED_FILES;
     return (files > fixed ? files - fixed : 0) * (DATA_SEGMENT_SLOTS - 1) / 16 * 15;
 }
 
 uint64_t log_room_pages(const struct log *log)
 {
-    uint64_t used = log->data_slots + (log->table_slots >> (DATA_SHIFT - TABLE_SHIFT));
+    uint64_t used = log->data_slots + (log->table_slots >> (DATA_SHIFT - TABLE_SHIFT)) +
+                    log->pages_inflight + (log->open ? log->open->n_pages : 0);
     uint64_t limit = log_limit_pages(log);
     return used < limit ? limit - used : 0;
 }

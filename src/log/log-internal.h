@@ -4,6 +4,10 @@
 
 #include "log/log.h"
 
+/* Free files that a start after a crash needs until it can clean: for the table stream one and the
+ * next, for data one, for cleaning one. */
+#define KEEP_FREE 4
+
 /* files.c */
 struct log_file *file_get(struct log *log, uint32_t number); /* makes the struct; NULL: no memory */
 struct log_file *file_take(struct log *log, bool for_data);  /* off the free list; NULL: none */

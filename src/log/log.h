@@ -77,8 +77,6 @@ struct log_piece {
     uint16_t *list;   /* present slots less first, or both NULL: all */
 };
 
-#define SEGMENT_MAX_PIECES 64
-
 struct log_segment {
     uint32_t number;
     uint32_t n_pieces;
@@ -179,10 +177,11 @@ struct log {
     uint32_t reserve_files;
     struct list free, dead;
     uint32_t n_dead;
-    bool creation_failed; /* the medium is full: n_files is what there is */
-    int creation_error;   /* of the last try */
-    uint64_t data_slots;  /* live pages, by 4 KiB */
-    uint64_t table_slots; /* live, by 64 bytes */
+    bool creation_failed;  /* the medium is full; tried again after a checkpoint */
+    int creation_error;    /* of the last try */
+    uint32_t medium_files; /* all that it had room for when that last failed; 0: not known */
+    uint64_t data_slots;   /* live pages, by 4 KiB */
+    uint64_t table_slots;  /* live, by 64 bytes */
 
     struct log_segment ***segments; /* [number >> 10][number & 1023] */
     uint32_t n_segment_dirs;
@@ -193,6 +192,7 @@ struct log {
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
+    uint64_t pages_inflight;
     struct batch *spare_batches[16];
     uint32_t n_spare_batches, n_batches;
     uint64_t next_seq; /* of the next batch to be opened */
@@ -331,10 +331,13 @@ void cleaner_write_footers(struct log *log);
 bool cleaner_footers_done(const struct log *log);
 bool cleaner_is_idle(const struct log *log);
 bool cleaner_has_work(const struct log *log);
+/* Fewer files are free than the next start after a crash may need, and that can be mended. */
+bool log_is_low(const struct log *log);
 int cleaner_create(struct log *log);
 void cleaner_free(struct log *log);
 
-/* Pages that may still be written before the store counts as full. */
+/* Pages that may still be written before the store counts as full, those in flight counted as new.
+ */
 uint64_t log_room_pages(const struct log *log);
 uint64_t log_limit_pages(const struct log *log);
 

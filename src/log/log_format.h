@@ -11,8 +11,15 @@
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures are read in place");
 
-#define BLOCK_BYTES    4096u
-#define FILE_BYTES     (32u << 20) /* of a log file */
+#define BLOCK_BYTES 4096u
+#ifndef VARVE_SMALL_FILES
+#define FILE_BYTES      (32u << 20) /* of a log file */
+#define BATCH_MAX_PAGES 256u
+#else /* a test build that comes to the ends of its files all the time; only it opens its stores   \
+       */
+#define FILE_BYTES      (512u << 10)
+#define BATCH_MAX_PAGES 16u
+#endif
 #define FILE_BLOCKS    (FILE_BYTES / BLOCK_BYTES)
 #define NO_FILE        UINT32_MAX
 #define FORMAT_VERSION 1
@@ -21,8 +28,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "structures are read in
 #define DATA_SHIFT  12
 #define TABLE_SHIFT 6
 
-#define DATA_SEGMENT_SLOTS  (FILE_BYTES >> DATA_SHIFT) /* 8,192: one segment fills a file */
-#define TABLE_SEGMENT_SLOTS 65536u                     /* 4 MiB: eight in a file */
+#define DATA_SEGMENT_SLOTS  (FILE_BYTES >> DATA_SHIFT)      /* 8,192: one segment fills a file */
+#define TABLE_SEGMENT_SLOTS (FILE_BYTES / 8 >> TABLE_SHIFT) /* 65,536 */
 
 /* ---- varve.store: one block, written once ------------------------------------------------------
  */
@@ -92,7 +99,6 @@ struct batch_header {
 static_assert(sizeof(struct batch_header) == 64, "header");
 
 #define BATCH_RECORDS_BYTES (BLOCK_BYTES - sizeof(struct batch_header))
-#define BATCH_MAX_PAGES     256u
 
 enum record_kind {
     RECORD_WRITE = 1,  /* count pages, in the batch's pages in the order of the records; then

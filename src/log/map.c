@@ -170,7 +170,7 @@ static int load_pieces(struct log *log, struct log_file *file, const struct map_
             return ERR_DAMAGED;
         base = mp->base + mp->count;
         struct log_segment *segment = segment_find(log, mp->segment);
-        if (segment && segment->n_pieces >= SEGMENT_MAX_PIECES * 2)
+        if (mp->count == 0 || (segment && segment->n_pieces >= slots))
             return ERR_DAMAGED;
         if (!piece_add(log, file, mp->segment, mp->generation, mp->first, mp->end, mp->base,
                        mp->count))

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUF_BYTES         (256u << 10)
+#define BUF_BYTES         (FILE_BYTES < (8u << 20) ? 32u << 10 : 256u << 10)
 #define BUF_SLOTS         (BUF_BYTES >> TABLE_SHIFT)
 #define SLOT_BYTES        (1u << TABLE_SHIFT)
 #define FILE_SLOTS        (FILE_BYTES >> TABLE_SHIFT)
@@ -113,6 +113,11 @@ static int next_file(struct log *log)
 static int make_room(struct log *log, uint32_t n)
 {
     struct table_stream *t = &log->table;
+    /* First, as it moves the slot up to the next block: the ends are looked at after that. */
+    if (t->buf && t->slot - t->buf_slot + n > BUF_SLOTS)
+        log_table_flush(log);
+    if (log->error)
+        return log->error;
     uint32_t in_segment = t->slot % TABLE_SEGMENT_SLOTS;
     if (!t->file || t->slot + n > FILE_SLOTS) {
         int code = next_file(log);
@@ -125,8 +130,6 @@ static int make_room(struct log *log, uint32_t n)
         if (t->slot + n > FILE_SLOTS)
             return make_room(log, n);
     }
-    if (t->buf && t->slot - t->buf_slot + n > BUF_SLOTS)
-        log_table_flush(log);
     if (!t->buf)
         t->buf = aligned_alloc(STORAGE_ALIGN_BYTES, BUF_BYTES);
     return t->buf ? 0 : -ENOMEM;

@@ -280,9 +280,9 @@ void log_start(struct log *log)
 {
     if (log->data_file || log->error)
         return;
-    struct log_file *file = file_take(log, true);
-    if (!file)
-        file = file_take(log, false);
+    if (!log->table.spare) /* first: the checkpoint needs it more */
+        log->table.spare = file_take(log, false);
+    struct log_file *file = file_take(log, false);
     if (!file)
         return;
     uint32_t segment = log->next_segment;

@@ -155,6 +155,8 @@ bool compare_all(struct run *run, enum model_end_kind kind)
         fail(run, "listing: %s", err_text(r));
     model_judge_begin(run->model, kind, vms, n);
     run->change_stuck = false;
+    run->change_disk = NULL;
+    run->change_vm = NULL;
     free(vms);
     complain(run, "the catalogue after opening");
     for (uint32_t i = 0; i < model_n_disks(run->model); i++)

@@ -500,8 +500,6 @@ static void change_done(struct store_change *change)
     struct run *run = container_of(change, struct run, change);
     assert(run->change_active);
     run->change_active = false;
-    run->change_disk = NULL;
-    run->change_vm = NULL;
     say(run, "change %d of %s/%s: %d", change->kind, change->vm, change->disk, change->error);
     run->change_stuck = true;
     if (sim_is_dead(run->sim))
@@ -516,6 +514,8 @@ static void change_done(struct store_change *change)
     if (error && error != run->change_expected && err_errno(error) == EIO)
         return; /* stays pending until the store is opened again, as it is read-only now */
     run->change_stuck = false;
+    run->change_disk = NULL;
+    run->change_vm = NULL;
     model_change_end(run->model, error);
 }
 

@@ -14,6 +14,15 @@
 #define EXTENTS_MAX    128
 #define RACE_BUF_BYTES ((MODEL_RACE_PAGES + 1) * PAGE_BYTES) /* for each of its requests */
 
+/* The store may be built with small files (log_format.h), to come to their ends all the time. */
+#ifndef VARVE_SMALL_FILES
+#define CAPACITY(files, small_files) ((uint64_t)(files) << 25)
+#define PAGES(n, small_n)            (n)
+#else
+#define CAPACITY(files, small_files) ((uint64_t)(small_files) << 19)
+#define PAGES(n, small_n)            (small_n)
+#endif
+
 struct run;
 
 struct slot { /* one request in flight */

@@ -111,7 +111,7 @@ static void half_formatted(struct run *run)
 static struct knobs random_knobs(struct rng *rng)
 {
     static const uint64_t checkpoints[] = {64 << 10, 256 << 10, 1 << 20, 4 << 20, 0};
-    struct knobs k = {.capacity_bytes = 512ULL << 20,
+    struct knobs k = {.capacity_bytes = CAPACITY(16, 96),
                       .medium_bytes = 1ULL << 40,
                       .config = store_config_default,
                       .disk_pages_max = rng_percent(rng, 50) ? 64 : 700,
@@ -244,6 +244,7 @@ static void profile_wide(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0x91de);
     struct knobs k = random_knobs(&rng);
+    k.capacity_bytes = CAPACITY(16, 384);
     k.disk_pages_max = 1ULL << (20 + rng_below(&rng, 16));
     k.write_pages_max = 4;
     k.sparse_percent = 100;
@@ -263,6 +264,8 @@ static void fill_in_order(struct run *run, struct model_disk *disk, uint64_t pag
         uint64_t n = pages - at < step ? pages - at : step;
         if (start_io(run, disk, STORE_WRITE, 0, at * PAGE_BYTES, n * PAGE_BYTES))
             at += n;
+        else if (run->knobs.may_be_full)
+            drain(run);
         else
             turn_or_stall(run);
     }
@@ -275,7 +278,8 @@ static void profile_churn(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0xc4);
     struct knobs k = random_knobs(&rng);
-    k.disk_pages_max = 60000; /* 234 of 512 MiB, 128 of which are the reserve */
+    k.capacity_bytes = CAPACITY(16, 48);
+    k.disk_pages_max = PAGES(40000, 4000); /* of what the log takes before it is full */
     k.disks_max = 1;
     k.change_permille = 0;
     k.sparse_percent = 100;
@@ -283,7 +287,7 @@ static void profile_churn(struct run *run, uint64_t seed)
     k.write_pages_max = 64;
     k.depth = 32;
     k.latency = 2;
-    k.config.checkpoint_bytes = 8 << 20;
+    k.config.checkpoint_bytes = PAGES(8 << 20, 1 << 20);
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 1, k.disk_pages_max);
@@ -303,7 +307,7 @@ static void profile_edge(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0xed9e);
     struct knobs k = random_knobs(&rng);
-    k.disk_pages_max = 8192;
+    k.disk_pages_max = PAGES(8192, 128);
     k.disks_max = 2;
     k.sparse_percent = 100;
     k.write_pages_max = 40;
@@ -315,7 +319,8 @@ static void profile_edge(struct run *run, uint64_t seed)
         struct model_disk *disk = model_n_disks(run->model) ? model_disk(run->model, 0) : NULL;
         if (!disk)
             break;
-        uint64_t pages = rng_range(&rng, 7600, 8150), size = model_disk_size(disk) / PAGE_BYTES;
+        uint64_t pages = rng_range(&rng, PAGES(7600, 90), PAGES(8150, 127)),
+                 size = model_disk_size(disk) / PAGE_BYTES;
         for (uint64_t done = 0; done < pages; done += size)
             fill_in_order(run, disk, pages - done < size ? pages - done : size, 200);
         uint64_t n = 1 + rng_below(&run->rng, n_requests(120));
@@ -332,7 +337,8 @@ static void profile_full(struct run *run, uint64_t seed)
     struct rng rng;
     rng_seed(&rng, seed ^ 0xf0);
     struct knobs k = random_knobs(&rng);
-    k.disk_pages_max = 1 << 18; /* 1 GiB */
+    k.capacity_bytes = CAPACITY(16, rng_range(&rng, 16, 48));
+    k.disk_pages_max = PAGES(1 << 18, 1 << 14); /* more than there is */
     k.sparse_percent = 100;
     k.change_permille = 2;
     k.write_pages_max = 64;
@@ -340,7 +346,7 @@ static void profile_full(struct run *run, uint64_t seed)
     k.may_be_full = true;
     k.race_permille = 0;
     if (rng_percent(&rng, 50)) /* the medium is smaller than the store may grow */
-        k.medium_bytes = (320ULL + 32 * rng_below(&rng, 8)) << 20;
+        k.medium_bytes = CAPACITY(13, 50) + CAPACITY(1, 2) * rng_below(&rng, 8);
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 1, k.disk_pages_max);
@@ -380,6 +386,87 @@ static void profile_full(struct run *run, uint64_t seed)
         fail(run, "half of the store was trimmed and there is still no room");
     crash_rounds(run, 2, n_requests(200));
 end:
+    total_full += run->n_full;
+    run_end(run);
+}
+
+/* A check that runs beside the work. */
+struct side_check {
+    struct store_check check;
+    struct run *run;
+    bool active;
+};
+
+static void side_problem(struct store_check *check, const char *text)
+{
+    if (!sim_is_dead(container_of(check, struct side_check, check)->run->sim))
+        fprintf(stderr, "store_check beside writes: %s\n", text);
+}
+
+static void side_done(struct store_check *check)
+{
+    container_of(check, struct side_check, check)->active = false;
+}
+
+static void work_and_check(struct run *run, struct side_check *side, uint64_t n)
+{
+    memset(side, 0, sizeof(*side));
+    side->run = run;
+    side->check.pages = rng_percent(&run->rng, 50);
+    side->check.problem = side_problem;
+    side->check.done = side_done;
+    side->active = store_check(run->store, &side->check) == 0;
+    bool begun = side->active;
+    for (unsigned i = 0; i < 1000 && side->active && !sim_is_dead(run->sim); i++)
+        work(run, 1 + n / 50);
+    if (sim_is_dead(run->sim))
+        return;
+    side->check.cancel = true;
+    for (unsigned i = 0; i < 100000 && side->active && !sim_is_dead(run->sim); i++)
+        turn(run, true);
+    if (sim_is_dead(run->sim))
+        return;
+    int error = side->check.error;
+    if (begun && (side->active || side->check.problems ||
+                  (error && error != -ENOSPC && error != -ECANCELED)))
+        fail(run, "store_check beside writes: %llu problems, %s",
+             (unsigned long long)side->check.problems, side->active ? "stalled" : err_text(error));
+}
+
+/* Everything at once in a store that is nearly full: disks come and go, checks run, memory for
+ * tables is short, the power goes. */
+static void profile_press(struct run *run, uint64_t seed)
+{
+    static struct side_check side;
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x9e55);
+    struct knobs k = random_knobs(&rng);
+    k.capacity_bytes = CAPACITY(16, rng_range(&rng, 16, 48));
+    k.disk_pages_max = PAGES(20000, rng_range(&rng, 300, 3000));
+    k.disks_max = 5;
+    k.may_be_full = true;
+    k.race_permille = 0;
+    k.change_permille = (unsigned)rng_below(&rng, 30);
+    k.sparse_percent = 100;
+    k.config.table_bytes = (64 << 10) << rng_below(&rng, 8);
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 2, 2, k.disk_pages_max);
+    for (unsigned i = 0; i < 6; i++) {
+        struct model_disk *disk = random_disk(run);
+        if (disk && rng_percent(&rng, 50))
+            fill_in_order(run, disk, model_disk_size(disk) / PAGE_BYTES, 64);
+        uint64_t n = n_requests(rng_range(&rng, 20, 1500));
+        if (rng_percent(&rng, 60))
+            arm_cut(run, n);
+        if (rng_percent(&rng, 50))
+            work_and_check(run, &side, n);
+        else
+            work(run, n);
+        if (!sim_is_dead(run->sim) && rng_percent(&rng, 30))
+            run_reopen(run);
+        run_recover(run, random_end(run), 25);
+    }
     total_full += run->n_full;
     run_end(run);
 }
@@ -616,9 +703,10 @@ static const struct profile {
     void (*run)(struct run *run, uint64_t seed);
     unsigned weight; /* of a hundred seeds */
 } profiles[] = {
-    {"mix", profile_mix, 73},    {"edge", profile_edge, 5},   {"every", profile_every, 3},
+    {"mix", profile_mix, 70},    {"edge", profile_edge, 5},   {"every", profile_every, 3},
     {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8}, {"flip", profile_flip, 4},
     {"wide", profile_wide, 2},   {"churn", profile_churn, 1}, {"full", profile_full, 1},
+    {"press", profile_press, 3},
 };
 
 static const struct profile *profile_for(uint64_t seed)
@@ -684,7 +772,7 @@ int main(int argc, char **argv)
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
         fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                        "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full] [--lie] "
+                        "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full|press] [--lie] "
                         "[--crc-tails] [--verbose]\n");
         return 2;
     }
