@@ -16,7 +16,7 @@
 
 const struct store_config store_config_default = {
     .cache_bytes = 64u << 20,
-    .table_bytes = 96u << 20,
+    .table_bytes = 64u << 20,
     .checkpoint_bytes = 256u << 20,
 };
 
@@ -496,7 +496,7 @@ bool store_dispatch(struct store *store)
     log_kick_sync(log);
     table_shrink(store->table);
     more |= check_step(store);
-    return more || (store->room_again && !list_empty(&store->room_waiters));
+    return more || log->turn_again || (store->room_again && !list_empty(&store->room_waiters));
 }
 
 void store_tick(struct store *store)
@@ -569,6 +569,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"batches", "batches written to the log", g->batches},
         {"batch_pages", "pages in them", g->batch_pages},
         {"batch_bytes", "bytes of them, with their headers", g->batch_bytes},
+        {"batch_us", "microseconds that batches took to be written, added up", g->batch_us},
         {"table_bytes", "bytes of page-table nodes written", g->table_bytes},
         {"checkpoint_bytes", "bytes of checkpoints written", g->checkpoint_bytes},
         {"clean_read_bytes", "bytes that cleaning read", g->clean_bytes_read},

@@ -19,7 +19,7 @@
 #define MAX_BATCHES     16 /* buffers, of a little over 1 MiB each */
 #define MAX_INFLIGHT    12
 #define GATHER_PAGES    16 /* enough to send a batch beside others in flight */
-#define MAX_HELD_TURNS  24
+#define MAX_HELD_TURNS  128
 #define GATHER_INFLIGHT 3
 #define BATCH_MAX_ITEMS (BATCH_RECORDS_BYTES / sizeof(struct record))
 
@@ -171,10 +171,12 @@ static void batch_send(struct log *log)
                                       .length_bytes = bytes,
                                       .iov = &batch->iov,
                                       .n_iov = 1};
+    batch->sent_us = mono_us();
     batch->file->writers++;
     list_push_back(&log->inflight, &batch->link);
     log->n_inflight++;
     log->tidy = false;
+    cleaner_pay(log, 1 + batch->n_pages);
     log->pages_inflight += batch->n_pages;
     log->stats.batches++;
     log->stats.batch_pages += batch->n_pages;
@@ -204,6 +206,7 @@ static void batch_written(struct storage_req *req, int res)
     struct log *log = batch->log;
 
     batch->complete = true;
+    log->stats.batch_us += mono_us() - batch->sent_us;
     batch->file->writers--;
     file_mark_unsynced(log, batch->file);
     if (res < 0)
@@ -312,22 +315,27 @@ static bool open_is_awaited(const struct log *log)
     return container_of(log->sync_waiters.prev, struct waiter, link)->seq >= log->open->seq;
 }
 
-/* While cleaning goes on, room is what writers wait for, and each batch takes a block for its
- * header: so a batch waits for most of what the clients of late had in flight together. Not for
- * long: the moving of pages brings turns, and some of them are enough. */
+/* In a store that lives from cleaning, room is what writers wait for, and each batch takes a block
+ * for its header: so a batch waits for most of what the clients of late had in flight together.
+ * With no other batch in flight it waits for some turns only, and sees to it that they come. */
 static bool hold_back(struct log *log)
 {
     const struct batch *batch = log->open;
     uint32_t outstanding = log->pages_inflight + batch->n_pages;
     if (outstanding > log->peak_pages)
         log->peak_pages = outstanding;
-    return cleaner_is_moving(log) && batch->n_pages < log->peak_pages / 8 * 7 &&
-           log->held_turns++ < MAX_HELD_TURNS && !open_is_awaited(log);
+    if (!log_is_pressed(log) || batch->n_pages >= log->peak_pages / 8 * 7 || open_is_awaited(log))
+        return false;
+    if (log->n_inflight > 0)
+        return true;
+    log->turn_again = !cleaner_is_moving(log);
+    return log->held_turns++ < MAX_HELD_TURNS;
 }
 
 void log_dispatch(struct log *log)
 {
     struct batch *batch = log->open;
+    log->turn_again = false;
     if (!batch || !batch->n_items)
         return;
     if (log->error) { /* it will never be written */

@@ -69,6 +69,7 @@ struct cleaner {
     bool starved;                     /* there was no file to move to: wait until one is free */
     uint8_t *spare_bufs[MAX_WINDOWS]; /* for windows of pages */
     uint32_t n_spare_bufs;
+    int64_t credit; /* blocks that may be read before writers have paid for more */
 };
 
 int cleaner_create(struct log *log)
@@ -272,10 +273,14 @@ static void seal_full(struct log *log, struct pack *pack)
 
 bool cleaner_may_checkpoint(const struct log *log)
 {
-    /* What is in motion between data files is not in the map before it has arrived; a footer may
-     * come between two windows. But a file that is full waits for its last footer. */
+    /* What is in motion between data files is not in the map before it has arrived, and a footer
+     * may come between two windows, as long as there is room for it and for the last one. */
     const struct cleaner *c = log->cleaner;
-    return !c->victim || (c->victim->shift == DATA_SHIFT && !c->packs[0].full);
+    const struct pack *pack = &c->packs[0];
+    if (!c->victim)
+        return true;
+    return c->victim->shift == DATA_SHIFT && !pack->full &&
+           (!pack->file || pack->slot + footer_slots(c, pack->file) <= file_slots(pack->file));
 }
 
 void cleaner_write_footers(struct log *log)
@@ -311,6 +316,11 @@ static uint32_t files_to_be_had(const struct log *log)
 static uint32_t low_water(const struct log *log)
 {
     return log->reserve_files + 3 + log->max_files / 128;
+}
+
+bool log_is_pressed(const struct log *log)
+{
+    return files_to_be_had(log) < low_water(log) + 4;
 }
 
 bool log_is_short(const struct log *log)
@@ -614,6 +624,7 @@ static int start_window(struct log *log)
     victim->readers++;
     c->next_move += n;
     c->windows++;
+    c->credit -= w->buf_bytes / BLOCK_BYTES;
     log->storage->submit(log->storage, &w->req);
     return 0;
 }
@@ -682,6 +693,37 @@ static void abandon(struct log *log)
     file_check_dead(log, victim);
 }
 
+/* ---- pacing ------------------------------------------------------------------------------------
+ */
+
+/* Writers pay for the room that they take: for each block that goes into the log, cleaning may read
+ * as many as it takes to win one, a little more when files get few. So both go on evenly; a cleaner
+ * that ran as fast as it can would keep the device from the writers, and then from nobody. */
+void cleaner_pay(struct log *log, uint32_t blocks)
+{
+    struct cleaner *c = log->cleaner;
+    uint32_t had = files_to_be_had(log), wanted = low_water(log);
+    if (!c->victim || had >= wanted) {
+        c->credit = 0;
+        return;
+    }
+    uint64_t slots = file_slots(c->victim);
+    uint64_t dead = slots - c->victim->n_live;
+    uint64_t price = 16 * slots / (dead ? dead : 1); /* sixteenths of a block */
+    uint64_t haste = 4 + 2 * (wanted - had - 1);     /* quarters: 1, 1.5, 2 ... times the price */
+    c->credit += (int64_t)(blocks * price * haste / 64);
+}
+
+static bool may_start_window(const struct log *log)
+{
+    const struct cleaner *c = log->cleaner;
+    if (c->next_move == c->n_moves || c->windows >= MAX_WINDOWS)
+        return false;
+    bool writing = log->n_inflight || (log->open && log->open->n_items);
+    bool urgent = log->n_free <= KEEP_FREE && !log->n_dead;
+    return c->credit > 0 || !writing || urgent || log->hold || log->checkpoint_wanted;
+}
+
 void cleaner_step(struct log *log)
 {
     struct cleaner *c = log->cleaner;
@@ -705,7 +747,7 @@ void cleaner_step(struct log *log)
         }
     }
     int code = 0;
-    while (c->next_move < c->n_moves && c->windows < MAX_WINDOWS && code == 0)
+    while (code == 0 && may_start_window(log))
         code = start_window(log);
     if (code == -ENOMEM)
         log_fail(log, code, "cleaning");

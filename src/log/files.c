@@ -552,7 +552,8 @@ bool log_wants_checkpoint(const struct log *log)
         const struct log_file *file = container_of(l, struct log_file, link);
         n += file->release_seq <= log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
-    return n && (n >= log->reserve_files || log->n_free <= KEEP_FREE + 1);
+    return n && (n >= log->reserve_files || log->n_free <= KEEP_FREE ||
+                 (n >= 3 && log->n_free <= KEEP_FREE + 1));
 }
 
 bool log_files_are_busy(const struct log *log)

@@ -44,6 +44,7 @@ void file_mark_unsynced(struct log *log, struct log_file *file); /* a write of i
 uint32_t batch_crc(const struct batch_header *header, const uint8_t *block);
 
 /* clean.c */
+void cleaner_pay(struct log *log, uint32_t blocks); /* that went into the log */
 bool cleaner_wants_urgently(const struct log *log);
 
 #endif

@@ -108,6 +108,7 @@ struct batch {
     uint32_t max_pages, n_pages, records_bytes;
     uint32_t n_items, max_items;
     bool complete;
+    uint64_t sent_us;
     uint8_t *buf; /* header block, then pages */
     struct batch_item *items;
     struct storage_req req;
@@ -129,8 +130,8 @@ struct log_client {
 };
 
 struct log_stats {
-    uint64_t batches, batch_pages, batch_bytes, table_bytes, clean_bytes_read, clean_bytes_written,
-        clean_read_errors;
+    uint64_t batches, batch_pages, batch_bytes, batch_us, table_bytes, clean_bytes_read,
+        clean_bytes_written, clean_read_errors;
     uint64_t syncs, files_created, files_removed, files_reused, files_cleaned, checkpoint_bytes,
         room_waits;
 };
@@ -193,6 +194,7 @@ struct log {
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
     uint32_t peak_pages; /* that were open and in flight at once, of late */
+    bool turn_again;     /* the open batch waits for another turn, and nothing else brings one */
     uint32_t held_turns; /* in which the open batch was held back to gather more */
     uint64_t pages_inflight;
     struct batch *spare_batches[16];
@@ -321,6 +323,8 @@ bool log_wants_checkpoint(const struct log *log);
 void log_hold(struct log *log, bool hold);
 /* What is held back is needed: whoever holds should let go. */
 bool log_is_short(const struct log *log);
+/* It is so now, or will be soon: room comes from cleaning. */
+bool log_is_pressed(const struct log *log);
 
 /* ---- cleaning ------------------------------------------------------------------------------- */
 
