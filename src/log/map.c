@@ -296,29 +296,3 @@ int log_load_footers(struct log *log)
     }
     return 0;
 }
-
-int log_load_free(struct log *log)
-{
-    int n = log->storage->list(log->storage, NULL, 0);
-    if (n < 0)
-        return n;
-    _cleanup_free_ uint32_t *numbers = calloc(n + 1, sizeof(*numbers));
-    if (!numbers)
-        return -ENOMEM;
-    n = log->storage->list(log->storage, numbers, n);
-    for (int i = 0; i < n; i++) {
-        struct log_file *file = file_get(log, numbers[i]);
-        if (!file)
-            return -ENOMEM;
-        if (file->state != FILE_ABSENT)
-            continue;
-        file->state = FILE_FREE;
-        list_push_back(&log->free, &file->link);
-        log->n_free++;
-        log->n_files++;
-    }
-    for (uint32_t i = 0; i < log->max_files; i++)
-        if (log->files[i])
-            file_check_dead(log, log->files[i]);
-    return n < 0 ? n : 0;
-}
