@@ -84,8 +84,8 @@ static_assert(sizeof(struct file_header) == BLOCK_BYTES, "a block");
 
 struct batch_header {
     uint32_t magic;
-    uint32_t crc; /* of the block with this field zero, seeded with segment and incarnation */
-    uint64_t seq; /* counts batches; no gaps */
+    uint32_t crc;         /* of the block with this field zero, seeded: batch_crc() */
+    uint64_t seq;         /* counts batches; no gaps */
     uint64_t incarnation; /* of the store: raised by every recovery */
     uint64_t synced_seq;  /* all batches up to here were durable when this was written */
     uint64_t time_us;     /* UTC */

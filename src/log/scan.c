@@ -67,32 +67,35 @@ static bool header_valid(const struct scan *s, const uint8_t *block, uint32_t sl
     return h->magic == BATCH_MAGIC && h->incarnation == s->incarnation && h->slot == slot &&
            h->records_bytes <= BATCH_RECORDS_BYTES && h->n_pages <= BATCH_MAX_PAGES &&
            slot + 1 + h->n_pages <= FILE_BLOCKS && h->segment < UINT32_MAX - 64 &&
-           h->crc == batch_crc(h, block);
+           h->crc == batch_crc(s->log->uuid, h, block);
 }
 
-/* Do all pages match their checksums, and do the records describe just these pages? */
-static bool pages_valid(const struct scan *s, const uint8_t *block, bool *ret_records_fit)
+/* Do all pages match their checksums? The records must describe just these pages: they are under
+ * the header's checksum, so what they say was written so. Returns 0, ERR_DAMAGED (they do not fit),
+ * ERR_FORMAT_NEWER (a kind of record that we do not know). */
+static int check_records(const struct scan *s, const uint8_t *block, bool *ret_match)
 {
     const struct batch_header *h = (const struct batch_header *)block;
     const uint8_t *at = block + sizeof(*h), *end = at + h->records_bytes;
     uint32_t page = 0;
     bool match = true;
-    *ret_records_fit = false;
     while (at < end) {
         const struct record *r = (const struct record *)at;
         if ((size_t)(end - at) < sizeof(*r))
-            return false;
+            return ERR_DAMAGED;
+        if (r->kind < RECORD_WRITE || r->kind > RECORD_CHANGE)
+            return ERR_FORMAT_NEWER;
         size_t more = r->kind == RECORD_WRITE ? r->count * 4u : 0;
         if (r->kind == RECORD_CHANGE)
             more = r->count;
         more = (more + 7) & ~(size_t)7;
         at += sizeof(*r);
-        if ((size_t)(end - at) < more || r->kind < RECORD_WRITE || r->kind > RECORD_CHANGE)
-            return false;
+        if ((size_t)(end - at) < more)
+            return ERR_DAMAGED;
         if (r->kind == RECORD_WRITE) {
             const uint32_t *sums = (const uint32_t *)at;
             if (page + r->count > h->n_pages)
-                return false;
+                return ERR_DAMAGED;
             for (uint32_t i = 0; i < r->count; i++, page++) {
                 uint64_t address = address_make(s->log->number, h->segment, h->slot + 1 + page);
                 const uint8_t *p = block + (size_t)(1 + page) * BLOCK_BYTES;
@@ -101,8 +104,8 @@ static bool pages_valid(const struct scan *s, const uint8_t *block, bool *ret_re
         }
         at += more;
     }
-    *ret_records_fit = page == h->n_pages;
-    return match && *ret_records_fit;
+    *ret_match = match;
+    return page == h->n_pages ? 0 : ERR_DAMAGED;
 }
 
 /* Does anything behind slot say that batch seq was durable? */
@@ -195,11 +198,14 @@ static const uint8_t *next_batch(struct scan *s, int *code)
     block = blocks_at(s, s->file->number, s->slot, n, code);
     if (!block)
         return NULL;
-    bool fit;
-    if (pages_valid(s, block, &fit))
+    bool match;
+    *code = check_records(s, block, &match);
+    if (*code < 0)
+        return NULL;
+    if (match)
         return block;
     *code = was_durable(s, s->slot + 1, s->seq + 1, &durable);
-    if (*code < 0 || !durable || !fit)
+    if (*code < 0 || !durable)
         return NULL;
     return blocks_at(s, s->file->number, s->slot, n, code);
 }

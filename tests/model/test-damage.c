@@ -1,0 +1,328 @@
+/* test-damage.c - what an opening does with a store whose medium was damaged at one chosen place.
+ *
+ * Each test makes a small store on the simulated medium, ends it as a kill, a crash or a close
+ * would, damages it, and opens it again. */
+#include "sim-storage.h"
+
+#include "base/crc.h"
+#include "base/err.h"
+#include "image/store.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define MIB        (1u << 20)
+#define DISK_BYTES (96u * MIB)
+
+struct env {
+    struct sim *sim;
+    struct store_config config;
+    struct store *store;
+    unsigned n_damage; /* events */
+    bool done;
+};
+
+static void on_event(void *arg, const struct store_event *event)
+{
+    struct env *env = arg;
+    env->n_damage += event->kind == STORE_EVENT_DAMAGE;
+}
+
+static void turn(struct env *env)
+{
+    struct storage *storage = sim_storage(env->sim);
+    bool more = store_dispatch(env->store);
+    if (sim_in_flight(env->sim))
+        storage->poll(storage, !more);
+}
+
+static bool *io_flag;
+
+static void io_done(struct store_io *io)
+{
+    *io_flag = true;
+}
+
+static int run_io(struct env *env, struct store_io io)
+{
+    bool done = false;
+    io_flag = &done;
+    io.done = io_done;
+    done = store_submit(env->store, &io);
+    while (!done)
+        turn(env);
+    return io.error;
+}
+
+static struct disk *disk(struct env *env)
+{
+    struct disk *d = store_find_disk(env->store, "vm", "root");
+    assert_non_null(d);
+    return d;
+}
+
+static int flush(struct env *env)
+{
+    return run_io(env, (struct store_io){.disk = disk(env), .op = STORE_FLUSH});
+}
+
+static void fill(uint8_t *buf, uint64_t page, uint32_t n, uint32_t round)
+{
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < PAGE_BYTES / 8; j++)
+            ((uint64_t *)buf)[i * (PAGE_BYTES / 8) + j] =
+                (page + i) * 0x9e3779b97f4a7c15 + round * 77777 + j;
+}
+
+static void write_pages(struct env *env, uint64_t page, uint64_t n, uint32_t round)
+{
+    static _Alignas(PAGE_BYTES) uint8_t buf[256 * PAGE_BYTES];
+    for (uint64_t at = 0; at < n; at += 256) {
+        uint32_t k = n - at < 256 ? (uint32_t)(n - at) : 256;
+        fill(buf, page + at, k, round);
+        assert_int_equal(run_io(env, (struct store_io){.disk = disk(env),
+                                                       .op = STORE_WRITE,
+                                                       .offset = (page + at) * PAGE_BYTES,
+                                                       .length = k * PAGE_BYTES,
+                                                       .buf = buf}),
+                         0);
+    }
+}
+
+/* 0: the page is as round wrote it; else what reading said, or 1: wrong. */
+static int read_page(struct env *env, uint64_t page, uint32_t round)
+{
+    static _Alignas(PAGE_BYTES) uint8_t buf[PAGE_BYTES], want[PAGE_BYTES];
+    int code = run_io(env, (struct store_io){.disk = disk(env),
+                                             .op = STORE_READ,
+                                             .offset = page * PAGE_BYTES,
+                                             .length = PAGE_BYTES,
+                                             .buf = buf});
+    fill(want, page, 1, round);
+    return code ? code : memcmp(buf, want, PAGE_BYTES) ? 1 : 0;
+}
+
+static bool change_done_flag;
+
+static void change_done(struct store_change *change)
+{
+    change_done_flag = true;
+}
+
+static int change(struct env *env, enum change_kind kind, const char *vm, const char *name,
+                  uint64_t size)
+{
+    struct store_change c = {.kind = kind, .size_bytes = size, .done = change_done};
+    strcpy(c.vm, vm);
+    strcpy(c.disk, name);
+    change_done_flag = false;
+    store_change(env->store, &c);
+    while (!change_done_flag)
+        turn(env);
+    return c.error;
+}
+
+static int open_store(struct env *env)
+{
+    env->n_damage = 0;
+    int code = store_open(sim_storage(env->sim), &env->config, &env->store);
+    if (code)
+        env->store = NULL;
+    return code;
+}
+
+static void close_store(struct env *env)
+{
+    assert_int_equal(store_close(env->store), 0);
+    env->store = NULL;
+}
+
+/* The process dies. */
+static void kill_store(struct env *env)
+{
+    sim_cut(env->sim);
+    store_close(env->store);
+    env->store = NULL;
+    sim_restart(env->sim, SIM_KILL);
+}
+
+/* Turn until a checkpoint more is durable: the idle second's. */
+static void checkpoint(struct env *env)
+{
+    struct store_counter counters[128];
+    uint64_t before = UINT64_MAX;
+    for (unsigned i = 0; i < 100000; i++) {
+        uint32_t n = store_counters(env->store, counters, 128);
+        for (uint32_t k = 0; k < n; k++)
+            if (strcmp(counters[k].name, "checkpoints") == 0) {
+                if (before != UINT64_MAX && counters[k].value > before)
+                    return;
+                before = counters[k].value;
+            }
+        if (i < 2)
+            store_tick(env->store);
+        turn(env);
+    }
+    fail();
+}
+
+static int setup(void **state)
+{
+    struct env *env = calloc(1, sizeof(*env));
+    struct store_format format = {.capacity_bytes = 1024ULL * MIB};
+    env->sim = sim_new(7, 1ULL << 34);
+    env->config = store_config_default;
+    env->config.cache_bytes = 0;
+    env->config.event = on_event;
+    env->config.event_arg = env;
+    assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", DISK_BYTES), 0);
+    *state = env;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct env *env = *state;
+    if (env->store)
+        store_close(env->store);
+    sim_free(env->sim);
+    free(env);
+    return 0;
+}
+
+static void no_damage(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    checkpoint(env);
+    write_pages(env, 50, 100, 2);
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 49, 1), 0);
+    assert_int_equal(read_page(env, 50, 2), 0);
+    assert_int_equal(env->n_damage, 0);
+}
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/* A file with a log file's name that nothing was written to, as one that was being made, or cut. */
+static void short_file(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    kill_store(env);
+    for (uint32_t number = 0; number < 32; number++) {
+        struct storage_req req = {
+            .op = STORAGE_CREATE, .file = number, .length_bytes = BLOCK_BYTES};
+        if (sim_file_bytes(env->sim, number) < 0)
+            assert_int_equal(storage_run(sim_storage(env->sim), &req), 0);
+    }
+    assert_int_equal(open_store(env), 0);
+    for (uint32_t number = 0; number < 32; number++)
+        assert_true(sim_file_bytes(env->sim, number) != BLOCK_BYTES);
+    write_pages(env, 100, 16000, 1);
+    assert_int_equal(flush(env), 0);
+    assert_int_equal(read_page(env, 50, 1), 0);
+}
+
+/* ---- batches -------------------------------------------------------------------------------- */
+
+/* The newest batch, or that before it, and so on: its block and where it stands. */
+static struct sim_place find_batch(struct env *env, unsigned before, uint8_t *block)
+{
+    struct sim_place place = {0}, best = {0};
+    uint64_t below = UINT64_MAX;
+    for (unsigned round = 0; round <= before; round++) {
+        uint64_t seq = 0;
+        place = (struct sim_place){0};
+        while (sim_next_block(env->sim, &place)) {
+            const struct batch_header *h = (const struct batch_header *)block;
+            if (place.file >= STORAGE_CHECKPOINT(1))
+                continue;
+            sim_peek(env->sim, place.file, place.offset_bytes, block);
+            if (h->magic != BATCH_MAGIC || h->seq >= below || h->seq < seq)
+                continue;
+            seq = h->seq;
+            best = place;
+        }
+        below = seq;
+    }
+    sim_peek(env->sim, best.file, best.offset_bytes, block);
+    return best;
+}
+
+static void put_batch(struct env *env, struct sim_place place, uint8_t *block)
+{
+    _Alignas(8) uint8_t super[BLOCK_BYTES];
+    struct batch_header *h = (struct batch_header *)block;
+    sim_peek(env->sim, STORAGE_SUPER, 0, super);
+    h->crc = batch_crc(((struct super_block *)super)->uuid, h, block);
+    sim_poke(env->sim, place.file, place.offset_bytes, block);
+}
+
+/* A record that a newer program wrote is not the end of the log. */
+static void unknown_record(void **state)
+{
+    struct env *env = *state;
+    _Alignas(8) uint8_t block[BLOCK_BYTES];
+    write_pages(env, 0, 10, 1);
+    kill_store(env);
+    struct sim_place place = find_batch(env, 0, block);
+    struct batch_header *h = (struct batch_header *)block;
+    struct record *r = (struct record *)(h + 1);
+    assert_int_equal(r->kind, RECORD_WRITE);
+    r->kind = RECORD_CHANGE + 1;
+    put_batch(env, place, block);
+    assert_int_equal(open_store(env), ERR_FORMAT_NEWER);
+    r->kind = RECORD_WRITE;
+    put_batch(env, place, block);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 1), 0);
+}
+
+/* A page that a guest wrote as the batch that would come next, but for the uuid. */
+static void forged_batch(void **state)
+{
+    struct env *env = *state;
+    _Alignas(8) uint8_t block[BLOCK_BYTES], super[BLOCK_BYTES];
+    write_pages(env, 0, 10, 1);
+    kill_store(env);
+    struct sim_place place = find_batch(env, 0, block);
+    struct batch_header *h = (struct batch_header *)block;
+    sim_peek(env->sim, STORAGE_SUPER, 0, super);
+    static const uint8_t zero[16];
+    place.offset_bytes += (1 + h->n_pages) * BLOCK_BYTES;
+    h->slot = place.offset_bytes / BLOCK_BYTES;
+    h->seq++;
+    h->n_pages = h->records_bytes = 0;
+    memset(h + 1, 0, BLOCK_BYTES - sizeof(*h));
+    h->records_bytes = sizeof(struct record);
+    *(struct record *)(h + 1) = (struct record){.kind = RECORD_TRIM, .count = 10, .disk = 2};
+    h->crc = batch_crc(zero, h, block);
+    assert_true(h->crc != batch_crc(((struct super_block *)super)->uuid, h, block));
+    sim_poke(env->sim, place.file, place.offset_bytes, block);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 1), 0);
+    kill_store(env);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(no_damage, setup, teardown),
+        cmocka_unit_test_setup_teardown(short_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(unknown_record, setup, teardown),
+        cmocka_unit_test_setup_teardown(forged_batch, setup, teardown),
+    };
+    return cmocka_run_group_tests_name("damage", tests, NULL, NULL);
+}
