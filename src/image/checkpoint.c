@@ -373,6 +373,8 @@ int checkpoint_load(struct store *store, struct log_position *ret_position)
             return ERR_FORMAT_NEWER;
         return codes[best] == -ENOMEM || codes[best] == -EIO ? codes[best] : ERR_DAMAGED;
     }
+    /* The other one should be the one before. If it is not whole it may have been the one after. */
+    store->log->older = codes[!best] < 0;
     *ret_position = (struct log_position){.file = h[best].position_file,
                                           .segment = h[best].position_segment,
                                           .slot = h[best].position_slot,

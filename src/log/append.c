@@ -154,6 +154,7 @@ static void batch_send(struct log *log)
         .n_pages = batch->n_pages,
         .records_bytes = batch->records_bytes,
         .next_file = log->next_data_file ? log->next_data_file->number : NO_FILE,
+        .checkpoint = (uint32_t)log->checkpoint_seq,
     };
     memset(batch->buf + sizeof(*header) + batch->records_bytes, 0,
            BATCH_RECORDS_BYTES - batch->records_bytes);

@@ -474,6 +474,7 @@ static int write_header(struct log *log, struct log_file *file, uint32_t first_s
     header->kind = file->kind;
     header->shift = file->shift;
     header->first_segment = first_segment;
+    header->checkpoint = log->checkpoint_seq;
     header->crc = crc32c(0, header, sizeof(*header));
     *w = (struct header_write){.log = log, .file = file, .iov = {header, sizeof(*header)}};
     w->req = (struct storage_req){.done = header_written,

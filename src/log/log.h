@@ -211,6 +211,7 @@ struct log {
 
     /* Checkpoints: seq of the last durable one and of the one being made (0: none). */
     uint64_t checkpoint_seq, checkpoint_running;
+    bool older; /* opening: the other checkpoint is not whole; it may have been the newer one */
     bool checkpoint_wanted; /* one waits to begin: no new victim */
     uint64_t bytes_since_checkpoint;
     bool hold;          /* a check walks a checkpoint: files and pieces stay as they are */
@@ -237,7 +238,9 @@ void log_free(struct log *log);
 int log_load_map_file(struct log *log, const uint8_t **at, size_t *len);
 /* Read the footers of PACKED files: their pieces' present slots. Blocks; start-up only. */
 int log_load_footers(struct log *log);
-/* All files of the map and of the tail are known: what else the medium has is free. */
+/* All files of the map and of the tail are known: what else the medium has is free. Blocks;
+ * start-up only. ERR_DAMAGED: there is a file that the store went on into behind what is known
+ * (survey.c). */
 int log_load_free(struct log *log);
 /* Is any request to a log file in flight? */
 bool log_files_are_busy(const struct log *log);

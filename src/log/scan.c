@@ -6,10 +6,10 @@
  * incarnation, with the seq that is due. Stale bytes of earlier uses of a file do not pass: their
  * incarnation, segment or seq is another, and the checksum covers those.
  *
- * A batch that is not whole is the torn end of the log, unless a later batch says that it was
- * durable (synced_seq). Then the medium has lost it: where only pages are damaged they are applied
- * all the same, and reading them gives a checksum error; where the header is, nobody knows which
- * pages it changed, and the store is not opened. */
+ * A batch that is not whole is the torn end of the log, unless a later batch, in this file or in
+ * another (survey.c), says that it was durable (synced_seq). Then the medium has lost it: where
+ * only pages are damaged they are applied all the same, and reading them gives a checksum error;
+ * where the header is, nobody knows which pages it changed, and the store is not opened. */
 #include "base/checksum.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -61,13 +61,23 @@ static const uint8_t *blocks_at(struct scan *s, uint32_t file, uint32_t slot, ui
     return s->buf + (size_t)(slot - s->buf_from) * BLOCK_BYTES;
 }
 
+bool batch_is_valid(const struct log *log, const uint8_t *block, uint32_t slot)
+{
+    const struct batch_header *h = (const struct batch_header *)block;
+    return h->magic == BATCH_MAGIC && h->slot == slot && h->records_bytes <= BATCH_RECORDS_BYTES &&
+           h->n_pages <= BATCH_MAX_PAGES && slot + 1 + h->n_pages <= FILE_BLOCKS &&
+           h->segment < UINT32_MAX - 64 && h->crc == batch_crc(log->uuid, h, block);
+}
+
 static bool header_valid(const struct scan *s, const uint8_t *block, uint32_t slot)
 {
     const struct batch_header *h = (const struct batch_header *)block;
-    return h->magic == BATCH_MAGIC && h->incarnation == s->incarnation && h->slot == slot &&
-           h->records_bytes <= BATCH_RECORDS_BYTES && h->n_pages <= BATCH_MAX_PAGES &&
-           slot + 1 + h->n_pages <= FILE_BLOCKS && h->segment < UINT32_MAX - 64 &&
-           h->crc == batch_crc(s->log->uuid, h, block);
+    return h->incarnation == s->incarnation && batch_is_valid(s->log, block, slot);
+}
+
+static bool newer_checkpoint(const struct log *log, const struct batch_header *h)
+{
+    return (int32_t)(h->checkpoint - (uint32_t)log->checkpoint_seq) > 0;
 }
 
 /* Do all pages match their checksums? The records must describe just these pages: they are under
@@ -108,22 +118,31 @@ static int check_records(const struct scan *s, const uint8_t *block, bool *ret_m
     return page == h->n_pages ? 0 : ERR_DAMAGED;
 }
 
-/* Does anything behind slot say that batch seq was durable? */
-static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
+/* Does anything in the file from slot on say that batch seq was durable? */
+static int was_durable(struct scan *s, uint32_t file, uint32_t slot, uint64_t seq, bool *ret)
 {
     *ret = false;
     for (uint32_t at = slot; at < FILE_BLOCKS && !*ret; at++) {
         int code;
-        const uint8_t *block = blocks_at(s, s->file->number, at, 1, &code);
+        const uint8_t *block = blocks_at(s, file, at, 1, &code);
         if (code < 0)
             return code;
         if (!block)
             break;
         const struct batch_header *h = (const struct batch_header *)block;
-        if (header_valid(s, block, at) && h->seq > seq && h->synced_seq >= seq)
+        if (header_valid(s, block, at) &&
+            ((h->seq > seq && h->synced_seq >= seq) || newer_checkpoint(s->log, h)))
             *ret = true;
     }
     return 0;
+}
+
+int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret)
+{
+    _cleanup_free_ uint8_t *buf =
+        aligned_alloc(STORAGE_ALIGN_BYTES, (size_t)READ_BLOCKS * BLOCK_BYTES);
+    struct scan s = {.log = log, .incarnation = log->incarnation, .buf = buf, .buf_file = NO_FILE};
+    return buf ? was_durable(&s, file, 1, seq, ret) : -ENOMEM;
 }
 
 /* A file that was opened before the checkpoint began, while none of its batches was applied yet, is
@@ -189,9 +208,13 @@ static const uint8_t *next_batch(struct scan *s, int *code)
     bool durable;
     if (!block || !header_valid(s, block, s->slot) || h->seq != s->seq + 1 ||
         h->segment != s->segment) {
-        *code = was_durable(s, s->slot, s->seq + 1, &durable);
+        *code = was_durable(s, s->file->number, s->slot, s->seq + 1, &durable);
         if (*code == 0 && durable)
             *code = ERR_DAMAGED;
+        return NULL;
+    }
+    if (newer_checkpoint(s->log, h)) {
+        *code = ERR_DAMAGED; /* we go on from the older one, and must not: survey.c */
         return NULL;
     }
     uint32_t n = 1 + h->n_pages;
@@ -204,7 +227,7 @@ static const uint8_t *next_batch(struct scan *s, int *code)
         return NULL;
     if (match)
         return block;
-    *code = was_durable(s, s->slot + 1, s->seq + 1, &durable);
+    *code = was_durable(s, s->file->number, s->slot + 1, s->seq + 1, &durable);
     if (*code < 0 || !durable)
         return NULL;
     return blocks_at(s, s->file->number, s->slot, n, code);

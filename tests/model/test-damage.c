@@ -316,6 +316,106 @@ static void forged_batch(void **state)
     kill_store(env);
 }
 
+/* The lost batch is the last of its file, or the first; a later batch, in another file, was written
+ * when it was durable. */
+static void lost_at_edge(struct env *env, bool first)
+{
+    _Alignas(8) uint8_t block[BLOCK_BYTES];
+    struct sim_place place, last;
+    const struct batch_header *h = (const struct batch_header *)block;
+    write_pages(env, 0, 50 * MIB / PAGE_BYTES, 1);
+    assert_int_equal(flush(env), 0);
+    write_pages(env, 0, 1, 2);
+    kill_store(env);
+    last = find_batch(env, 0, block);
+    for (unsigned before = 1;; before++) {
+        place = find_batch(env, before, block);
+        assert_int_equal(h->magic, BATCH_MAGIC);
+        if (first ? h->slot == 1 : place.file != last.file)
+            break;
+    }
+    assert_true(first == (place.file == last.file));
+    sim_flip_bit(env->sim, place.file, place.offset_bytes + 30, 3);
+    assert_int_equal(open_store(env), ERR_DAMAGED);
+    assert_int_equal(env->n_damage, 1);
+    sim_flip_bit(env->sim, place.file, place.offset_bytes + 30, 3);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 2), 0);
+    assert_int_equal(read_page(env, 50 * MIB / PAGE_BYTES - 1, 1), 0);
+}
+
+static void lost_last_of_file(void **state)
+{
+    lost_at_edge(*state, false);
+}
+
+static void lost_first_of_file(void **state)
+{
+    lost_at_edge(*state, true);
+}
+
+/* ---- checkpoints ---------------------------------------------------------------------------- */
+
+static uint32_t newer_checkpoint(struct env *env)
+{
+    _Alignas(8) uint8_t a[BLOCK_BYTES], b[BLOCK_BYTES];
+    sim_peek(env->sim, STORAGE_CHECKPOINT(0), 0, a);
+    sim_peek(env->sim, STORAGE_CHECKPOINT(1), 0, b);
+    bool first = ((struct checkpoint_header *)a)->seq > ((struct checkpoint_header *)b)->seq;
+    return first ? STORAGE_CHECKPOINT(0) : STORAGE_CHECKPOINT(1);
+}
+
+/* The newer checkpoint was durable and the store went on after it: the older one is no way out. */
+static void damaged_checkpoint(struct env *env)
+{
+    assert_int_equal(flush(env), 0);
+    kill_store(env);
+    uint32_t file = newer_checkpoint(env);
+    sim_flip_bit(env->sim, file, 100, 3);
+    assert_int_equal(open_store(env), ERR_DAMAGED);
+    sim_flip_bit(env->sim, file, 100, 3);
+    sim_flip_bit(env->sim, file, BLOCK_BYTES + 2, 3); /* the body */
+    assert_int_equal(open_store(env), ERR_DAMAGED);
+    sim_flip_bit(env->sim, file, BLOCK_BYTES + 2, 3);
+    assert_int_equal(open_store(env), 0);
+}
+
+static void checkpoint_of_opening(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+    write_pages(env, 0, 100, 2);
+    damaged_checkpoint(env);
+    assert_int_equal(read_page(env, 0, 2), 0);
+}
+
+static void checkpoint_of_running(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    checkpoint(env);
+    write_pages(env, 100, 100, 1);
+    damaged_checkpoint(env);
+    assert_int_equal(read_page(env, 0, 1), 0);
+    assert_int_equal(read_page(env, 100, 1), 0);
+}
+
+/* Nothing was written after the newer one: the older one and its log are the whole store. */
+static void checkpoint_of_closing(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    checkpoint(env);
+    write_pages(env, 100, 100, 1);
+    close_store(env);
+    sim_flip_bit(env->sim, newer_checkpoint(env), 100, 3);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 1), 0);
+    assert_int_equal(read_page(env, 199, 1), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -323,6 +423,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(short_file, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_record, setup, teardown),
         cmocka_unit_test_setup_teardown(forged_batch, setup, teardown),
+        cmocka_unit_test_setup_teardown(lost_last_of_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(lost_first_of_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(checkpoint_of_opening, setup, teardown),
+        cmocka_unit_test_setup_teardown(checkpoint_of_running, setup, teardown),
+        cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
     };
     return cmocka_run_group_tests_name("damage", tests, NULL, NULL);
 }
