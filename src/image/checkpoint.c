@@ -61,7 +61,10 @@ static int begin(struct store *store)
     cleaner_write_footers(log);
     catalogue_save(store, NULL, &c->catalogue_bytes);
     c->catalogue_bytes = pad(c->catalogue_bytes, 8);
-    c->buf_bytes = pad(BLOCK_BYTES + c->catalogue_bytes + log_map_size(log, &files), BLOCK_BYTES);
+    /* What it writes is in memory now: dirty nodes, and those above them. In the log a node takes
+     * no more than in memory, and a few bytes for a child that it did not have. */
+    size_t map_bytes = log_map_size(log, store->table->bytes, &files);
+    c->buf_bytes = pad(BLOCK_BYTES + c->catalogue_bytes + map_bytes, BLOCK_BYTES);
     c->buf = aligned_alloc(STORAGE_ALIGN_BYTES, c->buf_bytes);
     if (!c->buf)
         return -ENOMEM;
@@ -76,7 +79,7 @@ static int begin(struct store *store)
     log->checkpoint_wanted = false;
     log->checkpoint_running = c->seq;
     log->bytes_since_checkpoint = 0;
-    log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes);
+    log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
     table_freeze(store->table);
     return 0;
 }
@@ -209,7 +212,12 @@ static bool nodes_step(struct store *store)
         return true;
     log_table_flush(log);
     uint32_t n_files;
-    size_t map_bytes = log_map_finish(log, &n_files);
+    size_t map_bytes;
+    int code = log_map_finish(log, &n_files, &map_bytes);
+    if (code < 0) {
+        failed(store, code, "taking the map of a checkpoint");
+        return false;
+    }
     put_roots(store);
     put_header(store, n_files, map_bytes);
     c->state = CHECKPOINT_DRAIN;
@@ -373,6 +381,12 @@ int checkpoint_load(struct store *store, struct log_position *ret_position)
             return ERR_FORMAT_NEWER;
         return codes[best] == -ENOMEM || codes[best] == -EIO ? codes[best] : ERR_DAMAGED;
     }
+    /* It was written, but if the process died then it need not be durable: what follows relies on
+     * it, the overwriting of the other one first of all. */
+    struct storage_req sync = {.op = STORAGE_SYNC, .file = STORAGE_CHECKPOINT(best)};
+    int code = storage_run(store->storage, &sync);
+    if (code < 0)
+        return code;
     /* The other one should be the one before. If it is not whole it may have been the one after. */
     store->log->older = codes[!best] < 0;
     *ret_position = (struct log_position){.file = h[best].position_file,

@@ -214,9 +214,10 @@ struct log {
     bool older; /* opening: the other checkpoint is not whole; it may have been the newer one */
     bool checkpoint_wanted; /* one waits to begin: no new victim */
     uint64_t bytes_since_checkpoint;
-    bool hold;          /* a check walks a checkpoint: files and pieces stay as they are */
-    bool tidy;          /* idle: clean what is half dead */
-    uint8_t *map_body;  /* of the running checkpoint */
+    bool hold;         /* a check walks a checkpoint: files and pieces stay as they are */
+    bool tidy;         /* idle: clean what is half dead */
+    uint8_t *map_body; /* of the running checkpoint */
+    size_t map_size;
     size_t map_end;     /* bytes of it that are assigned */
     uint32_t map_files; /* records in it */
     uint32_t map_next;  /* the next file to take */
@@ -300,14 +301,16 @@ void log_table_flush(struct log *log);
 
 /* ---- checkpoints of the map ----------------------------------------------------------------- */
 
-/* The size that the map takes in a checkpoint that begins now, at most. */
-size_t log_map_size(const struct log *log, uint32_t *ret_files);
+/* The size that the map takes in a checkpoint that begins now and writes at most so many bytes of
+ * nodes. */
+size_t log_map_size(const struct log *log, uint64_t node_bytes, uint32_t *ret_files);
 /* Begin: body has log_map_size() bytes. From now on a file's record is taken before it changes. */
-void log_map_begin(struct log *log, uint8_t *body);
+void log_map_begin(struct log *log, uint8_t *body, size_t size);
 /* Take up to n_files more records; true when all but those of table files are taken. */
 bool log_map_step(struct log *log, uint32_t n_files);
-/* Take what is left, at the end of the checkpoint's nodes. Returns the bytes used. */
-size_t log_map_finish(struct log *log, uint32_t *ret_files);
+/* Take what is left, at the end of the checkpoint's nodes. Out: the bytes used. 0, or -EOVERFLOW:
+ * more nodes were written than was said. */
+int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes);
 /* Sync all that the checkpoint needs: done through waiter. */
 void log_sync_all(struct log *log, struct waiter *waiter);
 /* The checkpoint is durable: what died before it began is free. */

@@ -37,6 +37,7 @@ struct survey {
     struct log *log;
     uint32_t in_flight;
     uint32_t n_used; /* files that were found and are in use */
+    int error;       /* of a free file that cannot be read */
     uint8_t *bufs;
     struct look looks[LOOKS];
 };
@@ -113,8 +114,9 @@ static int judge(struct log *log, const struct look *look)
 }
 
 /* A file that is not in use: free, or not to be used. */
-static void take_free(struct log *log, struct log_file *file, int res)
+static void take_free(struct survey *s, struct log_file *file, int res)
 {
+    struct log *log = s->log;
     if (res >= 0 && res < (int)BLOCK_BYTES) {
         struct storage_req req = {.op = STORAGE_REMOVE, .file = file->number};
         res = storage_run(log->storage, &req);
@@ -123,6 +125,7 @@ static void take_free(struct log *log, struct log_file *file, int res)
     }
     if (res < 0) {
         file->state = FILE_REMOVING; /* it is there, and left alone */
+        s->error = res;
         return;
     }
     file->state = FILE_FREE;
@@ -156,7 +159,7 @@ static int look_at_some(struct survey *s, const uint32_t *numbers, uint32_t n, u
         log->storage->poll(log->storage, true);
     for (uint32_t i = 0; i < k && code == 0; i++) {
         if (take)
-            take_free(log, s->looks[i].file, s->looks[i].res);
+            take_free(s, s->looks[i].file, s->looks[i].res);
         else
             code = judge(log, &s->looks[i]);
     }
@@ -184,6 +187,8 @@ int log_load_free(struct log *log)
         code = ERR_DAMAGED;
     for (uint32_t at = 0; code == 0 && at < (uint32_t)n;)
         code = look_at_some(s, numbers, n, &at, true);
+    if (code == 0 && !log->n_free)
+        code = s->error;
     for (uint32_t i = 0; i < log->max_files && code == 0; i++)
         if (log->files[i])
             file_check_dead(log, log->files[i]);
