@@ -419,6 +419,10 @@ static struct store *store_new(struct storage *storage, const struct store_confi
     list_init(&store->changes);
     for (int i = 0; i < LOCK_BUCKETS; i++)
         list_init(&store->locks[i]);
+    for (int i = 0; i < NAME_BUCKETS; i++) {
+        list_init(&store->vm_names[i]);
+        list_init(&store->disk_ids[i]);
+    }
     return store;
 }
 

@@ -1,11 +1,12 @@
-/* test-damage.c - what an opening does with a store whose medium was damaged at one chosen place.
+/* test-store.c - the store at chosen moments, and with damage at one chosen place.
  *
- * Each test makes a small store on the simulated medium, ends it as a kill, a crash or a close
- * would, damages it, and opens it again. */
+ * Each test makes a small store on the simulated medium; most end it as a kill or a close would,
+ * damage it, and open it again. */
 #include "sim-storage.h"
 
 #include "base/crc.h"
 #include "base/err.h"
+#include "base/mono.h"
 #include "image/store.h"
 #include "log/log-internal.h"
 
@@ -13,10 +14,15 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
+
+#ifdef VARVE_SMALL_FILES
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 
 #define MIB        (1u << 20)
 #define DISK_BYTES (96u * MIB)
@@ -176,7 +182,7 @@ static void checkpoint(struct env *env)
 static int setup(void **state)
 {
     struct env *env = calloc(1, sizeof(*env));
-    struct store_format format = {.capacity_bytes = 1024ULL * MIB};
+    struct store_format format = {.capacity_bytes = 4096ULL * MIB};
     env->sim = sim_new(7, 1ULL << 34);
     env->config = store_config_default;
     env->config.cache_bytes = 0;
@@ -416,9 +422,148 @@ static void checkpoint_of_closing(void **state)
     assert_int_equal(read_page(env, 199, 1), 0);
 }
 
+/* ---- the catalogue -------------------------------------------------------------------------- */
+
+static void resized(struct store_change *c)
+{
+    change_done_flag = true;
+}
+
+/* A disk that shrinks says so from the first zero to the end, so that nobody opens it meanwhile. */
+static void shrinking(void **state)
+{
+    struct env *env = *state;
+    struct store_change c = {.kind = CHANGE_DISK_RESIZE, .size_bytes = MIB, .done = resized};
+    bool seen = false;
+    write_pages(env, 0, 4096, 1);
+    strcpy(c.vm, "vm");
+    strcpy(c.disk, "root");
+    change_done_flag = false;
+    store_change(env->store, &c);
+    while (!change_done_flag) {
+        turn(env);
+        assert_true(change_done_flag || disk_is_shrinking(disk(env)));
+        seen |= disk_is_shrinking(disk(env));
+    }
+    assert_int_equal(c.error, 0);
+    assert_true(seen && !disk_is_shrinking(disk(env)));
+    assert_int_equal(disk_size(disk(env)), MIB);
+    /* One in use does not begin. */
+    disk_get(disk(env));
+    assert_int_equal(change(env, CHANGE_DISK_RESIZE, "vm", "root", MIB / 2), -EBUSY);
+    assert_false(disk_is_shrinking(disk(env)));
+    assert_int_equal(read_page(env, 200, 1), 0);
+    disk_put(disk(env));
+}
+
+/* Thousands of vms are loaded, found by name and by id, and replayed, in no more than a moment. */
+static void many_vms(void **state)
+{
+    enum { N = 10000 };
+    struct env *env = *state;
+    static struct store_change changes[2 * N];
+    struct vm_info *vms;
+    uint32_t n = 0;
+    for (unsigned i = 0; i < N; i++) {
+        struct store_change *c = &changes[2 * i];
+        *c = (struct store_change){.kind = CHANGE_VM_CREATE, .done = change_done};
+        snprintf(c->vm, sizeof(c->vm), "many-%u", (unsigned)((i * 7919) % N));
+        c[1] = *c;
+        c[1].kind = CHANGE_DISK_ADD;
+        c[1].size_bytes = 64 * MIB;
+        strcpy(c[1].disk, "root");
+        store_change(env->store, &c[0]);
+        change_done_flag = false;
+        store_change(env->store, &c[1]);
+        while (!list_empty(&c[1].link) && !change_done_flag)
+            turn(env);
+    }
+    for (unsigned i = 0; i < 2 * N; i++)
+        assert_int_equal(changes[i].error, 0);
+    close_store(env);
+    uint64_t begun = mono_us();
+    assert_int_equal(open_store(env), 0);
+    uint64_t took = mono_us() - begun;
+    print_message("opening %d vms took %llu ms\n", N, (unsigned long long)took / 1000);
+    assert_true(took < 1000000);
+    assert_int_equal(store_list(env->store, &vms, &n), 0);
+    assert_int_equal(n, N + 1);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_true(i == 0 || strcmp(vms[i - 1].name, vms[i].name) < 0);
+        assert_non_null(store_find_disk(env->store, vms[i].name, "root"));
+    }
+    free(vms);
+}
+
+/* A request to read ahead a whole disk has a bound, and ends where the cache does. */
+static void read_ahead(void **state)
+{
+    struct env *env = *state;
+    bool done = false;
+    write_pages(env, 0, 8192, 1);
+    close_store(env);
+    env->config.cache_bytes = 16 * MIB;
+    assert_int_equal(open_store(env), 0);
+    struct store_io io = {
+        .disk = disk(env), .op = STORE_CACHE, .length = DISK_BYTES, .done = io_done};
+    io_flag = &done;
+    done = store_submit(env->store, &io);
+    while (!done) {
+        assert_true(sim_in_flight(env->sim) <= 12);
+        turn(env);
+    }
+    assert_int_equal(io.error, 0);
+    struct store_counter counters[128];
+    uint64_t read = 0, cached = 0;
+    uint32_t n = store_counters(env->store, counters, 128);
+    for (uint32_t k = 0; k < n; k++) {
+        read = strcmp(counters[k].name, "log_read_bytes") == 0 ? counters[k].value : read;
+        cached = strcmp(counters[k].name, "cache_bytes") == 0 ? counters[k].value : cached;
+    }
+    assert_true(cached > 12 * MIB && read < 28 * MIB);
+    close_store(env);
+    env->config.cache_bytes = 0;
+    assert_int_equal(open_store(env), 0);
+}
+
+/* ---- checkpoints of many nodes -------------------------------------------------------------- */
+
+/* One checkpoint of more table files than any other here fills: its map has room for them. Pages
+ * far apart, so that each has nodes of its own on all levels. */
+static void many_nodes(void **state)
+{
+    enum { N = 100000 };
+    struct env *env = *state;
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "wide", DISK_MAX_BYTES), 0);
+    close_store(env);
+    env->config.table_bytes = 1024ULL * MIB;
+    env->config.checkpoint_bytes = 1ULL << 40;
+    assert_int_equal(open_store(env), 0);
+    for (uint64_t i = 0; i < N; i++) {
+        memcpy(page, &i, sizeof(i));
+        assert_int_equal(
+            run_io(env,
+                   (struct store_io){.disk = store_find_disk(env->store, "vm", "wide"),
+                                     .op = STORE_WRITE,
+                                     .offset = i * (DISK_MAX_BYTES / N / PAGE_BYTES * PAGE_BYTES),
+                                     .length = PAGE_BYTES,
+                                     .buf = page}),
+            0);
+    }
+    checkpoint(env);
+    struct store_space space;
+    store_space(env->store, &space);
+    print_message("%llu MiB of nodes\n", (unsigned long long)space.tables >> 20);
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
+#ifndef VARVE_SMALL_FILES /* what follows says where in a file it is */
         cmocka_unit_test_setup_teardown(no_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(short_file, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_record, setup, teardown),
@@ -428,6 +573,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(checkpoint_of_opening, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_running, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
+        cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
+        cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
+        cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
+#endif
     };
     return cmocka_run_group_tests_name("damage", tests, NULL, NULL);
 }
