@@ -345,6 +345,24 @@ static int load_body(struct store *store, int which, const struct checkpoint_hea
     return 0;
 }
 
+/* Footers that cannot be read take with them what is found by them, and no more. */
+static int load_footers(struct store *store)
+{
+    const struct log *log = store->log;
+    int code = log_load_footers(store->log);
+    for (uint32_t i = 0; code == 0 && i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (!file || !file->damaged)
+            continue;
+        store->stats.checksum_errors++;
+        store_event(store, STORE_EVENT_DAMAGE, ERR_CHECKSUM,
+                    "log file %08x: the list of what is in it is damaged; up to %u %s in it "
+                    "give errors",
+                    i, file->n_live, file->shift == DATA_SHIFT ? "pages" : "slots of page tables");
+    }
+    return code;
+}
+
 static int take_body(struct store *store, const struct checkpoint_header *h, const uint8_t *body)
 {
     struct log *log = store->log;
@@ -358,7 +376,7 @@ static int take_body(struct store *store, const struct checkpoint_header *h, con
     size_t len = h->map_bytes;
     for (uint32_t i = 0; code == 0 && i < h->n_files; i++)
         code = log_load_map_file(log, &at, &len);
-    return code < 0 ? code : log_load_footers(log);
+    return code < 0 ? code : load_footers(store);
 }
 
 int checkpoint_load(struct store *store, struct log_position *ret_position)

@@ -163,6 +163,8 @@ int piece_set_present(struct log_piece *piece, const uint16_t *slots)
 int32_t piece_rank(const struct log_piece *piece, uint32_t slot)
 {
     slot -= piece->first;
+    if (piece->lost)
+        return -1;
     if (piece->bitmap) {
         if (!bit_get(piece->bitmap, slot))
             return -1;

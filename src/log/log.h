@@ -47,6 +47,7 @@ struct log_file {
     bool unsynced;    /* holds completed writes that no sync covers yet */
     bool map_pending; /* its record of the running checkpoint is still to be taken */
     bool cleaning;    /* the cleaner is reading it */
+    bool damaged;     /* PACKED: its footer is lost; it stays as it is */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */
     uint32_t readers; /* reads in flight */
@@ -72,6 +73,7 @@ struct log_piece {
     uint32_t generation;
     uint32_t first, end; /* slots of the segment */
     uint32_t base, count;
+    bool lost;        /* nobody knows which slots are present: none can be found */
     uint64_t *bitmap; /* present slots, or */
     uint16_t *rank;   /* with bitmap: present before each eighth word */
     uint16_t *list;   /* present slots less first, or both NULL: all */
@@ -237,7 +239,8 @@ void log_free(struct log *log);
 /* Tell the log of a file of the checkpoint's map; *at is moved past the record, len is what is
  * left. Returns 0, ERR_DAMAGED, -ENOMEM. Footers are read later by log_load_footers(). */
 int log_load_map_file(struct log *log, const uint8_t **at, size_t *len);
-/* Read the footers of PACKED files: their pieces' present slots. Blocks; start-up only. */
+/* Read the footers of PACKED files: their pieces' present slots. Where one is damaged (log_file.
+ * damaged), what it tells of cannot be found. Blocks; start-up only. 0, -ENOMEM. */
 int log_load_footers(struct log *log);
 /* All files of the map and of the tail are known: what else the medium has is free. Blocks;
  * start-up only. ERR_DAMAGED: there is a file that the store went on into behind what is known

@@ -292,6 +292,16 @@ static int load_footer(struct log *log, struct log_file *file)
     return parse_footer(file, buf, file->footer_bytes);
 }
 
+/* Which slots are in a piece, only the footer knows, unless all are. */
+static void lose_pieces(struct log_file *file)
+{
+    file->damaged = true;
+    list_for_each (l, &file->pieces) {
+        struct log_piece *piece = container_of(l, struct log_piece, link);
+        piece->lost = piece->count != piece->end - piece->first;
+    }
+}
+
 int log_load_footers(struct log *log)
 {
     for (uint32_t i = 0; i < log->max_files; i++) {
@@ -299,8 +309,10 @@ int log_load_footers(struct log *log)
         if (!file || file->state != FILE_SEALED || file->kind != FILE_KIND_PACKED)
             continue;
         int code = load_footer(log, file);
-        if (code < 0)
+        if (code == -ENOMEM)
             return code;
+        if (code < 0)
+            lose_pieces(file);
     }
     return 0;
 }

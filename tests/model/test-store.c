@@ -422,6 +422,89 @@ static void checkpoint_of_closing(void **state)
     assert_int_equal(read_page(env, 199, 1), 0);
 }
 
+/* ---- packed files --------------------------------------------------------------------------- */
+
+static uint64_t counter(struct env *env, const char *name)
+{
+    struct store_counter counters[128];
+    uint32_t n = store_counters(env->store, counters, 128);
+    for (uint32_t k = 0; k < n; k++)
+        if (strcmp(counters[k].name, name) == 0)
+            return counters[k].value;
+    fail();
+    return 0;
+}
+
+/* Where the footer of a file with pages that were packed stands, by the newest checkpoint. */
+static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offset)
+{
+    static _Alignas(8) uint8_t body[4 * MIB];
+    struct checkpoint_header h;
+    uint32_t file = newer_checkpoint(env);
+    sim_peek(env->sim, file, 0, body);
+    memcpy(&h, body, sizeof(h));
+    assert_true(h.body_bytes < sizeof(body));
+    for (uint64_t at = 0; at < h.body_bytes; at += BLOCK_BYTES)
+        sim_peek(env->sim, file, BLOCK_BYTES + at, body + at);
+    const uint8_t *at = body + h.catalogue_bytes;
+    for (uint32_t i = 0; i < h.n_files; i++) {
+        const struct map_file *m = (const struct map_file *)at;
+        if (m->kind == FILE_KIND_PACKED && m->shift == DATA_SHIFT) {
+            *ret_file = m->file;
+            *ret_offset = (uint64_t)m->footer_block * BLOCK_BYTES;
+            return true;
+        }
+        at += sizeof(*m) + m->n_pieces * sizeof(struct map_piece) + (m->used_slots + 63) / 64 * 8;
+    }
+    return false;
+}
+
+/* A packed file without its footer: its pages give errors, everything else goes on. */
+static void damaged_footer(void **state)
+{
+    enum { N = 16000 };
+    struct env *env = *state;
+    uint32_t file = 0, lost = 0;
+    uint64_t offset = 0;
+    write_pages(env, 0, N, 1);
+    for (uint64_t page = 0; page < N; page++)
+        if (page % 3)
+            write_pages(env, page, 1, 2);
+    for (unsigned i = 0; i < 20000 && counter(env, "files_cleaned") == 0; i++) {
+        if (i % 100 == 0)
+            store_tick(env->store);
+        turn(env);
+    }
+    assert_true(counter(env, "files_cleaned") > 0);
+    close_store(env);
+    assert_true(find_footer(env, &file, &offset));
+    sim_flip_bit(env->sim, file, offset + 5, 1);
+    assert_int_equal(open_store(env), 0);
+    assert_true(env->n_damage > 0);
+    for (unsigned round = 0; round < 2; round++) {
+        lost = 0;
+        for (uint64_t page = 0; page < N; page++) {
+            int code = read_page(env, page, page % 3 ? 2 : 1);
+            assert_true(code == 0 || err_errno(code) == EIO);
+            if (code == 0)
+                continue;
+            lost++;
+            if (round == 0) /* what is written again is whole again */
+                write_pages(env, page, 1, page % 3 ? 2 : 1);
+        }
+        assert_true(round == 0 ? lost > 0 && lost < N / 2 : lost == 0);
+        close_store(env);
+        assert_int_equal(open_store(env), 0);
+    }
+    write_pages(env, 0, N, 3); /* and cleaning leaves the file alone */
+    for (unsigned i = 0; i < 20000; i++) {
+        if (i % 100 == 0)
+            store_tick(env->store);
+        turn(env);
+    }
+    assert_int_equal(read_page(env, 0, 3), 0);
+}
+
 /* ---- the catalogue -------------------------------------------------------------------------- */
 
 static void resized(struct store_change *c)
@@ -573,6 +656,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(checkpoint_of_opening, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_running, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
+        cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
