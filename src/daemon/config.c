@@ -35,7 +35,7 @@ const struct config_key config_keys[] = {
      CONFIG_SIZE,
      FIELD(table_bytes),
      8 << 20,
-     1ULL << 50,
+     64ULL << 30,
      {},
      {},
      "Memory for nodes of page tables; what does not fit is read again when it is needed."},

@@ -31,8 +31,9 @@ static struct disk *find(struct nbd_exports *exports, const char *name, bool *re
     if (!split_name(name, vm, disk_name))
         return NULL;
     struct disk *disk = store_find_disk(e->store, vm, disk_name);
-    if (disk)
-        *ret_read_only = false;
+    if (!disk || disk_is_shrinking(disk))
+        return NULL;
+    *ret_read_only = false;
     return disk;
 }
 

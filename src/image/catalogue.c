@@ -4,6 +4,7 @@
  * when its batch is applied (the same code does it in recovery), and reported when it is durable.
  * While one is between the log and its doing no checkpoint begins, and none is made while one runs:
  * so a checkpoint has it wholly or not at all. */
+#include "base/crc.h"
 #include "base/err.h"
 #include "base/mono.h"
 #include "image/catalogue_format.h"
@@ -22,10 +23,15 @@ bool name_is_valid(const char *name)
            strcmp(name, "..") != 0;
 }
 
+static struct list *name_bucket(struct store *store, const char *name)
+{
+    return &store->vm_names[crc32c(0, name, strlen(name)) % NAME_BUCKETS];
+}
+
 struct vm *vm_find(struct store *store, const char *name)
 {
-    list_for_each (l, &store->vms) {
-        struct vm *vm = container_of(l, struct vm, link);
+    list_for_each (l, name_bucket(store, name)) {
+        struct vm *vm = container_of(l, struct vm, hash_link);
         if (strcmp(vm->name, name) == 0)
             return vm;
     }
@@ -50,13 +56,10 @@ struct disk *store_find_disk(struct store *store, const char *vm_name, const cha
 
 struct disk *disk_by_id(struct store *store, uint32_t id)
 {
-    list_for_each (l, &store->vms) {
-        struct vm *vm = container_of(l, struct vm, link);
-        list_for_each (k, &vm->disks) {
-            struct disk *disk = container_of(k, struct disk, link);
-            if (disk->id == id)
-                return disk;
-        }
+    list_for_each (l, &store->disk_ids[id % NAME_BUCKETS]) {
+        struct disk *disk = container_of(l, struct disk, id_link);
+        if (disk->id == id)
+            return disk;
     }
     return NULL;
 }
@@ -70,6 +73,11 @@ void disk_put(struct disk *disk)
 {
     assert(disk->users);
     disk->users--;
+}
+
+bool disk_is_shrinking(const struct disk *disk)
+{
+    return disk->shrinking;
 }
 
 uint64_t disk_size(const struct disk *disk)
@@ -86,10 +94,13 @@ struct store *disk_store(const struct disk *disk)
 
 static void insert_vm(struct store *store, struct vm *vm)
 {
-    struct list *at = store->vms.next;
-    while (at != &store->vms && strcmp(container_of(at, struct vm, link)->name, vm->name) < 0)
-        at = at->next;
+    /* From the end: in a checkpoint they stand in their order. */
+    struct list *at = &store->vms;
+    while (at->prev != &store->vms &&
+           strcmp(container_of(at->prev, struct vm, link)->name, vm->name) > 0)
+        at = at->prev;
     list_insert_before(at, &vm->link);
+    list_push_back(name_bucket(store, vm->name), &vm->hash_link);
 }
 
 static struct vm *vm_new(struct store *store, const char *name, uint32_t id)
@@ -123,6 +134,7 @@ static struct disk *disk_new(struct store *store, struct vm *vm, const char *nam
     tree_init(&disk->tree, store->table, id, tree_levels(pages_of(size_bytes)), (struct entry){0});
     if (vm) {
         list_push_back(&vm->disks, &disk->link);
+        list_push_back(&store->disk_ids[id % NAME_BUCKETS], &disk->id_link);
         vm->n_disks++;
     } else {
         list_push_back(&store->doomed, &disk->link);
@@ -133,6 +145,7 @@ static struct disk *disk_new(struct store *store, struct vm *vm, const char *nam
 static void doom(struct store *store, struct disk *disk)
 {
     list_del(&disk->link);
+    list_del(&disk->id_link);
     disk->vm->n_disks--;
     disk->vm = NULL;
     list_push_back(&store->doomed, &disk->link);
@@ -141,6 +154,7 @@ static void doom(struct store *store, struct disk *disk)
 static void vm_free(struct vm *vm)
 {
     list_del(&vm->link);
+    list_del(&vm->hash_link);
     free(vm);
 }
 
@@ -274,6 +288,7 @@ static int do_change(struct store *store, const struct parsed_change *c)
         return 0;
     case CHANGE_VM_RENAME:
         list_del(&vm->link);
+        list_del(&vm->hash_link);
         strcpy(vm->name, c->new_name);
         insert_vm(store, vm);
         return 0;
@@ -359,6 +374,7 @@ void store_change(struct store *store, struct store_change *change)
     change->store = store;
     change->record = NULL;
     change->end_zeroed = false;
+    change->shrinks = NULL;
     list_push_back(&store->changes, &change->link);
 }
 
@@ -373,6 +389,8 @@ static void change_done(struct store *store, int error)
 {
     struct store_change *change = first_change(store);
     list_del(&change->link);
+    if (change->shrinks)
+        change->shrinks->shrinking = false;
     free(change->record);
     change->record = NULL;
     store->change_logged = false;
@@ -392,6 +410,8 @@ void change_applied(struct store *store, int error)
     if (!error)
         error = catalogue_replay(store, change->record, change->record_len);
     if (error) {
+        /* It is in the log: what is in memory is not the store any more. */
+        log_fail(store->log, error, "making a change of the catalogue");
         change_done(store, ERR_READ_ONLY);
         return;
     }
@@ -401,7 +421,8 @@ void change_applied(struct store *store, int error)
 }
 
 /* Shrinking: what lies beyond the new end becomes zeros first, so that growing again shows nothing.
- */
+ * Until the change is made the disk takes no users, for whom it could be refused with those bytes
+ * gone. */
 static void end_zeroed(struct store_io *io)
 {
     struct store *store = io->disk->store;
@@ -434,6 +455,8 @@ static bool zero_end(struct store *store, struct store_change *change)
                             .length = disk->size_bytes - change->size_bytes,
                             .done = end_zeroed};
     disk_get(disk);
+    disk->shrinking = true;
+    change->shrinks = disk;
     store->change_zeroing = true;
     if (store_submit(store, io))
         end_zeroed(io);

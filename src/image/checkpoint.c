@@ -61,7 +61,10 @@ static int begin(struct store *store)
     cleaner_write_footers(log);
     catalogue_save(store, NULL, &c->catalogue_bytes);
     c->catalogue_bytes = pad(c->catalogue_bytes, 8);
-    c->buf_bytes = pad(BLOCK_BYTES + c->catalogue_bytes + log_map_size(log, &files), BLOCK_BYTES);
+    /* What it writes is in memory now: dirty nodes, and those above them. In the log a node takes
+     * no more than in memory, and a few bytes for a child that it did not have. */
+    size_t map_bytes = log_map_size(log, store->table->bytes, &files);
+    c->buf_bytes = pad(BLOCK_BYTES + c->catalogue_bytes + map_bytes, BLOCK_BYTES);
     c->buf = aligned_alloc(STORAGE_ALIGN_BYTES, c->buf_bytes);
     if (!c->buf)
         return -ENOMEM;
@@ -76,7 +79,7 @@ static int begin(struct store *store)
     log->checkpoint_wanted = false;
     log->checkpoint_running = c->seq;
     log->bytes_since_checkpoint = 0;
-    log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes);
+    log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
     table_freeze(store->table);
     return 0;
 }
@@ -209,7 +212,12 @@ static bool nodes_step(struct store *store)
         return true;
     log_table_flush(log);
     uint32_t n_files;
-    size_t map_bytes = log_map_finish(log, &n_files);
+    size_t map_bytes;
+    int code = log_map_finish(log, &n_files, &map_bytes);
+    if (code < 0) {
+        failed(store, code, "taking the map of a checkpoint");
+        return false;
+    }
     put_roots(store);
     put_header(store, n_files, map_bytes);
     c->state = CHECKPOINT_DRAIN;
@@ -337,6 +345,24 @@ static int load_body(struct store *store, int which, const struct checkpoint_hea
     return 0;
 }
 
+/* Footers that cannot be read take with them what is found by them, and no more. */
+static int load_footers(struct store *store)
+{
+    const struct log *log = store->log;
+    int code = log_load_footers(store->log);
+    for (uint32_t i = 0; code == 0 && i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (!file || !file->damaged)
+            continue;
+        store->stats.checksum_errors++;
+        store_event(store, STORE_EVENT_DAMAGE, ERR_CHECKSUM,
+                    "log file %08x: the list of what is in it is damaged; up to %u %s in it "
+                    "give errors",
+                    i, file->n_live, file->shift == DATA_SHIFT ? "pages" : "slots of page tables");
+    }
+    return code;
+}
+
 static int take_body(struct store *store, const struct checkpoint_header *h, const uint8_t *body)
 {
     struct log *log = store->log;
@@ -350,7 +376,7 @@ static int take_body(struct store *store, const struct checkpoint_header *h, con
     size_t len = h->map_bytes;
     for (uint32_t i = 0; code == 0 && i < h->n_files; i++)
         code = log_load_map_file(log, &at, &len);
-    return code < 0 ? code : log_load_footers(log);
+    return code < 0 ? code : load_footers(store);
 }
 
 int checkpoint_load(struct store *store, struct log_position *ret_position)
@@ -373,6 +399,14 @@ int checkpoint_load(struct store *store, struct log_position *ret_position)
             return ERR_FORMAT_NEWER;
         return codes[best] == -ENOMEM || codes[best] == -EIO ? codes[best] : ERR_DAMAGED;
     }
+    /* It was written, but if the process died then it need not be durable: what follows relies on
+     * it, the overwriting of the other one first of all. */
+    struct storage_req sync = {.op = STORAGE_SYNC, .file = STORAGE_CHECKPOINT(best)};
+    int code = storage_run(store->storage, &sync);
+    if (code < 0)
+        return code;
+    /* The other one should be the one before. If it is not whole it may have been the one after. */
+    store->log->older = codes[!best] < 0;
     *ret_position = (struct log_position){.file = h[best].position_file,
                                           .segment = h[best].position_segment,
                                           .slot = h[best].position_slot,

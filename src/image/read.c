@@ -14,6 +14,7 @@
 
 #define PART_MAX_PAGES   256u
 #define CACHE_PART_PAGES 32u /* longer runs push nothing out of the cache: they are scans */
+#define CACHE_MAX_PARTS  8u  /* in flight for one CACHE request: 8 MiB */
 
 struct read_part {
     struct storage_req req;
@@ -64,6 +65,33 @@ static int check_page(struct read_part *part, uint32_t i)
     return ERR_CHECKSUM;
 }
 
+/* A part has come; a request that did not start all of its parts goes on. */
+static void part_done(struct store *store, struct store_io *io, int error)
+{
+    if (io->throttled) {
+        io->throttled = false;
+        if (error && !io->error)
+            io->error = error;
+        io->pending--;
+        read_step(store, io);
+        io_check(io);
+        return;
+    }
+    io_part_done(io, error);
+}
+
+/* Reading ahead has a bound, and no use when the cache keeps nothing of it. */
+static bool cache_waits(const struct store_io *io)
+{
+    return io->op == STORE_CACHE && io->pending >= CACHE_MAX_PARTS;
+}
+
+static bool cache_is_full(struct store *store, const struct store_io *io)
+{
+    return io->op == STORE_CACHE && io->length > CACHE_PART_PAGES * PAGE_BYTES &&
+           !page_cache_has_room(store->cache);
+}
+
 static void part_read(struct storage_req *req, int res)
 {
     struct read_part *part = container_of(req, struct read_part, req);
@@ -87,7 +115,7 @@ static void part_read(struct storage_req *req, int res)
     }
     free(part->bounce);
     free(part);
-    io_part_done(io, error);
+    part_done(store, io, error);
 }
 
 static bool direct(const struct store_io *io, uint64_t page)
@@ -199,7 +227,7 @@ static int read_leaf(struct store *store, struct store_io *io, struct node *leaf
     uint64_t leaf_end = ((leaf->index + 1) << NODE_BITS) * PAGE_BYTES;
     if (leaf_end < end)
         end = leaf_end;
-    while (io->next < end) {
+    while (io->next < end && !cache_waits(io)) {
         uint64_t page = io->next / PAGE_BYTES;
         struct entry e = node_get(leaf, page % NODE_ENTRIES);
         if (entry_encoding(&e) == ENCODING_HOLE || entry_encoding(&e) == ENCODING_ZERO) {
@@ -230,9 +258,13 @@ void read_step(struct store *store, struct store_io *io)
     uint64_t end = io->offset + io->length;
     if (io->next == io->offset)
         io->all_zero = io->flags & STORE_SKIP_ZERO;
-    while (io->next < end && !io->error) {
+    while (io->next < end && !io->error && !cache_is_full(store, io)) {
         struct node *leaf;
         uint64_t pages;
+        if (cache_waits(io)) {
+            io->throttled = true;
+            return;
+        }
         int code =
             tree_get(&io->disk->tree, io->next / PAGE_BYTES, false, &io->waiter, &leaf, &pages);
         if (code == TREE_WAIT)

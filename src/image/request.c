@@ -103,6 +103,7 @@ bool io_start(struct store *store, struct store_io *io)
     io->busy = true;
     io->finished = false;
     io->submitting = true;
+    io->throttled = false;
     io->all_zero = false;
     io->n_extents = 0;
     io->waiter.wake = step_woken;

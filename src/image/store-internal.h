@@ -8,7 +8,8 @@
 #include "log/log.h"
 
 struct vm {
-    struct list link; /* in store->vms */
+    struct list link;      /* in store->vms */
+    struct list hash_link; /* in store->vm_names */
     struct list disks;
     char name[NAME_MAX_CHARS + 1];
     uint32_t id;
@@ -19,12 +20,14 @@ struct vm {
 };
 
 struct disk {
-    struct list link; /* in vm->disks, or store->doomed when removed */
+    struct list link;    /* in vm->disks, or store->doomed when removed */
+    struct list id_link; /* in store->disk_ids; none when removed */
     struct store *store;
     struct vm *vm; /* NULL: removed */
     char name[NAME_MAX_CHARS + 1];
     uint32_t id;
     uint32_t users;
+    bool shrinking;
     uint64_t size_bytes;
     struct tree tree;
     size_t root_offset; /* of its root in the running checkpoint's body */
@@ -39,6 +42,7 @@ struct page_lock {
 };
 
 #define LOCK_BUCKETS 256
+#define NAME_BUCKETS 4096 /* of vms by name, of disks by id */
 
 enum checkpoint_state {
     CHECKPOINT_IDLE,
@@ -78,7 +82,8 @@ struct store {
     struct table *table;
     struct page_cache *cache;
 
-    struct list vms;    /* by name */
+    struct list vms; /* by name */
+    struct list vm_names[NAME_BUCKETS], disk_ids[NAME_BUCKETS];
     struct list doomed; /* removed disks whose pages are still to be freed */
     uint32_t next_id;
 

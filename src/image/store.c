@@ -357,6 +357,11 @@ static int replay(struct store *store, const struct log_position *position)
     int code = log_replay(log, position, replay_batch, store, &batches, &bytes);
     if (code == 0)
         code = log_load_free(log);
+    if (code == ERR_DAMAGED)
+        store_event(store, STORE_EVENT_DAMAGE, code,
+                    "%s: opening the store would lose what was durable",
+                    log->older ? "the newer checkpoint is damaged, and the store went on after it"
+                               : "a batch of the log that was durable is damaged");
     if (code < 0)
         return code;
     log->synced_seq = log->applied_seq; /* by the checkpoint that follows, before anything else */
@@ -421,6 +426,10 @@ static struct store *store_new(struct storage *storage, const struct store_confi
     list_init(&store->changes);
     for (int i = 0; i < LOCK_BUCKETS; i++)
         list_init(&store->locks[i]);
+    for (int i = 0; i < NAME_BUCKETS; i++) {
+        list_init(&store->vm_names[i]);
+        list_init(&store->disk_ids[i]);
+    }
     return store;
 }
 

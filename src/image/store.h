@@ -114,6 +114,7 @@ struct store_io {
     uint64_t next;    /* progress: the next byte to handle */
     uint32_t pending; /* parts in flight */
     bool submitting;  /* inside store_submit() */
+    bool throttled;   /* CACHE: goes on when a part has come */
     bool holds_lock;  /* of its page: a part of a request that does not fill the page */
     bool busy;        /* some of it is still to be started */
     bool finished;
@@ -145,22 +146,32 @@ struct disk *store_find_disk(struct store *store, const char *vm, const char *di
 void disk_get(struct disk *disk);
 void disk_put(struct disk *disk);
 
+/* What lies beyond its new end is being dropped: it takes no new users until that is over. */
+bool disk_is_shrinking(const struct disk *disk);
+
 uint64_t disk_size(const struct disk *disk); /* bytes */
 struct store *disk_store(const struct disk *disk);
 
 /* 1 to 64 of letters, digits, '.', '_', '-'; not "." or "..". */
 bool name_is_valid(const char *name);
 
-enum vm_role { ROLE_GENERIC, ROLE_APP, ROLE_DATABASE, ROLE_BALANCER };
+/* The numbers of both stand on the medium (docs/format-store.md): they never change, and none is
+ * used again. */
+enum vm_role {
+    ROLE_GENERIC = 0,
+    ROLE_APP = 1,
+    ROLE_DATABASE = 2,
+    ROLE_BALANCER = 3,
+};
 
 enum change_kind {
-    CHANGE_VM_CREATE,   /* vm, role, provisional; no disks yet */
-    CHANGE_VM_COMMIT,   /* vm: a provisional vm becomes an ordinary one */
-    CHANGE_VM_RENAME,   /* vm, new_name */
-    CHANGE_VM_REMOVE,   /* vm and its disks; -EBUSY while one is in use */
-    CHANGE_DISK_ADD,    /* vm, disk, size_bytes */
-    CHANGE_DISK_REMOVE, /* vm, disk */
-    CHANGE_DISK_RESIZE, /* vm, disk, size_bytes; shrinking drops what lies beyond */
+    CHANGE_VM_CREATE = 0,   /* vm, role, provisional; no disks yet */
+    CHANGE_VM_COMMIT = 1,   /* vm: a provisional vm becomes an ordinary one */
+    CHANGE_VM_RENAME = 2,   /* vm, new_name */
+    CHANGE_VM_REMOVE = 3,   /* vm and its disks; -EBUSY while one is in use */
+    CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes */
+    CHANGE_DISK_REMOVE = 5, /* vm, disk */
+    CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
 };
 
 /* A change of the catalogue: in the log and durable when done. A provisional vm (an import under
@@ -179,6 +190,7 @@ struct store_change {
     void *record; /* as it stands in the log */
     uint32_t record_len;
     bool end_zeroed;
+    struct disk *shrinks;
 };
 
 /* done() is always called, never from inside this call. */

@@ -124,11 +124,11 @@ static bool batch_open(struct log *log)
     return true;
 }
 
-uint32_t batch_crc(const struct batch_header *header, const uint8_t *block)
+uint32_t batch_crc(const uint8_t uuid[16], const struct batch_header *header, const uint8_t *block)
 {
     struct batch_header copy = *header;
     copy.crc = 0;
-    uint32_t seed = (uint32_t)header->incarnation ^ header->segment << 16;
+    uint32_t seed = crc32c(0, uuid, 16) ^ (uint32_t)header->incarnation ^ header->segment << 16;
     uint32_t crc = crc32c(seed, &copy, sizeof(copy));
     return crc32c(crc, block + sizeof(copy), BLOCK_BYTES - sizeof(copy));
 }
@@ -157,10 +157,11 @@ static void batch_send(struct log *log)
         .n_pages = batch->n_pages,
         .records_bytes = batch->records_bytes,
         .next_file = log->next_data_file ? log->next_data_file->number : NO_FILE,
+        .checkpoint = (uint32_t)log->checkpoint_seq,
     };
     memset(batch->buf + sizeof(*header) + batch->records_bytes, 0,
            BATCH_RECORDS_BYTES - batch->records_bytes);
-    header->crc = batch_crc(header, batch->buf);
+    header->crc = batch_crc(log->uuid, header, batch->buf);
 
     uint32_t bytes = (1 + batch->n_pages) * BLOCK_BYTES;
     batch->iov = (struct iovec){batch->buf, bytes};

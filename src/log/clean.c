@@ -330,8 +330,9 @@ bool log_is_short(const struct log *log)
 
 static bool may_be_victim(const struct log *log, const struct log_file *file)
 {
-    if (!file || file->state != FILE_SEALED || file->sealed_batch > log->applied_seq ||
-        file->writers || file->n_live == 0 || file->n_live > MAX_VICTIM_LIVE(file_slots(file)))
+    if (!file || file->state != FILE_SEALED || file->damaged ||
+        file->sealed_batch > log->applied_seq || file->writers || file->n_live == 0 ||
+        file->n_live > MAX_VICTIM_LIVE(file_slots(file)))
         return false;
     return file->shift == DATA_SHIFT || !log->checkpoint_running;
 }

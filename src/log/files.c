@@ -163,6 +163,8 @@ int piece_set_present(struct log_piece *piece, const uint16_t *slots)
 int32_t piece_rank(const struct log_piece *piece, uint32_t slot)
 {
     slot -= piece->first;
+    if (piece->lost)
+        return -1;
     if (piece->bitmap) {
         if (!bit_get(piece->bitmap, slot))
             return -1;
@@ -476,6 +478,7 @@ static int write_header(struct log *log, struct log_file *file, uint32_t first_s
     header->kind = file->kind;
     header->shift = file->shift;
     header->first_segment = first_segment;
+    header->checkpoint = log->checkpoint_seq;
     header->crc = crc32c(0, header, sizeof(*header));
     *w = (struct header_write){.log = log, .file = file, .iov = {header, sizeof(*header)}};
     w->req = (struct storage_req){.done = header_written,

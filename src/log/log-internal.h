@@ -41,7 +41,14 @@ static inline bool bit_get(const uint64_t *bits, uint32_t at)
 
 /* append.c */
 void file_mark_unsynced(struct log *log, struct log_file *file); /* a write of it is complete */
-uint32_t batch_crc(const struct batch_header *header, const uint8_t *block);
+/* The uuid, random and in no page's reach, keeps a page from passing for a batch. */
+uint32_t batch_crc(const uint8_t uuid[16], const struct batch_header *header, const uint8_t *block);
+
+/* scan.c */
+bool batch_is_valid(const struct log *log, const uint8_t *block, uint32_t slot);
+/* Is there a batch of this incarnation in the file, from slot on, that says that batch seq was
+ * durable, or that a newer checkpoint was? Blocks. 0 or a code. */
+int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret);
 
 /* clean.c */
 void cleaner_pay(struct log *log, uint32_t blocks); /* that went into the log */

@@ -47,6 +47,7 @@ struct log_file {
     bool unsynced;    /* holds completed writes that no sync covers yet */
     bool map_pending; /* its record of the running checkpoint is still to be taken */
     bool cleaning;    /* the cleaner is reading it */
+    bool damaged;     /* PACKED: its footer is lost; it stays as it is */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */
     uint32_t readers; /* reads in flight */
@@ -72,6 +73,7 @@ struct log_piece {
     uint32_t generation;
     uint32_t first, end; /* slots of the segment */
     uint32_t base, count;
+    bool lost;        /* nobody knows which slots are present: none can be found */
     uint64_t *bitmap; /* present slots, or */
     uint16_t *rank;   /* with bitmap: present before each eighth word */
     uint16_t *list;   /* present slots less first, or both NULL: all */
@@ -215,11 +217,13 @@ struct log {
 
     /* Checkpoints: seq of the last durable one and of the one being made (0: none). */
     uint64_t checkpoint_seq, checkpoint_running;
+    bool older; /* opening: the other checkpoint is not whole; it may have been the newer one */
     bool checkpoint_wanted; /* one waits to begin: no new victim */
     uint64_t bytes_since_checkpoint;
-    bool hold;          /* a check walks a checkpoint: files and pieces stay as they are */
-    bool tidy;          /* idle: clean what is half dead */
-    uint8_t *map_body;  /* of the running checkpoint */
+    bool hold;         /* a check walks a checkpoint: files and pieces stay as they are */
+    bool tidy;         /* idle: clean what is half dead */
+    uint8_t *map_body; /* of the running checkpoint */
+    size_t map_size;
     size_t map_end;     /* bytes of it that are assigned */
     uint32_t map_files; /* records in it */
     uint32_t map_next;  /* the next file to take */
@@ -242,9 +246,12 @@ void log_free(struct log *log);
 /* Tell the log of a file of the checkpoint's map; *at is moved past the record, len is what is
  * left. Returns 0, ERR_DAMAGED, -ENOMEM. Footers are read later by log_load_footers(). */
 int log_load_map_file(struct log *log, const uint8_t **at, size_t *len);
-/* Read the footers of PACKED files: their pieces' present slots. Blocks; start-up only. */
+/* Read the footers of PACKED files: their pieces' present slots. Where one is damaged (log_file.
+ * damaged), what it tells of cannot be found. Blocks; start-up only. 0, -ENOMEM. */
 int log_load_footers(struct log *log);
-/* All files of the map and of the tail are known: what else the medium has is free. */
+/* All files of the map and of the tail are known: what else the medium has is free. Blocks;
+ * start-up only. ERR_DAMAGED: there is a file that the store went on into behind what is known
+ * (survey.c). */
 int log_load_free(struct log *log);
 /* Is any request to a log file in flight? */
 bool log_files_are_busy(const struct log *log);
@@ -304,14 +311,16 @@ void log_table_flush(struct log *log);
 
 /* ---- checkpoints of the map ----------------------------------------------------------------- */
 
-/* The size that the map takes in a checkpoint that begins now, at most. */
-size_t log_map_size(const struct log *log, uint32_t *ret_files);
+/* The size that the map takes in a checkpoint that begins now and writes at most so many bytes of
+ * nodes. */
+size_t log_map_size(const struct log *log, uint64_t node_bytes, uint32_t *ret_files);
 /* Begin: body has log_map_size() bytes. From now on a file's record is taken before it changes. */
-void log_map_begin(struct log *log, uint8_t *body);
+void log_map_begin(struct log *log, uint8_t *body, size_t size);
 /* Take up to n_files more records; true when all but those of table files are taken. */
 bool log_map_step(struct log *log, uint32_t n_files);
-/* Take what is left, at the end of the checkpoint's nodes. Returns the bytes used. */
-size_t log_map_finish(struct log *log, uint32_t *ret_files);
+/* Take what is left, at the end of the checkpoint's nodes. Out: the bytes used. 0, or -EOVERFLOW:
+ * more nodes were written than was said. */
+int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes);
 /* Sync all that the checkpoint needs: done through waiter. */
 void log_sync_all(struct log *log, struct waiter *waiter);
 /* The checkpoint is durable: what died before it began is free. */

@@ -74,7 +74,8 @@ struct file_header {
     uint32_t kind;
     uint32_t shift;         /* slot size */
     uint32_t first_segment; /* DATA, TABLE */
-    uint8_t zero[BLOCK_BYTES - 56];
+    uint64_t checkpoint;    /* the last one that was durable when this was written */
+    uint8_t zero[BLOCK_BYTES - 64];
 };
 static_assert(sizeof(struct file_header) == BLOCK_BYTES, "a block");
 
@@ -84,8 +85,8 @@ static_assert(sizeof(struct file_header) == BLOCK_BYTES, "a block");
 
 struct batch_header {
     uint32_t magic;
-    uint32_t crc; /* of the block with this field zero, seeded with segment and incarnation */
-    uint64_t seq; /* counts batches; no gaps */
+    uint32_t crc;         /* of the block with this field zero, seeded: batch_crc() */
+    uint64_t seq;         /* counts batches; no gaps */
     uint64_t incarnation; /* of the store: raised by every recovery */
     uint64_t synced_seq;  /* all batches up to here were durable when this was written */
     uint64_t time_us;     /* UTC */
@@ -93,8 +94,8 @@ struct batch_header {
     uint32_t slot; /* of this block */
     uint32_t n_pages;
     uint32_t records_bytes;
-    uint32_t next_file; /* the file of the next segment, once known; NO_FILE before */
-    uint32_t zero;
+    uint32_t next_file;  /* the file of the next segment, once known; NO_FILE before */
+    uint32_t checkpoint; /* as in file_header, mod 2^32 */
 };
 static_assert(sizeof(struct batch_header) == 64, "header");
 

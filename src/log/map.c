@@ -42,14 +42,18 @@ static size_t record_size(const struct log_file *file)
            live_bytes(file->used_slots);
 }
 
-/* Fresh table files that a checkpoint may fill before it ends. */
-#define MAX_NEW_TABLE_FILES 64
+/* Fresh table files that so many bytes of nodes may fill. Half of a file may be lost at the ends of
+ * buffers and segments: much less is. */
+static uint64_t new_table_files(uint64_t node_bytes)
+{
+    return 4 + 2 * node_bytes / FILE_BYTES;
+}
 
-size_t log_map_size(const struct log *log, uint32_t *ret_files)
+size_t log_map_size(const struct log *log, uint64_t node_bytes, uint32_t *ret_files)
 {
     size_t table_record = sizeof(struct map_file) + 8 * sizeof(struct map_piece) +
                           live_bytes(FILE_BYTES >> TABLE_SHIFT);
-    size_t size = MAX_NEW_TABLE_FILES * table_record;
+    size_t size = new_table_files(node_bytes) * table_record;
     uint32_t files = 0;
     for (uint32_t i = 0; i < log->max_files; i++) {
         const struct log_file *file = log->files[i];
@@ -90,10 +94,11 @@ static size_t take_record(const struct log_file *file, uint8_t *at)
     return at + live_bytes(file->used_slots) - start;
 }
 
-void log_map_begin(struct log *log, uint8_t *body)
+void log_map_begin(struct log *log, uint8_t *body, size_t size)
 {
     size_t at = 0;
     log->map_body = body;
+    log->map_size = size;
     log->map_files = 0;
     for (uint32_t i = 0; i < log->max_files; i++) {
         struct log_file *file = log->files[i];
@@ -128,7 +133,7 @@ bool log_map_step(struct log *log, uint32_t n_files)
     return log->map_next == log->max_files;
 }
 
-size_t log_map_finish(struct log *log, uint32_t *ret_files)
+int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes)
 {
     while (!log_map_step(log, 1024))
         continue;
@@ -136,11 +141,14 @@ size_t log_map_finish(struct log *log, uint32_t *ret_files)
         struct log_file *file = log->files[i];
         if (!in_map(file) || !taken_at_end(file))
             continue;
+        if (record_size(file) > log->map_size - log->map_end)
+            return -EOVERFLOW;
         log->map_end += take_record(file, log->map_body + log->map_end);
         log->map_files++;
     }
     *ret_files = log->map_files;
-    return log->map_end;
+    *ret_bytes = log->map_end;
+    return 0;
 }
 
 /* ---- loading -------------------------------------------------------------------------------- */
@@ -284,6 +292,16 @@ static int load_footer(struct log *log, struct log_file *file)
     return parse_footer(file, buf, file->footer_bytes);
 }
 
+/* Which slots are in a piece, only the footer knows, unless all are. */
+static void lose_pieces(struct log_file *file)
+{
+    file->damaged = true;
+    list_for_each (l, &file->pieces) {
+        struct log_piece *piece = container_of(l, struct log_piece, link);
+        piece->lost = piece->count != piece->end - piece->first;
+    }
+}
+
 int log_load_footers(struct log *log)
 {
     for (uint32_t i = 0; i < log->max_files; i++) {
@@ -291,34 +309,10 @@ int log_load_footers(struct log *log)
         if (!file || file->state != FILE_SEALED || file->kind != FILE_KIND_PACKED)
             continue;
         int code = load_footer(log, file);
-        if (code < 0)
+        if (code == -ENOMEM)
             return code;
+        if (code < 0)
+            lose_pieces(file);
     }
     return 0;
-}
-
-int log_load_free(struct log *log)
-{
-    int n = log->storage->list(log->storage, NULL, 0);
-    if (n < 0)
-        return n;
-    _cleanup_free_ uint32_t *numbers = calloc(n + 1, sizeof(*numbers));
-    if (!numbers)
-        return -ENOMEM;
-    n = log->storage->list(log->storage, numbers, n);
-    for (int i = 0; i < n; i++) {
-        struct log_file *file = file_get(log, numbers[i]);
-        if (!file)
-            return -ENOMEM;
-        if (file->state != FILE_ABSENT)
-            continue;
-        file->state = FILE_FREE;
-        list_push_back(&log->free, &file->link);
-        log->n_free++;
-        log->n_files++;
-    }
-    for (uint32_t i = 0; i < log->max_files; i++)
-        if (log->files[i])
-            file_check_dead(log, log->files[i]);
-    return n < 0 ? n : 0;
 }

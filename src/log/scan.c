@@ -6,11 +6,10 @@
  * incarnation, with the seq that is due. Stale bytes of earlier uses of a file do not pass: their
  * incarnation, segment or seq is another, and the checksum covers those.
  *
- * A batch that is not whole is the torn end of the log, unless a later batch says that it was
- * durable (synced_seq). Then the medium has lost it: where only pages are damaged they are applied
- * all the same, and reading them gives a checksum error; where the header is, nobody knows which
- * pages it changed, and the store is not opened. What is not found out: the loss of the batch that
- * alone names the next file, the last one of its file or nearly so; it looks like the end. */
+ * A batch that is not whole is the torn end of the log, unless a later batch, in this file or in
+ * another (survey.c), says that it was durable (synced_seq). Then the medium has lost it: where
+ * only pages are damaged they are applied all the same, and reading them gives a checksum error;
+ * where the header is, nobody knows which pages it changed, and the store is not opened. */
 #include "base/checksum.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -28,7 +27,6 @@ struct scan {
     struct log_file *file;
     uint32_t segment, slot; /* where the next batch should stand */
     uint64_t seq;           /* of the last one */
-    uint32_t next_file;     /* that it names */
     uint8_t *buf;           /* blocks [buf_from, buf_to) of the file */
     uint32_t buf_file, buf_from, buf_to;
 };
@@ -63,38 +61,51 @@ static const uint8_t *blocks_at(struct scan *s, uint32_t file, uint32_t slot, ui
     return s->buf + (size_t)(slot - s->buf_from) * BLOCK_BYTES;
 }
 
+bool batch_is_valid(const struct log *log, const uint8_t *block, uint32_t slot)
+{
+    const struct batch_header *h = (const struct batch_header *)block;
+    return h->magic == BATCH_MAGIC && h->slot == slot && h->records_bytes <= BATCH_RECORDS_BYTES &&
+           h->n_pages <= BATCH_MAX_PAGES && slot + 1 + h->n_pages <= FILE_BLOCKS &&
+           h->segment < UINT32_MAX - 64 && h->crc == batch_crc(log->uuid, h, block);
+}
+
 static bool header_valid(const struct scan *s, const uint8_t *block, uint32_t slot)
 {
     const struct batch_header *h = (const struct batch_header *)block;
-    return h->magic == BATCH_MAGIC && h->incarnation == s->incarnation && h->slot == slot &&
-           h->records_bytes <= BATCH_RECORDS_BYTES && h->n_pages <= BATCH_MAX_PAGES &&
-           slot + 1 + h->n_pages <= FILE_BLOCKS && h->segment < UINT32_MAX - 64 &&
-           h->crc == batch_crc(h, block);
+    return h->incarnation == s->incarnation && batch_is_valid(s->log, block, slot);
 }
 
-/* Do all pages match their checksums, and do the records describe just these pages? */
-static bool pages_valid(const struct scan *s, const uint8_t *block, bool *ret_records_fit)
+static bool newer_checkpoint(const struct log *log, const struct batch_header *h)
+{
+    return (int32_t)(h->checkpoint - (uint32_t)log->checkpoint_seq) > 0;
+}
+
+/* Do all pages match their checksums? The records must describe just these pages: they are under
+ * the header's checksum, so what they say was written so. Returns 0, ERR_DAMAGED (they do not fit),
+ * ERR_FORMAT_NEWER (a kind of record that we do not know). */
+static int check_records(const struct scan *s, const uint8_t *block, bool *ret_match)
 {
     const struct batch_header *h = (const struct batch_header *)block;
     const uint8_t *at = block + sizeof(*h), *end = at + h->records_bytes;
     uint32_t page = 0;
     bool match = true;
-    *ret_records_fit = false;
     while (at < end) {
         const struct record *r = (const struct record *)at;
         if ((size_t)(end - at) < sizeof(*r))
-            return false;
+            return ERR_DAMAGED;
+        if (r->kind < RECORD_WRITE || r->kind > RECORD_CHANGE)
+            return ERR_FORMAT_NEWER;
         size_t more = r->kind == RECORD_WRITE ? r->count * 4u : 0;
         if (r->kind == RECORD_CHANGE)
             more = r->count;
         more = (more + 7) & ~(size_t)7;
         at += sizeof(*r);
-        if ((size_t)(end - at) < more || r->kind < RECORD_WRITE || r->kind > RECORD_CHANGE)
-            return false;
+        if ((size_t)(end - at) < more)
+            return ERR_DAMAGED;
         if (r->kind == RECORD_WRITE) {
             const uint32_t *sums = (const uint32_t *)at;
             if (page + r->count > h->n_pages)
-                return false;
+                return ERR_DAMAGED;
             for (uint32_t i = 0; i < r->count; i++, page++) {
                 uint64_t address = address_make(s->log->number, h->segment, h->slot + 1 + page);
                 const uint8_t *p = block + (size_t)(1 + page) * BLOCK_BYTES;
@@ -103,48 +114,35 @@ static bool pages_valid(const struct scan *s, const uint8_t *block, bool *ret_re
         }
         at += more;
     }
-    *ret_records_fit = page == h->n_pages;
-    return match && *ret_records_fit;
+    *ret_match = match;
+    return page == h->n_pages ? 0 : ERR_DAMAGED;
 }
 
-/* Does a batch in the file and those that follow it, from slot on, say that batch seq was durable?
- * step: look at each block, as after a batch that cannot be read; else from batch to batch. */
-static int says_durable(struct scan *s, uint32_t file, uint32_t slot, bool step, uint64_t seq,
-                        uint32_t *next_file, bool *ret)
+/* Does anything in the file from slot on say that batch seq was durable? */
+static int was_durable(struct scan *s, uint32_t file, uint32_t slot, uint64_t seq, bool *ret)
 {
-    for (uint32_t at = slot; at < FILE_BLOCKS && !*ret;) {
+    *ret = false;
+    for (uint32_t at = slot; at < FILE_BLOCKS && !*ret; at++) {
         int code;
         const uint8_t *block = blocks_at(s, file, at, 1, &code);
-        if (!block)
+        if (code < 0)
             return code;
+        if (!block)
+            break;
         const struct batch_header *h = (const struct batch_header *)block;
-        bool valid = header_valid(s, block, at), later = valid && h->seq > seq;
-        if ((valid && h->seq == seq) || (!later && !step))
-            break; /* it is there, where the scan will go next; or nothing is */
-        if (later) {
-            *ret = h->synced_seq >= seq;
-            *next_file = h->next_file;
-        }
-        at += later ? 1 + h->n_pages : 1;
+        if (header_valid(s, block, at) &&
+            ((h->seq > seq && h->synced_seq >= seq) || newer_checkpoint(s->log, h)))
+            *ret = true;
     }
     return 0;
 }
 
-/* Does anything behind slot, in this file or in those that follow, say that batch seq was durable?
- */
-static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
+int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret)
 {
-    uint32_t file = s->next_file;
-    bool first = FILE_BLOCKS - s->slot < 2; /* it would be the first one of the next file */
-    *ret = false;
-    int code = says_durable(s, s->file->number, slot, true, seq, &file, ret);
-    for (uint32_t n = 0; code == 0 && !*ret && file < s->log->max_files && n < s->log->max_files;
-         n++) {
-        uint32_t next = NO_FILE;
-        code = says_durable(s, file, 1, n == 0 && first, seq, &next, ret);
-        file = next;
-    }
-    return code;
+    _cleanup_free_ uint8_t *buf =
+        aligned_alloc(STORAGE_ALIGN_BYTES, (size_t)READ_BLOCKS * BLOCK_BYTES);
+    struct scan s = {.log = log, .incarnation = log->incarnation, .buf = buf, .buf_file = NO_FILE};
+    return buf ? was_durable(&s, file, 1, seq, ret) : -ENOMEM;
 }
 
 /* A file that was opened before the checkpoint began, while none of its batches was applied yet, is
@@ -210,21 +208,26 @@ static const uint8_t *next_batch(struct scan *s, int *code)
     bool durable;
     if (!block || !header_valid(s, block, s->slot) || h->seq != s->seq + 1 ||
         h->segment != s->segment) {
-        *code = was_durable(s, s->slot, s->seq + 1, &durable);
+        *code = was_durable(s, s->file->number, s->slot, s->seq + 1, &durable);
         if (*code == 0 && durable)
             *code = ERR_DAMAGED;
+        return NULL;
+    }
+    if (newer_checkpoint(s->log, h)) {
+        *code = ERR_DAMAGED; /* we go on from the older one, and must not: survey.c */
         return NULL;
     }
     uint32_t n = 1 + h->n_pages;
     block = blocks_at(s, s->file->number, s->slot, n, code);
     if (!block)
         return NULL;
-    bool fit;
-    if (pages_valid(s, block, &fit))
+    bool match;
+    *code = check_records(s, block, &match);
+    if (*code < 0)
+        return NULL;
+    if (match)
         return block;
-    *code = was_durable(s, s->slot + 1, s->seq + 1, &durable);
-    if (*code == 0 && durable && !fit)
-        *code = ERR_DAMAGED;
+    *code = was_durable(s, s->file->number, s->slot + 1, s->seq + 1, &durable);
     if (*code < 0 || !durable)
         return NULL;
     return blocks_at(s, s->file->number, s->slot, n, code);
@@ -234,6 +237,7 @@ static int follow(struct scan *s,
                   int (*apply)(void *arg, const struct batch_header *header, const uint8_t *block),
                   void *arg, uint64_t *batches, uint64_t *bytes)
 {
+    uint32_t next_file = NO_FILE;
     for (;;) {
         int code;
         const uint8_t *block = next_batch(s, &code);
@@ -242,19 +246,19 @@ static int follow(struct scan *s,
         if (!block) {
             struct log_file *left = s->file;
             bool entered = false;
-            if (s->next_file != NO_FILE)
-                code = enter_file(s, s->next_file, &entered);
+            if (next_file != NO_FILE)
+                code = enter_file(s, next_file, &entered);
             if (code < 0 || !entered)
                 return code;
             left->sealed_batch = s->seq;
-            s->next_file = NO_FILE;
+            next_file = NO_FILE;
             continue;
         }
         const struct batch_header *h = (const struct batch_header *)block;
         s->seq = h->seq;
         s->slot += 1 + h->n_pages;
         s->file->used_slots = s->slot;
-        s->next_file = h->next_file;
+        next_file = h->next_file;
         s->log->applied_seq = h->seq;
         code = apply(arg, h, block);
         if (code < 0)
@@ -275,7 +279,6 @@ int log_replay(struct log *log, const struct log_position *position,
                      .segment = position->segment,
                      .slot = position->slot,
                      .seq = position->seq,
-                     .next_file = NO_FILE,
                      .buf_file = NO_FILE};
     if (position->file != NO_FILE) {
         if (position->file >= log->max_files || !log->files[position->file] ||

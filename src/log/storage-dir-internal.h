@@ -25,6 +25,9 @@ struct storage_dir {
 /* Without its descriptors and workers. NULL: out of memory. Freed by storage.close(). */
 struct storage_dir *storage_dir_new(struct loop *loop, unsigned max_open);
 
+/* Remove what a crash left of log files that were being made. 0 or an errno. */
+int storage_dir_remove_unfinished(struct storage_dir *dir);
+
 /* A stream over a directory that starts at its beginning and leaves fd open. NULL: errno. */
 DIR *storage_dir_read(int fd);
 void cleanup_closedir(DIR **d);

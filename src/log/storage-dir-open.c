@@ -96,7 +96,7 @@ static int open_existing(struct storage_dir *dir, const char *path)
     dir->log_fd = openat(dir->dir_fd, "log", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir->log_fd < 0)
         return errno == ENOENT ? ERR_DAMAGED : -errno;
-    return 0;
+    return storage_dir_remove_unfinished(dir);
 }
 
 static int create_new(struct storage_dir *dir, const char *path)

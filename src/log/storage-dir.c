@@ -4,6 +4,7 @@
  *     checkpoint.0   checkpoint.1
  *     lock           locked by the daemon that has the store open
  *     log/%08x       log files
+ *     log/%08x.new   one that is being made: it is renamed when it has its space
  *
  * Reads, writes and syncs go to the loop. What blocks goes to one of two workers: opening a file to
  * the first, creating and removing files (slow) to the second. Their jobs touch nothing but the
@@ -38,6 +39,7 @@
 #define MAX_TRANSFER_BYTES (1u << 30)
 #define ZERO_PIECE_BYTES   (1u << 20)
 #define NAME_BYTES         32
+#define UNFINISHED         ".new" /* a log file whose space is being got */
 
 enum file_state { OPENING, OPEN, REMOVING };
 
@@ -83,7 +85,8 @@ static bool is_log_file(uint32_t number)
     return number < STORAGE_CHECKPOINT(1);
 }
 
-/* The directory that a file stands in, and its name there. */
+/* The directory that a file stands in, and its name there. A log file gets its name when it is
+ * complete; until then it has another, which a listing passes over. */
 static int file_name(const struct storage_dir *dir, uint32_t number, char name[NAME_BYTES])
 {
     if (number == STORAGE_SUPER)
@@ -163,7 +166,7 @@ static int allocate(int fd, uint64_t length)
     }
 }
 
-static int fill_new_file(int fd, int at, uint64_t length, bool zero)
+static int fill_new_file(int fd, uint64_t length, bool zero)
 {
     int err = 0;
     if (length) {
@@ -173,7 +176,7 @@ static int fill_new_file(int fd, int at, uint64_t length, bool zero)
         if (err || zero) /* writing is the other way to get the space */
             err = write_zeros(fd, length);
     }
-    if (!err && (fsync(fd) < 0 || fsync(at) < 0))
+    if (!err && fsync(fd) < 0)
         err = -errno;
     return err;
 }
@@ -182,14 +185,25 @@ static int work_create(struct worker_job *job)
 {
     struct file *file = container_of(job, struct file, job);
     const struct storage_req *req = file->space_req;
-    char name[NAME_BYTES];
+    char name[NAME_BYTES], first[NAME_BYTES + sizeof(UNFINISHED)];
     int at = file_name(file->dir, file->number, name);
-    _cleanup_close_ int fd = open_direct(file, at, name, O_CREAT | O_EXCL);
-
+    snprintf(first, sizeof(first), "%s%s", name, is_log_file(file->number) ? UNFINISHED : "");
+    if (faccessat(at, name, F_OK, 0) == 0)
+        return -EEXIST;
+    if (is_log_file(file->number) && unlinkat(at, first, 0) < 0 && errno != ENOENT)
+        return -errno;
+    _cleanup_close_ int fd = open_direct(file, at, first, O_CREAT | O_EXCL);
     if (fd < 0)
         return fd;
-    int err = fill_new_file(fd, at, req->length_bytes, req->zero);
+    int err = fill_new_file(fd, req->length_bytes, req->zero);
     if (err) {
+        unlinkat(at, first, 0);
+        return err;
+    }
+    /* The store is locked and one worker makes files: nobody takes the name meanwhile. */
+    if (renameat(at, first, at, name) < 0 || fsync(at) < 0) {
+        err = -errno;
+        unlinkat(at, first, 0);
         unlinkat(at, name, 0);
         return err;
     }
@@ -588,6 +602,21 @@ static void dir_submit(struct storage *storage, struct storage_req *req)
 static void dir_poll(struct storage *storage, bool wait)
 {
     loop_poll(container_of(storage, struct storage_dir, storage)->loop, wait);
+}
+
+/* What a crash left of files that were being made. */
+int storage_dir_remove_unfinished(struct storage_dir *dir)
+{
+    _cleanup_(cleanup_closedir) DIR *d = storage_dir_read(dir->log_fd);
+    const struct dirent *entry;
+    if (!d)
+        return -errno;
+    while (errno = 0, (entry = readdir(d)))
+        if (strspn(entry->d_name, "0123456789abcdef") == 8 &&
+            strcmp(entry->d_name + 8, UNFINISHED) == 0 &&
+            unlinkat(dir->log_fd, entry->d_name, 0) < 0 && errno != ENOENT)
+            return -errno;
+    return -errno;
 }
 
 /* A log file's number, or UINT32_MAX for a name that is none. */

@@ -162,6 +162,30 @@ static void listing(void **state)
     assert_true(env->storage->free_bytes(env->storage) > 1 << 20);
 }
 
+/* A file has its name when it has its space: what a crash left before that is no log file. */
+static void unfinished(void **state)
+{
+    struct env *env = *state;
+    uint32_t number;
+    char path[128];
+    struct stat st;
+
+    make_super(env);
+    for (uint32_t i = 0; i < 2; i++) {
+        snprintf(path, sizeof(path), "%s/log/%08x.new", env->path, i);
+        close(open(path, O_CREAT | O_WRONLY, 0600));
+    }
+    assert_int_equal(env->storage->list(env->storage, &number, 1), 0);
+    assert_int_equal(run(env, STORAGE_CREATE, 1, 2 * BLOCK), 0);
+    assert_int_equal(stat(path, &st), -1);
+    env->storage->close(env->storage);
+    assert_int_equal(storage_dir_open(env->path, false, env->loop, &env->storage), 0);
+    snprintf(path, sizeof(path), "%s/log/%08x.new", env->path, 0);
+    assert_int_equal(stat(path, &st), -1);
+    assert_int_equal(env->storage->list(env->storage, &number, 1), 1);
+    assert_int_equal(number, 1);
+}
+
 static void opening(void **state)
 {
     struct env *env = *state;
@@ -396,6 +420,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(create_write_read, setup, teardown),
         cmocka_unit_test_setup_teardown(fixed_names, setup, teardown),
         cmocka_unit_test_setup_teardown(listing, setup, teardown),
+        cmocka_unit_test_setup_teardown(unfinished, setup, teardown),
         cmocka_unit_test_setup_teardown(opening, setup, teardown),
         cmocka_unit_test_setup_teardown(many_files, setup, teardown),
         cmocka_unit_test_setup_teardown(many_pieces, setup, teardown),

@@ -28,6 +28,7 @@ struct base {
     uint64_t *pages[2]; /* of each disk, those that were ever written */
     size_t n_pages[2];
     uint32_t stamp[2]; /* its number in the stamps */
+    uint8_t uuid[16];
 };
 
 static struct base bases[BASES];
@@ -47,6 +48,8 @@ static void list_places(struct base *base)
 {
     struct sim_place place = {0};
     uint8_t block[SIM_BLOCK_BYTES];
+    sim_peek(base->sim, STORAGE_SUPER, 0, block);
+    memcpy(base->uuid, ((const struct super_block *)block)->uuid, sizeof(base->uuid));
     while (sim_next_block(base->sim, &place)) {
         sim_peek(base->sim, place.file, place.offset_bytes, block);
         base->all = realloc(base->all, (base->n_all + 1) * sizeof(place));
@@ -133,6 +136,8 @@ static void base_make(struct base *base, unsigned number)
 
 /* ---- damage --------------------------------------------------------------------------------- */
 
+static uint8_t uuid[16]; /* of the store that is damaged */
+
 /* Make the checksum of a structure right again. Returns false where there is none. */
 static bool mend(uint8_t *block)
 {
@@ -149,7 +154,7 @@ static bool mend(uint8_t *block)
     } else if (magic == BATCH_MAGIC) {
         struct batch_header header;
         memcpy(&header, block, sizeof(header));
-        header.crc = batch_crc(&header, block);
+        header.crc = batch_crc(uuid, &header, block);
         memcpy(block, &header, sizeof(header));
     } else {
         return false;
@@ -356,6 +361,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         base_make(base, data[0] % BASES);
     struct sim *sim = sim_clone(base->sim, crc32c(0, data, size));
     sim_tolerate_short_files(sim, true);
+    memcpy(uuid, base->uuid, sizeof(uuid));
     for (size_t i = 1; i + 8 <= size && i < 8 * 32; i += 8)
         anything |= damage(sim, base, data + i);
     sim_cut_after(sim, COMPLETIONS);

@@ -1,0 +1,666 @@
+/* test-store.c - the store at chosen moments, and with damage at one chosen place.
+ *
+ * Each test makes a small store on the simulated medium; most end it as a kill or a close would,
+ * damage it, and open it again. */
+#include "sim-storage.h"
+
+#include "base/crc.h"
+#include "base/err.h"
+#include "base/mono.h"
+#include "image/store.h"
+#include "log/log-internal.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#ifdef VARVE_SMALL_FILES
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
+
+#define MIB        (1u << 20)
+#define DISK_BYTES (96u * MIB)
+
+struct env {
+    struct sim *sim;
+    struct store_config config;
+    struct store *store;
+    unsigned n_damage; /* events */
+    bool done;
+};
+
+static void on_event(void *arg, const struct store_event *event)
+{
+    struct env *env = arg;
+    env->n_damage += event->kind == STORE_EVENT_DAMAGE;
+}
+
+static void turn(struct env *env)
+{
+    struct storage *storage = sim_storage(env->sim);
+    bool more = store_dispatch(env->store);
+    if (sim_in_flight(env->sim))
+        storage->poll(storage, !more);
+}
+
+static bool *io_flag;
+
+static void io_done(struct store_io *io)
+{
+    *io_flag = true;
+}
+
+static int run_io(struct env *env, struct store_io io)
+{
+    bool done = false;
+    io_flag = &done;
+    io.done = io_done;
+    done = store_submit(env->store, &io);
+    while (!done)
+        turn(env);
+    return io.error;
+}
+
+static struct disk *disk(struct env *env)
+{
+    struct disk *d = store_find_disk(env->store, "vm", "root");
+    assert_non_null(d);
+    return d;
+}
+
+static int flush(struct env *env)
+{
+    return run_io(env, (struct store_io){.disk = disk(env), .op = STORE_FLUSH});
+}
+
+static void fill(uint8_t *buf, uint64_t page, uint32_t n, uint32_t round)
+{
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < PAGE_BYTES / 8; j++)
+            ((uint64_t *)buf)[i * (PAGE_BYTES / 8) + j] =
+                (page + i) * 0x9e3779b97f4a7c15 + round * 77777 + j;
+}
+
+static void write_pages(struct env *env, uint64_t page, uint64_t n, uint32_t round)
+{
+    static _Alignas(PAGE_BYTES) uint8_t buf[256 * PAGE_BYTES];
+    for (uint64_t at = 0; at < n; at += 256) {
+        uint32_t k = n - at < 256 ? (uint32_t)(n - at) : 256;
+        fill(buf, page + at, k, round);
+        assert_int_equal(run_io(env, (struct store_io){.disk = disk(env),
+                                                       .op = STORE_WRITE,
+                                                       .offset = (page + at) * PAGE_BYTES,
+                                                       .length = k * PAGE_BYTES,
+                                                       .buf = buf}),
+                         0);
+    }
+}
+
+/* 0: the page is as round wrote it; else what reading said, or 1: wrong. */
+static int read_page(struct env *env, uint64_t page, uint32_t round)
+{
+    static _Alignas(PAGE_BYTES) uint8_t buf[PAGE_BYTES], want[PAGE_BYTES];
+    int code = run_io(env, (struct store_io){.disk = disk(env),
+                                             .op = STORE_READ,
+                                             .offset = page * PAGE_BYTES,
+                                             .length = PAGE_BYTES,
+                                             .buf = buf});
+    fill(want, page, 1, round);
+    return code ? code : memcmp(buf, want, PAGE_BYTES) ? 1 : 0;
+}
+
+static bool change_done_flag;
+
+static void change_done(struct store_change *change)
+{
+    change_done_flag = true;
+}
+
+static int change(struct env *env, enum change_kind kind, const char *vm, const char *name,
+                  uint64_t size)
+{
+    struct store_change c = {.kind = kind, .size_bytes = size, .done = change_done};
+    strcpy(c.vm, vm);
+    strcpy(c.disk, name);
+    change_done_flag = false;
+    store_change(env->store, &c);
+    while (!change_done_flag)
+        turn(env);
+    return c.error;
+}
+
+static int open_store(struct env *env)
+{
+    env->n_damage = 0;
+    int code = store_open(sim_storage(env->sim), &env->config, &env->store);
+    if (code)
+        env->store = NULL;
+    return code;
+}
+
+static void close_store(struct env *env)
+{
+    assert_int_equal(store_close(env->store), 0);
+    env->store = NULL;
+}
+
+/* The process dies. */
+static void kill_store(struct env *env)
+{
+    sim_cut(env->sim);
+    store_close(env->store);
+    env->store = NULL;
+    sim_restart(env->sim, SIM_KILL);
+}
+
+/* Turn until a checkpoint more is durable: the idle second's. */
+static void checkpoint(struct env *env)
+{
+    struct store_counter counters[128];
+    uint64_t before = UINT64_MAX;
+    for (unsigned i = 0; i < 100000; i++) {
+        uint32_t n = store_counters(env->store, counters, 128);
+        for (uint32_t k = 0; k < n; k++)
+            if (strcmp(counters[k].name, "checkpoints") == 0) {
+                if (before != UINT64_MAX && counters[k].value > before)
+                    return;
+                before = counters[k].value;
+            }
+        if (i < 2)
+            store_tick(env->store);
+        turn(env);
+    }
+    fail();
+}
+
+static int setup(void **state)
+{
+    struct env *env = calloc(1, sizeof(*env));
+    struct store_format format = {.capacity_bytes = 4096ULL * MIB};
+    env->sim = sim_new(7, 1ULL << 34);
+    env->config = store_config_default;
+    env->config.cache_bytes = 0;
+    env->config.event = on_event;
+    env->config.event_arg = env;
+    assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", DISK_BYTES), 0);
+    *state = env;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct env *env = *state;
+    if (env->store)
+        store_close(env->store);
+    sim_free(env->sim);
+    free(env);
+    return 0;
+}
+
+static void no_damage(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    checkpoint(env);
+    write_pages(env, 50, 100, 2);
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 49, 1), 0);
+    assert_int_equal(read_page(env, 50, 2), 0);
+    assert_int_equal(env->n_damage, 0);
+}
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/* A file with a log file's name that nothing was written to, as one that was being made, or cut. */
+static void short_file(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    kill_store(env);
+    for (uint32_t number = 0; number < 32; number++) {
+        struct storage_req req = {
+            .op = STORAGE_CREATE, .file = number, .length_bytes = BLOCK_BYTES};
+        if (sim_file_bytes(env->sim, number) < 0)
+            assert_int_equal(storage_run(sim_storage(env->sim), &req), 0);
+    }
+    assert_int_equal(open_store(env), 0);
+    for (uint32_t number = 0; number < 32; number++)
+        assert_true(sim_file_bytes(env->sim, number) != BLOCK_BYTES);
+    write_pages(env, 100, 16000, 1);
+    assert_int_equal(flush(env), 0);
+    assert_int_equal(read_page(env, 50, 1), 0);
+}
+
+/* ---- batches -------------------------------------------------------------------------------- */
+
+/* The newest batch, or that before it, and so on: its block and where it stands. */
+static struct sim_place find_batch(struct env *env, unsigned before, uint8_t *block)
+{
+    struct sim_place place = {0}, best = {0};
+    uint64_t below = UINT64_MAX;
+    for (unsigned round = 0; round <= before; round++) {
+        uint64_t seq = 0;
+        place = (struct sim_place){0};
+        while (sim_next_block(env->sim, &place)) {
+            const struct batch_header *h = (const struct batch_header *)block;
+            if (place.file >= STORAGE_CHECKPOINT(1))
+                continue;
+            sim_peek(env->sim, place.file, place.offset_bytes, block);
+            if (h->magic != BATCH_MAGIC || h->seq >= below || h->seq < seq)
+                continue;
+            seq = h->seq;
+            best = place;
+        }
+        below = seq;
+    }
+    sim_peek(env->sim, best.file, best.offset_bytes, block);
+    return best;
+}
+
+static void put_batch(struct env *env, struct sim_place place, uint8_t *block)
+{
+    _Alignas(8) uint8_t super[BLOCK_BYTES];
+    struct batch_header *h = (struct batch_header *)block;
+    sim_peek(env->sim, STORAGE_SUPER, 0, super);
+    h->crc = batch_crc(((struct super_block *)super)->uuid, h, block);
+    sim_poke(env->sim, place.file, place.offset_bytes, block);
+}
+
+/* A record that a newer program wrote is not the end of the log. */
+static void unknown_record(void **state)
+{
+    struct env *env = *state;
+    _Alignas(8) uint8_t block[BLOCK_BYTES];
+    write_pages(env, 0, 10, 1);
+    kill_store(env);
+    struct sim_place place = find_batch(env, 0, block);
+    struct batch_header *h = (struct batch_header *)block;
+    struct record *r = (struct record *)(h + 1);
+    assert_int_equal(r->kind, RECORD_WRITE);
+    r->kind = RECORD_CHANGE + 1;
+    put_batch(env, place, block);
+    assert_int_equal(open_store(env), ERR_FORMAT_NEWER);
+    r->kind = RECORD_WRITE;
+    put_batch(env, place, block);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 1), 0);
+}
+
+/* A page that a guest wrote as the batch that would come next, but for the uuid. */
+static void forged_batch(void **state)
+{
+    struct env *env = *state;
+    _Alignas(8) uint8_t block[BLOCK_BYTES], super[BLOCK_BYTES];
+    write_pages(env, 0, 10, 1);
+    kill_store(env);
+    struct sim_place place = find_batch(env, 0, block);
+    struct batch_header *h = (struct batch_header *)block;
+    sim_peek(env->sim, STORAGE_SUPER, 0, super);
+    static const uint8_t zero[16];
+    place.offset_bytes += (1 + h->n_pages) * BLOCK_BYTES;
+    h->slot = place.offset_bytes / BLOCK_BYTES;
+    h->seq++;
+    h->n_pages = h->records_bytes = 0;
+    memset(h + 1, 0, BLOCK_BYTES - sizeof(*h));
+    h->records_bytes = sizeof(struct record);
+    *(struct record *)(h + 1) = (struct record){.kind = RECORD_TRIM, .count = 10, .disk = 2};
+    h->crc = batch_crc(zero, h, block);
+    assert_true(h->crc != batch_crc(((struct super_block *)super)->uuid, h, block));
+    sim_poke(env->sim, place.file, place.offset_bytes, block);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 1), 0);
+    kill_store(env);
+}
+
+/* The lost batch is the last of its file, or the first; a later batch, in another file, was written
+ * when it was durable. */
+static void lost_at_edge(struct env *env, bool first)
+{
+    _Alignas(8) uint8_t block[BLOCK_BYTES];
+    struct sim_place place, last;
+    const struct batch_header *h = (const struct batch_header *)block;
+    write_pages(env, 0, 50 * MIB / PAGE_BYTES, 1);
+    assert_int_equal(flush(env), 0);
+    write_pages(env, 0, 1, 2);
+    kill_store(env);
+    last = find_batch(env, 0, block);
+    for (unsigned before = 1;; before++) {
+        place = find_batch(env, before, block);
+        assert_int_equal(h->magic, BATCH_MAGIC);
+        if (first ? h->slot == 1 : place.file != last.file)
+            break;
+    }
+    assert_true(first == (place.file == last.file));
+    sim_flip_bit(env->sim, place.file, place.offset_bytes + 30, 3);
+    assert_int_equal(open_store(env), ERR_DAMAGED);
+    assert_int_equal(env->n_damage, 1);
+    sim_flip_bit(env->sim, place.file, place.offset_bytes + 30, 3);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 2), 0);
+    assert_int_equal(read_page(env, 50 * MIB / PAGE_BYTES - 1, 1), 0);
+}
+
+static void lost_last_of_file(void **state)
+{
+    lost_at_edge(*state, false);
+}
+
+static void lost_first_of_file(void **state)
+{
+    lost_at_edge(*state, true);
+}
+
+/* ---- checkpoints ---------------------------------------------------------------------------- */
+
+static uint32_t newer_checkpoint(struct env *env)
+{
+    _Alignas(8) uint8_t a[BLOCK_BYTES], b[BLOCK_BYTES];
+    sim_peek(env->sim, STORAGE_CHECKPOINT(0), 0, a);
+    sim_peek(env->sim, STORAGE_CHECKPOINT(1), 0, b);
+    bool first = ((struct checkpoint_header *)a)->seq > ((struct checkpoint_header *)b)->seq;
+    return first ? STORAGE_CHECKPOINT(0) : STORAGE_CHECKPOINT(1);
+}
+
+/* The newer checkpoint was durable and the store went on after it: the older one is no way out. */
+static void damaged_checkpoint(struct env *env)
+{
+    assert_int_equal(flush(env), 0);
+    kill_store(env);
+    uint32_t file = newer_checkpoint(env);
+    sim_flip_bit(env->sim, file, 100, 3);
+    assert_int_equal(open_store(env), ERR_DAMAGED);
+    sim_flip_bit(env->sim, file, 100, 3);
+    sim_flip_bit(env->sim, file, BLOCK_BYTES + 2, 3); /* the body */
+    assert_int_equal(open_store(env), ERR_DAMAGED);
+    sim_flip_bit(env->sim, file, BLOCK_BYTES + 2, 3);
+    assert_int_equal(open_store(env), 0);
+}
+
+static void checkpoint_of_opening(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+    write_pages(env, 0, 100, 2);
+    damaged_checkpoint(env);
+    assert_int_equal(read_page(env, 0, 2), 0);
+}
+
+static void checkpoint_of_running(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    checkpoint(env);
+    write_pages(env, 100, 100, 1);
+    damaged_checkpoint(env);
+    assert_int_equal(read_page(env, 0, 1), 0);
+    assert_int_equal(read_page(env, 100, 1), 0);
+}
+
+/* Nothing was written after the newer one: the older one and its log are the whole store. */
+static void checkpoint_of_closing(void **state)
+{
+    struct env *env = *state;
+    write_pages(env, 0, 100, 1);
+    checkpoint(env);
+    write_pages(env, 100, 100, 1);
+    close_store(env);
+    sim_flip_bit(env->sim, newer_checkpoint(env), 100, 3);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(read_page(env, 0, 1), 0);
+    assert_int_equal(read_page(env, 199, 1), 0);
+}
+
+/* ---- packed files --------------------------------------------------------------------------- */
+
+static uint64_t counter(struct env *env, const char *name)
+{
+    struct store_counter counters[128];
+    uint32_t n = store_counters(env->store, counters, 128);
+    for (uint32_t k = 0; k < n; k++)
+        if (strcmp(counters[k].name, name) == 0)
+            return counters[k].value;
+    fail();
+    return 0;
+}
+
+/* Where the footer of a file with pages that were packed stands, by the newest checkpoint. */
+static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offset)
+{
+    static _Alignas(8) uint8_t body[4 * MIB];
+    struct checkpoint_header h;
+    uint32_t file = newer_checkpoint(env);
+    sim_peek(env->sim, file, 0, body);
+    memcpy(&h, body, sizeof(h));
+    assert_true(h.body_bytes < sizeof(body));
+    for (uint64_t at = 0; at < h.body_bytes; at += BLOCK_BYTES)
+        sim_peek(env->sim, file, BLOCK_BYTES + at, body + at);
+    const uint8_t *at = body + h.catalogue_bytes;
+    for (uint32_t i = 0; i < h.n_files; i++) {
+        const struct map_file *m = (const struct map_file *)at;
+        if (m->kind == FILE_KIND_PACKED && m->shift == DATA_SHIFT) {
+            *ret_file = m->file;
+            *ret_offset = (uint64_t)m->footer_block * BLOCK_BYTES;
+            return true;
+        }
+        at += sizeof(*m) + m->n_pieces * sizeof(struct map_piece) + (m->used_slots + 63) / 64 * 8;
+    }
+    return false;
+}
+
+/* A packed file without its footer: its pages give errors, everything else goes on. */
+static void damaged_footer(void **state)
+{
+    enum { N = 16000 };
+    struct env *env = *state;
+    uint32_t file = 0, lost = 0;
+    uint64_t offset = 0;
+    write_pages(env, 0, N, 1);
+    for (uint64_t page = 0; page < N; page++)
+        if (page % 3)
+            write_pages(env, page, 1, 2);
+    for (unsigned i = 0; i < 20000 && counter(env, "files_cleaned") == 0; i++) {
+        if (i % 100 == 0)
+            store_tick(env->store);
+        turn(env);
+    }
+    assert_true(counter(env, "files_cleaned") > 0);
+    close_store(env);
+    assert_true(find_footer(env, &file, &offset));
+    sim_flip_bit(env->sim, file, offset + 5, 1);
+    assert_int_equal(open_store(env), 0);
+    assert_true(env->n_damage > 0);
+    for (unsigned round = 0; round < 2; round++) {
+        lost = 0;
+        for (uint64_t page = 0; page < N; page++) {
+            int code = read_page(env, page, page % 3 ? 2 : 1);
+            assert_true(code == 0 || err_errno(code) == EIO);
+            if (code == 0)
+                continue;
+            lost++;
+            if (round == 0) /* what is written again is whole again */
+                write_pages(env, page, 1, page % 3 ? 2 : 1);
+        }
+        assert_true(round == 0 ? lost > 0 && lost < N / 2 : lost == 0);
+        close_store(env);
+        assert_int_equal(open_store(env), 0);
+    }
+    write_pages(env, 0, N, 3); /* and cleaning leaves the file alone */
+    for (unsigned i = 0; i < 20000; i++) {
+        if (i % 100 == 0)
+            store_tick(env->store);
+        turn(env);
+    }
+    assert_int_equal(read_page(env, 0, 3), 0);
+}
+
+/* ---- the catalogue -------------------------------------------------------------------------- */
+
+static void resized(struct store_change *c)
+{
+    change_done_flag = true;
+}
+
+/* A disk that shrinks says so from the first zero to the end, so that nobody opens it meanwhile. */
+static void shrinking(void **state)
+{
+    struct env *env = *state;
+    struct store_change c = {.kind = CHANGE_DISK_RESIZE, .size_bytes = MIB, .done = resized};
+    bool seen = false;
+    write_pages(env, 0, 4096, 1);
+    strcpy(c.vm, "vm");
+    strcpy(c.disk, "root");
+    change_done_flag = false;
+    store_change(env->store, &c);
+    while (!change_done_flag) {
+        turn(env);
+        assert_true(change_done_flag || disk_is_shrinking(disk(env)));
+        seen |= disk_is_shrinking(disk(env));
+    }
+    assert_int_equal(c.error, 0);
+    assert_true(seen && !disk_is_shrinking(disk(env)));
+    assert_int_equal(disk_size(disk(env)), MIB);
+    /* One in use does not begin. */
+    disk_get(disk(env));
+    assert_int_equal(change(env, CHANGE_DISK_RESIZE, "vm", "root", MIB / 2), -EBUSY);
+    assert_false(disk_is_shrinking(disk(env)));
+    assert_int_equal(read_page(env, 200, 1), 0);
+    disk_put(disk(env));
+}
+
+/* Thousands of vms are loaded, found by name and by id, and replayed, in no more than a moment. */
+static void many_vms(void **state)
+{
+    enum { N = 10000 };
+    struct env *env = *state;
+    static struct store_change changes[2 * N];
+    struct vm_info *vms;
+    uint32_t n = 0;
+    for (unsigned i = 0; i < N; i++) {
+        struct store_change *c = &changes[2 * i];
+        *c = (struct store_change){.kind = CHANGE_VM_CREATE, .done = change_done};
+        snprintf(c->vm, sizeof(c->vm), "many-%u", (unsigned)((i * 7919) % N));
+        c[1] = *c;
+        c[1].kind = CHANGE_DISK_ADD;
+        c[1].size_bytes = 64 * MIB;
+        strcpy(c[1].disk, "root");
+        store_change(env->store, &c[0]);
+        change_done_flag = false;
+        store_change(env->store, &c[1]);
+        while (!list_empty(&c[1].link) && !change_done_flag)
+            turn(env);
+    }
+    for (unsigned i = 0; i < 2 * N; i++)
+        assert_int_equal(changes[i].error, 0);
+    close_store(env);
+    uint64_t begun = mono_us();
+    assert_int_equal(open_store(env), 0);
+    uint64_t took = mono_us() - begun;
+    print_message("opening %d vms took %llu ms\n", N, (unsigned long long)took / 1000);
+    assert_true(took < 1000000);
+    assert_int_equal(store_list(env->store, &vms, &n), 0);
+    assert_int_equal(n, N + 1);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_true(i == 0 || strcmp(vms[i - 1].name, vms[i].name) < 0);
+        assert_non_null(store_find_disk(env->store, vms[i].name, "root"));
+    }
+    free(vms);
+}
+
+/* A request to read ahead a whole disk has a bound, and ends where the cache does. */
+static void read_ahead(void **state)
+{
+    struct env *env = *state;
+    bool done = false;
+    write_pages(env, 0, 8192, 1);
+    close_store(env);
+    env->config.cache_bytes = 16 * MIB;
+    assert_int_equal(open_store(env), 0);
+    struct store_io io = {
+        .disk = disk(env), .op = STORE_CACHE, .length = DISK_BYTES, .done = io_done};
+    io_flag = &done;
+    done = store_submit(env->store, &io);
+    while (!done) {
+        assert_true(sim_in_flight(env->sim) <= 12);
+        turn(env);
+    }
+    assert_int_equal(io.error, 0);
+    struct store_counter counters[128];
+    uint64_t read = 0, cached = 0;
+    uint32_t n = store_counters(env->store, counters, 128);
+    for (uint32_t k = 0; k < n; k++) {
+        read = strcmp(counters[k].name, "log_read_bytes") == 0 ? counters[k].value : read;
+        cached = strcmp(counters[k].name, "cache_bytes") == 0 ? counters[k].value : cached;
+    }
+    assert_true(cached > 12 * MIB && read < 28 * MIB);
+    close_store(env);
+    env->config.cache_bytes = 0;
+    assert_int_equal(open_store(env), 0);
+}
+
+/* ---- checkpoints of many nodes -------------------------------------------------------------- */
+
+/* One checkpoint of more table files than any other here fills: its map has room for them. Pages
+ * far apart, so that each has nodes of its own on all levels. */
+static void many_nodes(void **state)
+{
+    enum { N = 100000 };
+    struct env *env = *state;
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "wide", DISK_MAX_BYTES), 0);
+    close_store(env);
+    env->config.table_bytes = 1024ULL * MIB;
+    env->config.checkpoint_bytes = 1ULL << 40;
+    assert_int_equal(open_store(env), 0);
+    for (uint64_t i = 0; i < N; i++) {
+        memcpy(page, &i, sizeof(i));
+        assert_int_equal(
+            run_io(env,
+                   (struct store_io){.disk = store_find_disk(env->store, "vm", "wide"),
+                                     .op = STORE_WRITE,
+                                     .offset = i * (DISK_MAX_BYTES / N / PAGE_BYTES * PAGE_BYTES),
+                                     .length = PAGE_BYTES,
+                                     .buf = page}),
+            0);
+    }
+    checkpoint(env);
+    struct store_space space;
+    store_space(env->store, &space);
+    print_message("%llu MiB of nodes\n", (unsigned long long)space.tables >> 20);
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
+#ifndef VARVE_SMALL_FILES /* what follows says where in a file it is */
+        cmocka_unit_test_setup_teardown(no_damage, setup, teardown),
+        cmocka_unit_test_setup_teardown(short_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(unknown_record, setup, teardown),
+        cmocka_unit_test_setup_teardown(forged_batch, setup, teardown),
+        cmocka_unit_test_setup_teardown(lost_last_of_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(lost_first_of_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(checkpoint_of_opening, setup, teardown),
+        cmocka_unit_test_setup_teardown(checkpoint_of_running, setup, teardown),
+        cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
+        cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
+        cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
+        cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
+        cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
+#endif
+    };
+    return cmocka_run_group_tests_name("damage", tests, NULL, NULL);
+}
