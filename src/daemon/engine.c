@@ -78,6 +78,11 @@ int engine_storage_why(int r, const char *path, struct why *why)
         return why_set(why, r,
                        "the store at %s was written by a newer version of Varve; use that version",
                        path);
+    case -ENOSPC:
+        return why_set(why, r,
+                       "the file system of the store at %s is full, and there is no log file to "
+                       "begin with; make room on it (256M do)",
+                       path);
     case -EACCES:
     case -EPERM:
         return why_set(why, r, "no permission to open the store at %s; run varved as its owner",

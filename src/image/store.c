@@ -319,6 +319,14 @@ static bool busy(const struct store *store)
            store->reclaim_waits || store->table->n_loading || check_is_busy(store);
 }
 
+/* No log file for the first data after an opening, and nothing under way that could give one. */
+static bool has_no_file(const struct store *store)
+{
+    const struct log *log = store->log;
+    return log->creation_failed && !log->data_file && list_empty(&log->free) && !busy(store) &&
+           store->checkpoint.state == CHECKPOINT_IDLE;
+}
+
 /* Turn until a checkpoint that begins now is durable. */
 static int finish_checkpoint(struct store *store)
 {
@@ -326,6 +334,8 @@ static int finish_checkpoint(struct store *store)
     checkpoint_want(store);
     while (!store->log->error && store->log->checkpoint_seq == seq) {
         bool more = store_dispatch(store);
+        if (!more && has_no_file(store))
+            return -ENOSPC;
         store->storage->poll(store->storage, !more && busy(store));
     }
     return store->log->error;
