@@ -319,24 +319,21 @@ static bool busy(const struct store *store)
            store->reclaim_waits || store->table->n_loading || check_is_busy(store);
 }
 
-/* No log file for the first data after an opening, and nothing under way that could give one. */
-static bool has_no_file(const struct store *store)
-{
-    const struct log *log = store->log;
-    return log->creation_failed && !log->data_file && list_empty(&log->free) && !busy(store) &&
-           store->checkpoint.state == CHECKPOINT_IDLE;
-}
+#define MAX_STUCK_TURNS 1000 /* in which nothing is in flight and nothing to be done */
 
 /* Turn until a checkpoint that begins now is durable. */
 static int finish_checkpoint(struct store *store)
 {
     uint64_t seq = store->log->checkpoint_seq;
+    uint32_t stuck_turns = 0;
     checkpoint_want(store);
     while (!store->log->error && store->log->checkpoint_seq == seq) {
         bool more = store_dispatch(store);
-        if (!more && has_no_file(store))
-            return -ENOSPC;
-        store->storage->poll(store->storage, !more && busy(store));
+        bool wait = !more && busy(store);
+        stuck_turns = more || wait ? 0 : stuck_turns + 1;
+        if (stuck_turns > MAX_STUCK_TURNS)
+            return -ENOSPC; /* there is no file to write it to, and none can be made */
+        store->storage->poll(store->storage, wait);
     }
     return store->log->error;
 }

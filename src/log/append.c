@@ -19,6 +19,7 @@
 #define MAX_BATCHES     16 /* buffers, of a little over 1 MiB each */
 #define MAX_INFLIGHT    12
 #define GATHER_PAGES    16 /* enough to send a batch beside others in flight */
+#define MAX_HELD_TURNS  24
 #define GATHER_INFLIGHT 3
 #define BATCH_MAX_ITEMS (BATCH_RECORDS_BYTES / sizeof(struct record))
 
@@ -138,6 +139,8 @@ static void batch_send(struct log *log)
 {
     struct batch *batch = log->open;
     log->open = NULL;
+    log->held_turns = 0;
+    log->peak_pages -= (log->peak_pages + 63) / 64;
     log->data_slot += 1 + batch->n_pages;
     file_touch(log, batch->file);
     batch->file->used_slots = log->data_slot;
@@ -309,6 +312,19 @@ static bool open_is_awaited(const struct log *log)
     return container_of(log->sync_waiters.prev, struct waiter, link)->seq >= log->open->seq;
 }
 
+/* While cleaning goes on, room is what writers wait for, and each batch takes a block for its
+ * header: so a batch waits for most of what the clients of late had in flight together. Not for
+ * long: the moving of pages brings turns, and some of them are enough. */
+static bool hold_back(struct log *log)
+{
+    const struct batch *batch = log->open;
+    uint32_t outstanding = log->pages_inflight + batch->n_pages;
+    if (outstanding > log->peak_pages)
+        log->peak_pages = outstanding;
+    return cleaner_is_moving(log) && batch->n_pages < log->peak_pages / 8 * 7 &&
+           log->held_turns++ < MAX_HELD_TURNS && !open_is_awaited(log);
+}
+
 void log_dispatch(struct log *log)
 {
     struct batch *batch = log->open;
@@ -321,6 +337,8 @@ void log_dispatch(struct log *log)
         return;
     }
     bool full = !batch_has_room(batch, sizeof(struct record) + 8);
+    if (!full && hold_back(log))
+        return;
     if (log->n_inflight == 0 ||
         (batch->n_pages >= GATHER_PAGES && log->n_inflight < GATHER_INFLIGHT) ||
         (log->n_inflight < MAX_INFLIGHT && (full || open_is_awaited(log))))

@@ -192,6 +192,8 @@ struct log {
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
+    uint32_t peak_pages; /* that were open and in flight at once, of late */
+    uint32_t held_turns; /* in which the open batch was held back to gather more */
     uint64_t pages_inflight;
     struct batch *spare_batches[16];
     uint32_t n_spare_batches, n_batches;
@@ -229,6 +231,9 @@ struct log {
  * borrowed. */
 int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
                struct log **ret);
+/* How many of max_files data may not take: 2 %, at least four (128 MiB) and at most 4,096 (128
+ * GiB). */
+uint32_t log_reserve_files(uint64_t max_files);
 /* Nothing may be in flight. */
 void log_free(struct log *log);
 
@@ -327,8 +332,12 @@ void log_tidy(struct log *log, bool idle);
 void cleaner_step(struct log *log);
 /* No victim is being moved, so that a checkpoint may begin; its footers must follow then. */
 bool cleaner_is_between(const struct log *log);
+/* May a checkpoint begin, as far as cleaning goes? */
+bool cleaner_may_checkpoint(const struct log *log);
 void cleaner_write_footers(struct log *log);
 bool cleaner_footers_done(const struct log *log);
+/* Reads or writes of pages being moved are in flight. */
+bool cleaner_is_moving(const struct log *log);
 bool cleaner_is_idle(const struct log *log);
 bool cleaner_has_work(const struct log *log);
 /* Fewer files are free than the next start after a crash may need, and that can be mended. */

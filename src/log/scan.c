@@ -9,7 +9,8 @@
  * A batch that is not whole is the torn end of the log, unless a later batch says that it was
  * durable (synced_seq). Then the medium has lost it: where only pages are damaged they are applied
  * all the same, and reading them gives a checksum error; where the header is, nobody knows which
- * pages it changed, and the store is not opened. */
+ * pages it changed, and the store is not opened. What is not found out: the loss of the batch that
+ * alone names the next file, the last one of its file or nearly so; it looks like the end. */
 #include "base/checksum.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -27,6 +28,7 @@ struct scan {
     struct log_file *file;
     uint32_t segment, slot; /* where the next batch should stand */
     uint64_t seq;           /* of the last one */
+    uint32_t next_file;     /* that it names */
     uint8_t *buf;           /* blocks [buf_from, buf_to) of the file */
     uint32_t buf_file, buf_from, buf_to;
 };
@@ -105,22 +107,44 @@ static bool pages_valid(const struct scan *s, const uint8_t *block, bool *ret_re
     return match && *ret_records_fit;
 }
 
-/* Does anything behind slot say that batch seq was durable? */
-static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
+/* Does a batch in the file and those that follow it, from slot on, say that batch seq was durable?
+ * step: look at each block, as after a batch that cannot be read; else from batch to batch. */
+static int says_durable(struct scan *s, uint32_t file, uint32_t slot, bool step, uint64_t seq,
+                        uint32_t *next_file, bool *ret)
 {
-    *ret = false;
-    for (uint32_t at = slot; at < FILE_BLOCKS && !*ret; at++) {
+    for (uint32_t at = slot; at < FILE_BLOCKS && !*ret;) {
         int code;
-        const uint8_t *block = blocks_at(s, s->file->number, at, 1, &code);
-        if (code < 0)
-            return code;
+        const uint8_t *block = blocks_at(s, file, at, 1, &code);
         if (!block)
-            break;
+            return code;
         const struct batch_header *h = (const struct batch_header *)block;
-        if (header_valid(s, block, at) && h->seq > seq && h->synced_seq >= seq)
-            *ret = true;
+        bool valid = header_valid(s, block, at), later = valid && h->seq > seq;
+        if ((valid && h->seq == seq) || (!later && !step))
+            break; /* it is there, where the scan will go next; or nothing is */
+        if (later) {
+            *ret = h->synced_seq >= seq;
+            *next_file = h->next_file;
+        }
+        at += later ? 1 + h->n_pages : 1;
     }
     return 0;
+}
+
+/* Does anything behind slot, in this file or in those that follow, say that batch seq was durable?
+ */
+static int was_durable(struct scan *s, uint32_t slot, uint64_t seq, bool *ret)
+{
+    uint32_t file = s->next_file;
+    bool first = FILE_BLOCKS - s->slot < 2; /* it would be the first one of the next file */
+    *ret = false;
+    int code = says_durable(s, s->file->number, slot, true, seq, &file, ret);
+    for (uint32_t n = 0; code == 0 && !*ret && file < s->log->max_files && n < s->log->max_files;
+         n++) {
+        uint32_t next = NO_FILE;
+        code = says_durable(s, file, 1, n == 0 && first, seq, &next, ret);
+        file = next;
+    }
+    return code;
 }
 
 /* A file that was opened before the checkpoint began, while none of its batches was applied yet, is
@@ -199,7 +223,9 @@ static const uint8_t *next_batch(struct scan *s, int *code)
     if (pages_valid(s, block, &fit))
         return block;
     *code = was_durable(s, s->slot + 1, s->seq + 1, &durable);
-    if (*code < 0 || !durable || !fit)
+    if (*code == 0 && durable && !fit)
+        *code = ERR_DAMAGED;
+    if (*code < 0 || !durable)
         return NULL;
     return blocks_at(s, s->file->number, s->slot, n, code);
 }
@@ -208,7 +234,6 @@ static int follow(struct scan *s,
                   int (*apply)(void *arg, const struct batch_header *header, const uint8_t *block),
                   void *arg, uint64_t *batches, uint64_t *bytes)
 {
-    uint32_t next_file = NO_FILE;
     for (;;) {
         int code;
         const uint8_t *block = next_batch(s, &code);
@@ -217,19 +242,19 @@ static int follow(struct scan *s,
         if (!block) {
             struct log_file *left = s->file;
             bool entered = false;
-            if (next_file != NO_FILE)
-                code = enter_file(s, next_file, &entered);
+            if (s->next_file != NO_FILE)
+                code = enter_file(s, s->next_file, &entered);
             if (code < 0 || !entered)
                 return code;
             left->sealed_batch = s->seq;
-            next_file = NO_FILE;
+            s->next_file = NO_FILE;
             continue;
         }
         const struct batch_header *h = (const struct batch_header *)block;
         s->seq = h->seq;
         s->slot += 1 + h->n_pages;
         s->file->used_slots = s->slot;
-        next_file = h->next_file;
+        s->next_file = h->next_file;
         s->log->applied_seq = h->seq;
         code = apply(arg, h, block);
         if (code < 0)
@@ -250,6 +275,7 @@ int log_replay(struct log *log, const struct log_position *position,
                      .segment = position->segment,
                      .slot = position->slot,
                      .seq = position->seq,
+                     .next_file = NO_FILE,
                      .buf_file = NO_FILE};
     if (position->file != NO_FILE) {
         if (position->file >= log->max_files || !log->files[position->file] ||
