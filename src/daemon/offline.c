@@ -64,10 +64,11 @@ static int check_space(const char *path, uint64_t capacity, struct why *why)
     if (bytes >= least)
         return 0;
     return why_set(why, -ENOSPC,
-                   "the file system of %s has %s free, and a store of %s was asked for; make room "
-                   "on it, or choose another directory%s",
-                   path, size_format(bytes, has), size_format(least, wants),
-                   capacity ? " or a smaller --capacity" : "");
+                   "the file system of %s has %s free, and %s %s; make room on it, or choose "
+                   "another directory%s",
+                   path, size_format(bytes, has),
+                   capacity ? "the store's capacity would be" : "a store wants at least",
+                   size_format(least, wants), capacity ? " or a smaller --capacity" : "");
 }
 
 int offline_init(const char *path, uint64_t capacity, const struct config *config, struct why *why)
