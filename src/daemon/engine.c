@@ -174,6 +174,8 @@ static int start_nbd(struct engine *e)
     if (r == -EADDRINUSE)
         return why_set(e->why, ERR_IN_USE, "somebody else serves NBD at %s; stop that program",
                        e->config.nbd_path);
+    if (r == -EEXIST)
+        return why_set(e->why, r, "%s is there and is no socket; move it away", e->config.nbd_path);
     return why_set(e->why, r, "cannot serve NBD at %s: %s", e->config.nbd_path, err_text(r));
 }
 
