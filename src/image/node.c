@@ -197,11 +197,17 @@ static void put_list(const struct node *node, bool changed_only, uint32_t n, uin
         return;
     }
     uint32_t k = 0;
-    for (uint32_t i = 0; i < NODE_ENTRIES; i++) {
-        bool take = changed_only ? node->changed[i / 64] >> (i % 64) & 1
-                                 : !entry_is_hole(&node->entries[i]);
-        if (!take)
+    for (uint32_t i = 0; i < NODE_ENTRIES && k < n; i++) {
+        if (changed_only) {
+            uint64_t left = node->changed[i / 64] >> (i % 64);
+            if (!left) {
+                i |= 63; /* on to the next word */
+                continue;
+            }
+            i += __builtin_ctzll(left);
+        } else if (entry_is_hole(&node->entries[i])) {
             continue;
+        }
         indexes[k] = i;
         entries[k++] = node->entries[i];
     }
