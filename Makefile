@@ -29,7 +29,12 @@ guests:
 	@scripts/guest-tiny
 	@scripts/guest-debian
 
+# A prefix that is named counts for a build that is there already, too.
 install: all
+ifneq ($(origin prefix), file)
+	@meson configure build --prefix=$(prefix)
+	@ninja -C build
+endif
 	meson install -C build --no-rebuild
 
 # Keeps the guest images, which take minutes: make distclean removes them too.

@@ -52,6 +52,10 @@ class Api(unittest.TestCase):
             if os.path.exists(cls.path):
                 break
             time.sleep(0.05)
+        else:
+            cls.daemon.kill()
+            cls.daemon.wait()
+            raise AssertionError("varved was not ready within 10 s")
 
     @classmethod
     def tearDownClass(cls):

@@ -209,7 +209,6 @@ fails() {
 }
 
 @test "an interrupted import or export leaves nothing" {
-    truncate -s 8G "$TOP/large.raw"
     # Data that takes a while: one page in each 64 KiB.
     python=/usr/bin/python3
     $python - "$TOP/large.raw" <<'EOF'
@@ -300,7 +299,10 @@ EOF
 
 @test "wrong usage" {
     expect 2 'is no command' varve frobnicate
-    expect 2 'usage: varve rename VM NEW' varve rename one
+    expect 2 'there are: disk add, disk rm, disk resize' varve disk
+    expect 2 'there are: disk add, disk rm, disk resize' varve help disk frob
+    expect 2 'usage: varve rename VM NEW; see varve help rename' varve rename one
+    expect 2 'usage: varve create [OPTION...] VM' varve create
     expect 2 'is no option' varve ls --bogus
     expect 2 'wants a value' varve create x --size
     expect 2 'usage' varve ls -- x
@@ -322,6 +324,8 @@ EOF
     expect 2 'at least 512M' varve init "$TOP/small" --capacity 100M
     [ ! -e "$TOP/small" ]
     expect 3 'the directory above it is missing' varve init "$TOP/a/b/c"
+    expect 1 'or a smaller --capacity' varve init "$TOP/large" --capacity 4E
+    [ ! -e "$TOP/large" ]
 }
 
 @test "a second daemon is refused, by its run directory and by its store" {
@@ -329,6 +333,41 @@ EOF
     expect 4 'another daemon has the store' varved --store "$STORE" --run "$TOP/run2"
     expect 4 'another daemon has the store' varve check --store "$STORE"
     varve ls
+    varve init "$TOP/third" --capacity 512M
+    mkdir -m 700 "$TOP/run3"
+    touch "$TOP/run3/nbd.sock"
+    expect 4 'nbd.sock is there and is no socket; move it away' \
+        varved --store "$TOP/third" --run "$TOP/run3"
+    rm -r "$TOP/run3" "$TOP/third"
+}
+
+@test "an opening on a full file system ends with a sentence" {
+    [ "$(id -u)" = 0 ] || skip "mounting takes root"
+    mkdir "$TOP/little"
+    expect 1 'file system of the store at' unshare -m timeout -s KILL 60 sh -c 'cd "$TOP/little" &&
+        mount -t tmpfs -o size=600M none . && cd "$TOP/little" && varve init s --capacity 512M &&
+        fallocate -l $(($(df --output=avail -B1 . | tail -1) - 20000000)) fill &&
+        varved --store s --run "$TOP/run4"'
+}
+
+@test "who renames a vm in use is told what that means; an import into a full store, too" {
+    varve create before --size 600M
+    (
+        exec /usr/bin/python3 -m nbd -u "nbd+unix:///before/root?socket=$VARVE_RUN/nbd.sock" -c 'import time; time.sleep(60)'
+    ) 3>&- &
+    client=$!
+    for _ in $(seq 100); do
+        varve ls before | grep -q ' 1$' && break
+        sleep 0.05
+    done
+    run --separate-stderr varve rename before after
+    kill "$client"
+    [ "$status" -eq 0 ]
+    [[ $stderr == *"will not find before when they connect again"* ]]
+    for _ in $(seq 100); do varve rm --yes after 2>/dev/null && break; sleep 0.05; done
+    dd if=/dev/urandom of="$TOP/much.raw" bs=1M count=2200 status=none
+    refused 1 'the store is full, see varve df' varve import "$TOP/much.raw" overfull --format raw
+    rm "$TOP/much.raw"
 }
 
 @test "stores that are not there, not stores, or newer" {

@@ -130,4 +130,7 @@ void print_command_help(const struct command *command);
 /* The command named by the first one or two words; *ret_words: how many it took. NULL: none. */
 const struct command *command_find(int n_words, char **words, int *ret_words);
 
+/* Say that the words are no command, and which ones begin with the first. Returns EXIT_USAGE. */
+enum exit_code no_command(int n_words, char **words);
+
 #endif

@@ -83,7 +83,8 @@ const struct command commands[] = {
      .arguments = "VM NEW",
      .summary = "Give a vm another name",
      .text = "Give a vm another name. Clients that are connected stay connected; new ones find it "
-             "under the new name.",
+             "under the new name, and so must those that connect again: a guest that runs does not "
+             "find its disks after a restart of the daemon.",
      .min_args = 2,
      .max_args = 2,
      .examples = {"varve rename web1 www"},

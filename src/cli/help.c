@@ -27,6 +27,22 @@ const struct command *command_find(int n_words, char **words, int *ret_words)
     return NULL;
 }
 
+/* "disk" alone is the first word of several commands. */
+enum exit_code no_command(int n_words, char **words)
+{
+    size_t len = strlen(words[0]), at = 0;
+    char list[256] = "";
+
+    for (size_t i = 0; i < n_commands; i++)
+        if (!strncmp(commands[i].name, words[0], len) && commands[i].name[len] == ' ')
+            at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "",
+                                   commands[i].name);
+    if (at)
+        return error(EXIT_USAGE, "\"%s%s%s\" is no command; there are: %s", words[0],
+                     n_words > 1 ? " " : "", n_words > 1 ? words[1] : "", list);
+    return error(EXIT_USAGE, "\"%s\" is no command; see varve help", words[0]);
+}
+
 /* Print text in lines of at most WIDTH, each with an indent. */
 static void wrap(const char *text, int indent)
 {
@@ -258,7 +274,7 @@ enum exit_code cmd_help(const struct invocation *inv)
     }
     const struct command *command = command_find(inv->n_args, inv->args, &words);
     if (!command)
-        return error(EXIT_USAGE, "\"%s\" is no command; see varve help", inv->args[0]);
+        return no_command(inv->n_args, inv->args);
     print_command_help(command);
     return EXIT_OK;
 }

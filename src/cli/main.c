@@ -136,7 +136,9 @@ static enum exit_code run_command(struct invocation *inv, int argc, char **argv)
     inv->n_args = argc - optind;
     if (inv->n_args < command->min_args || inv->n_args > command->max_args ||
         (inv->rest && command->run != cmd_run))
-        return error(EXIT_USAGE, "usage: varve %s %s", command->name, command->arguments);
+        return error(EXIT_USAGE, "usage: varve %s%s%s%s; see varve help %s", command->name,
+                     command->options[0].name ? " [OPTION...]" : "", *command->arguments ? " " : "",
+                     command->arguments, command->name);
     if (!*inv->run_dir)
         return error(EXIT_USAGE, "--run wants the name of a directory");
     enum exit_code r = command->run(inv);
@@ -162,7 +164,7 @@ int main(int argc, char **argv)
     argv += optind;
     inv.command = command_find(argc, argv, &words);
     if (!inv.command)
-        return error(EXIT_USAGE, "\"%s\" is no command; see varve help", argv[0]);
+        return no_command(argc, argv);
     if (help) {
         print_command_help(inv.command);
         return EXIT_OK;

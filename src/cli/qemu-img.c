@@ -140,7 +140,8 @@ enum exit_code image_probe(const char *path, const char *format, bool allow_back
         return error(errno == ENOENT ? EXIT_NOT_FOUND : EXIT_FAILED, "cannot read %s: %s", path,
                      strerror(errno));
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-        return error(EXIT_FAILED, "%s is no file", path);
+        return error(EXIT_FAILED, "%s is %s; name a disk image or a block device", path,
+                     S_ISDIR(st.st_mode) ? "a directory" : "no file");
     if (S_ISREG(st.st_mode) && st.st_size == 0)
         return error(EXIT_FAILED, "%s is empty", path);
 
@@ -331,8 +332,11 @@ enum exit_code image_copy(const struct image_copy *copy)
         return cannot_run(r, &result);
     if (result.interrupted)
         return error(EXIT_FAILED, "interrupted");
-    if (result.exit_code != 0)
-        return error(EXIT_FAILED, "%s failed: qemu-img: %s", copy->what,
-                     *result.errors ? last_line(&result) : "it was killed");
-    return EXIT_OK;
+    if (result.exit_code == 0)
+        return EXIT_OK;
+    const char *hint = !strstr(result.errors, "No space left on device") ? ""
+                       : copy->existing ? "; the store is full, see varve df"
+                                        : "; make room on the file system";
+    return error(EXIT_FAILED, "%s failed: qemu-img: %s%s", copy->what,
+                 *result.errors ? last_line(&result) : "it was killed", hint);
 }

@@ -121,9 +121,23 @@ enum exit_code cmd_show(const struct invocation *inv)
     return r;
 }
 
+/* A client that is cut off, as by a restart of the daemon, asks for the name that it knows. */
 enum exit_code cmd_rename(const struct invocation *inv)
 {
-    return call(inv, "vm.rename", json_pack("[s, s]", inv->args[0], inv->args[1]), NULL);
+    const char *old = inv->args[0], *new = inv->args[1];
+    struct why why;
+    json_t *vm = NULL;
+    enum exit_code r = call(inv, "vm.rename", json_pack("[s, s]", old, new), NULL);
+
+    if (r != EXIT_OK)
+        return r;
+    call_quiet(inv, "vm.show", json_pack("[s]", new), &vm, &why);
+    if (vm && sum(json_object_get(vm, "disks"), "users"))
+        note("%s is in use: its clients stay connected, but will not find %s when they connect "
+             "again, as after a restart of varved; restart them, or rename it back",
+             new, old);
+    json_decref(vm);
+    return r;
 }
 
 enum exit_code cmd_rm(const struct invocation *inv)

@@ -31,6 +31,11 @@ static void take_name(xmlrpc_env *env, const char *what, const char *name,
     } else if (strlen(name) > NAME_MAX_CHARS) {
         api_fault(env, FAULT_BAD_NAME, "the %s \"%.20s...\" has %zu characters; it may have %u",
                   what, name, strlen(name), NAME_MAX_CHARS);
+    } else if (!strcmp(name, ".") || !strcmp(name, "..")) {
+        api_fault(env, FAULT_BAD_NAME,
+                  "\"%s\" is a name of directories and not a %s: use 1 to %u letters, digits, '.', "
+                  "'_' and '-', but more than dots",
+                  name, what, NAME_MAX_CHARS);
     } else {
         api_fault(env, FAULT_BAD_NAME,
                   "\"%s\" is not a %s: use 1 to %u letters, digits, '.', '_' and '-'", name, what,

@@ -78,6 +78,11 @@ int engine_storage_why(int r, const char *path, struct why *why)
         return why_set(why, r,
                        "the store at %s was written by a newer version of Varve; use that version",
                        path);
+    case -ENOSPC:
+        return why_set(why, r,
+                       "the file system of the store at %s is full, and there is no log file to "
+                       "begin with; make room on it (256M do)",
+                       path);
     case -EACCES:
     case -EPERM:
         return why_set(why, r, "no permission to open the store at %s; run varved as its owner",
@@ -169,6 +174,8 @@ static int start_nbd(struct engine *e)
     if (r == -EADDRINUSE)
         return why_set(e->why, ERR_IN_USE, "somebody else serves NBD at %s; stop that program",
                        e->config.nbd_path);
+    if (r == -EEXIST)
+        return why_set(e->why, r, "%s is there and is no socket; move it away", e->config.nbd_path);
     return why_set(e->why, r, "cannot serve NBD at %s: %s", e->config.nbd_path, err_text(r));
 }
 

@@ -1,15 +1,23 @@
 /* offline.c - a store without a daemon. */
 #include "daemon/offline.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/report.h"
+#include "base/size.h"
 #include "daemon/config.h"
 #include "daemon/engine.h"
 #include "log/storage.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+
+#define MIN_CAPACITY_BYTES (512ULL << 20) /* store_format()'s */
 
 static int open_loop(const struct config *config, struct loop **ret, struct why *why)
 {
@@ -30,7 +38,6 @@ static int init_why(int r, const char *path, struct why *why)
     case -ENOENT:
         return why_set(why, r, "cannot make %s: the directory above it is missing", path);
     case -ENOSPC:
-    case ERR_STORE_FULL:
         return why_set(why, r, "the file system has not enough space for a store at %s", path);
     case -EACCES:
     case -EPERM:
@@ -40,6 +47,30 @@ static int init_why(int r, const char *path, struct why *why)
     }
 }
 
+/* The store's reserve and checkpoints are allocated at once: a capacity that the file system has
+ * not would fill it. path need not exist, the directory above it must. */
+static int check_space(const char *path, uint64_t capacity, struct why *why)
+{
+    char has[SIZE_TEXT_CHARS], wants[SIZE_TEXT_CHARS];
+    uint64_t least = capacity ? capacity : MIN_CAPACITY_BYTES;
+    _cleanup_free_ char *copy = strdup(path);
+    struct statvfs st;
+
+    if (!copy)
+        return why_set(why, -ENOMEM, "no memory");
+    if (statvfs(path, &st) < 0 && (errno != ENOENT || statvfs(dirname(copy), &st) < 0))
+        return 0; /* making it will say why */
+    uint64_t bytes = (uint64_t)st.f_bavail * st.f_frsize;
+    if (bytes >= least)
+        return 0;
+    return why_set(why, -ENOSPC,
+                   "the file system of %s has %s free, and %s %s; make room on it, or choose "
+                   "another directory%s",
+                   path, size_format(bytes, has),
+                   capacity ? "the store's capacity would be" : "a store wants at least",
+                   size_format(least, wants), capacity ? " or a smaller --capacity" : "");
+}
+
 int offline_init(const char *path, uint64_t capacity, const struct config *config, struct why *why)
 {
     struct store_format format = {.capacity_bytes = capacity};
@@ -47,9 +78,11 @@ int offline_init(const char *path, uint64_t capacity, const struct config *confi
     struct loop *loop;
 
     /* Before a directory is made for it. */
-    if (capacity && capacity < 512ULL << 20)
+    if (capacity && capacity < MIN_CAPACITY_BYTES)
         return init_why(ERR_BAD_SIZE, path, why);
-    int r = open_loop(config, &loop, why);
+    int r = check_space(path, capacity, why);
+    if (r == 0)
+        r = open_loop(config, &loop, why);
     if (r < 0)
         return r;
     r = storage_dir_open(path, true, loop, &storage);

@@ -166,7 +166,9 @@ int nbd_server_listen_unix(struct nbd_server *server, const char *path, unsigned
         return -errno;
     int res = bind(fd, (struct sockaddr *)&addr, sizeof(addr));
     if (res < 0 && errno == EADDRINUSE) {
-        if (lstat(path, &st) < 0 || !S_ISSOCK(st.st_mode) || is_alive(&addr))
+        if (lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode))
+            return -EEXIST;
+        if (is_alive(&addr))
             return -EADDRINUSE;
         if (unlink(path) < 0 && errno != ENOENT)
             return -errno;

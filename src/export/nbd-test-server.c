@@ -131,6 +131,9 @@ int main(int argc, char **argv)
         err = nbd_server_listen_tcp(server, "127.0.0.1", 0, &port);
     if (err) {
         fprintf(stderr, "%s: %s\n", argv[1], err_text(err));
+        nbd_server_free(server);
+        loop_free(loop);
+        fake_store_free(store);
         return 1;
     }
     struct dispatcher dispatcher = {.hook.run = dispatch, .store = store};

@@ -57,8 +57,8 @@ int nbd_server_create(struct loop *loop, const struct nbd_config *config,
 
 /* Listen on a Unix socket at path, made with the permissions mode; a socket there that nobody
  * listens on is replaced, and it is removed by nbd_server_stop(). Any number of times.
- * Returns 0, -ENAMETOOLONG, -EADDRINUSE (somebody listens there; said after a second of patience,
- * for which this blocks) or an errno. */
+ * Returns 0, -ENAMETOOLONG, -EEXIST (something else than a socket is there), -EADDRINUSE (somebody
+ * listens there; said after a second of patience, for which this blocks) or an errno. */
 int nbd_server_listen_unix(struct nbd_server *server, const char *path, unsigned mode);
 
 /* Listen on a TCP address ("0.0.0.0", "::") and port (0: any; see ret_port, may be NULL).

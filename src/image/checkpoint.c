@@ -234,7 +234,7 @@ bool checkpoint_step(struct store *store)
         if (!is_due(store))
             return false;
         checkpoint_want(store);
-        if (!cleaner_is_between(log) || store->change_logged || store->reclaim_waits)
+        if (!cleaner_may_checkpoint(log) || store->change_logged || store->reclaim_waits)
             return false;
         int code = begin(store);
         if (code < 0 && code != -EAGAIN)

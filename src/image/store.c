@@ -16,7 +16,7 @@
 
 const struct store_config store_config_default = {
     .cache_bytes = 64u << 20,
-    .table_bytes = 96u << 20,
+    .table_bytes = 64u << 20,
     .checkpoint_bytes = 256u << 20,
 };
 
@@ -336,14 +336,21 @@ static bool busy(const struct store *store)
            store->reclaim_waits || store->table->n_loading || check_is_busy(store);
 }
 
+#define MAX_STUCK_TURNS 1000 /* in which nothing is in flight and nothing to be done */
+
 /* Turn until a checkpoint that begins now is durable. */
 static int finish_checkpoint(struct store *store)
 {
     uint64_t seq = store->log->checkpoint_seq;
+    uint32_t stuck_turns = 0;
     checkpoint_want(store);
     while (!store->log->error && store->log->checkpoint_seq == seq) {
         bool more = store_dispatch(store);
-        store->storage->poll(store->storage, !more && busy(store));
+        bool wait = !more && busy(store);
+        stuck_turns = more || wait ? 0 : stuck_turns + 1;
+        if (stuck_turns > MAX_STUCK_TURNS)
+            return -ENOSPC; /* there is no file to write it to, and none can be made */
+        store->storage->poll(store->storage, wait);
     }
     return store->log->error;
 }
@@ -515,7 +522,7 @@ bool store_dispatch(struct store *store)
     log_kick_sync(log);
     table_shrink(store->table);
     more |= check_step(store);
-    return more || (store->room_again && !list_empty(&store->room_waiters));
+    return more || log->turn_again || (store->room_again && !list_empty(&store->room_waiters));
 }
 
 void store_tick(struct store *store)
@@ -588,6 +595,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"batches", "batches written to the log", g->batches},
         {"batch_pages", "pages in them", g->batch_pages},
         {"batch_bytes", "bytes of them, with their headers", g->batch_bytes},
+        {"batch_us", "microseconds that batches took to be written, added up", g->batch_us},
         {"table_bytes", "bytes of page-table nodes written", g->table_bytes},
         {"checkpoint_bytes", "bytes of checkpoints written", g->checkpoint_bytes},
         {"clean_read_bytes", "bytes that cleaning read", g->clean_bytes_read},

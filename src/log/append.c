@@ -19,6 +19,7 @@
 #define MAX_BATCHES     16 /* buffers, of a little over 1 MiB each */
 #define MAX_INFLIGHT    12
 #define GATHER_PAGES    16 /* enough to send a batch beside others in flight */
+#define MAX_HELD_TURNS  128
 #define GATHER_INFLIGHT 3
 #define BATCH_MAX_ITEMS (BATCH_RECORDS_BYTES / sizeof(struct record))
 
@@ -138,6 +139,8 @@ static void batch_send(struct log *log)
 {
     struct batch *batch = log->open;
     log->open = NULL;
+    log->held_turns = 0;
+    log->peak_pages -= (log->peak_pages + 63) / 64;
     log->data_slot += 1 + batch->n_pages;
     file_touch(log, batch->file);
     batch->file->used_slots = log->data_slot;
@@ -169,10 +172,12 @@ static void batch_send(struct log *log)
                                       .length_bytes = bytes,
                                       .iov = &batch->iov,
                                       .n_iov = 1};
+    batch->sent_us = mono_us();
     batch->file->writers++;
     list_push_back(&log->inflight, &batch->link);
     log->n_inflight++;
     log->tidy = false;
+    cleaner_pay(log, 1 + batch->n_pages);
     log->pages_inflight += batch->n_pages;
     log->stats.batches++;
     log->stats.batch_pages += batch->n_pages;
@@ -202,6 +207,7 @@ static void batch_written(struct storage_req *req, int res)
     struct log *log = batch->log;
 
     batch->complete = true;
+    log->stats.batch_us += mono_us() - batch->sent_us;
     batch->file->writers--;
     file_mark_unsynced(log, batch->file);
     if (res < 0)
@@ -310,9 +316,27 @@ static bool open_is_awaited(const struct log *log)
     return container_of(log->sync_waiters.prev, struct waiter, link)->seq >= log->open->seq;
 }
 
+/* In a store that lives from cleaning, room is what writers wait for, and each batch takes a block
+ * for its header: so a batch waits for most of what the clients of late had in flight together.
+ * With no other batch in flight it waits for some turns only, and sees to it that they come. */
+static bool hold_back(struct log *log)
+{
+    const struct batch *batch = log->open;
+    uint32_t outstanding = log->pages_inflight + batch->n_pages;
+    if (outstanding > log->peak_pages)
+        log->peak_pages = outstanding;
+    if (!log_is_pressed(log) || batch->n_pages >= log->peak_pages / 8 * 7 || open_is_awaited(log))
+        return false;
+    if (log->n_inflight > 0)
+        return true;
+    log->turn_again = !cleaner_is_moving(log);
+    return log->held_turns++ < MAX_HELD_TURNS;
+}
+
 void log_dispatch(struct log *log)
 {
     struct batch *batch = log->open;
+    log->turn_again = false;
     if (!batch || !batch->n_items)
         return;
     if (log->error) { /* it will never be written */
@@ -322,6 +346,8 @@ void log_dispatch(struct log *log)
         return;
     }
     bool full = !batch_has_room(batch, sizeof(struct record) + 8);
+    if (!full && hold_back(log))
+        return;
     if (log->n_inflight == 0 ||
         (batch->n_pages >= GATHER_PAGES && log->n_inflight < GATHER_INFLIGHT) ||
         (log->n_inflight < MAX_INFLIGHT && (full || open_is_awaited(log))))

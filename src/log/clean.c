@@ -22,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS          BATCH_MAX_PAGES /* read at a time from a data file */
+#define WINDOW_BLOCKS         64u /* read at a time from a data file */
 #define MAX_WINDOWS            4u
 #define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
 
@@ -65,8 +65,11 @@ struct cleaner {
     uint32_t n_moves, next_move;
     struct part *parts;
     uint32_t n_parts, max_parts;
-    uint32_t windows, footers; /* in flight */
-    bool starved;              /* there was no file to move to: wait until one is free */
+    uint32_t windows, footers;        /* in flight */
+    bool starved;                     /* there was no file to move to: wait until one is free */
+    uint8_t *spare_bufs[MAX_WINDOWS]; /* for windows of pages */
+    uint32_t n_spare_bufs;
+    int64_t credit; /* blocks that may be read before writers have paid for more */
 };
 
 int cleaner_create(struct log *log)
@@ -90,12 +93,19 @@ void cleaner_free(struct log *log)
     if (!log->cleaner)
         return;
     forget_plan(log->cleaner);
+    while (log->cleaner->n_spare_bufs)
+        free(log->cleaner->spare_bufs[--log->cleaner->n_spare_bufs]);
     free(log->cleaner);
 }
 
 bool cleaner_is_between(const struct log *log)
 {
     return !log->cleaner->victim;
+}
+
+bool cleaner_is_moving(const struct log *log)
+{
+    return log->cleaner->windows != 0;
 }
 
 bool cleaner_is_idle(const struct log *log)
@@ -208,18 +218,26 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
 /* ---- the target ----------------------------------------------------------------------------- */
 
 /* Blocks kept back for the last footer of a packed file: more than its pieces can need. */
-static uint32_t footer_slots(uint8_t shift)
+static uint32_t footer_slots(const struct cleaner *c, const struct log_file *file)
 {
-    return shift == DATA_SHIFT ? FILE_BLOCKS / 64
-                               : FILE_BLOCKS * 5 / 128 << (DATA_SHIFT - TABLE_SHIFT);
+    uint32_t slots = FILE_BYTES >> file->shift, pieces = 0;
+    if (file->shift == TABLE_SHIFT)
+        return FILE_BLOCKS * 5 / 128 << (DATA_SHIFT - TABLE_SHIFT);
+    /* A list takes 2 bytes a slot at most, a bitmap is taken where it is less; and each piece that
+     * is there, planned, or may come with the next window takes its record. Twice: a checkpoint may
+     * want a footer before the last one. */
+    list_for_each (l, &file->pieces)
+        pieces++;
+    pieces += c->n_parts + (slots < WINDOW_BLOCKS ? slots : WINDOW_BLOCKS);
+    return 2 * ((2 * slots + 40 * pieces) / BLOCK_BYTES + 1);
 }
 
 /* Slots of the pack's file that pages or nodes may still take. */
-static uint32_t pack_left(const struct pack *pack)
+static uint32_t pack_left(const struct cleaner *c, const struct pack *pack)
 {
     if (!pack->file)
         return 0;
-    uint32_t used = pack->slot + footer_slots(pack->file->shift);
+    uint32_t used = pack->slot + footer_slots(c, pack->file);
     return used < file_slots(pack->file) ? file_slots(pack->file) - used : 0;
 }
 
@@ -253,17 +271,29 @@ static void seal_full(struct log *log, struct pack *pack)
     file_seal(log, TAKE_PTR(pack->full));
 }
 
+bool cleaner_may_checkpoint(const struct log *log)
+{
+    /* What is in motion between data files is not in the map before it has arrived, and a footer
+     * may come between two windows, as long as there is room for it and for the last one. */
+    const struct cleaner *c = log->cleaner;
+    const struct pack *pack = &c->packs[0];
+    if (!c->victim)
+        return true;
+    return c->victim->shift == DATA_SHIFT && !pack->full &&
+           (!pack->file || pack->slot + footer_slots(c, pack->file) <= file_slots(pack->file));
+}
+
 void cleaner_write_footers(struct log *log)
 {
-    assert(!log->cleaner->victim);
+    struct cleaner *c = log->cleaner;
+    assert(cleaner_may_checkpoint(log));
     for (int i = 0; i < 2; i++) {
-        struct pack *pack = &log->cleaner->packs[i];
+        struct pack *pack = &c->packs[i];
         if (!pack->file)
             continue;
         write_footer(log, pack->file, &pack->slot);
-        if (pack_left(pack) < FILE_BLOCKS / 32) {
+        if (!c->victim && pack_left(c, pack) < FILE_BLOCKS / 32)
             file_seal(log, TAKE_PTR(pack->file));
-        }
     }
 }
 
@@ -285,7 +315,12 @@ static uint32_t files_to_be_had(const struct log *log)
 /* Begin to clean when fewer files are left than this. */
 static uint32_t low_water(const struct log *log)
 {
-    return log->reserve_files + 3;
+    return log->reserve_files + 3 + log->max_files / 128;
+}
+
+bool log_is_pressed(const struct log *log)
+{
+    return files_to_be_had(log) < low_water(log) + 4;
 }
 
 bool log_is_short(const struct log *log)
@@ -407,11 +442,29 @@ static int assign(struct cleaner *c, struct pack *pack, uint32_t n)
 
 /* ---- moving --------------------------------------------------------------------------------- */
 
+/* Buffers of a window's size are kept: to get one from the kernel takes as long as to fill it. */
+static uint8_t *buf_take(struct cleaner *c, size_t bytes)
+{
+    size_t full = (size_t)WINDOW_BLOCKS * BLOCK_BYTES;
+    if (bytes > full)
+        return aligned_alloc(STORAGE_ALIGN_BYTES, bytes);
+    return c->n_spare_bufs ? c->spare_bufs[--c->n_spare_bufs]
+                           : aligned_alloc(STORAGE_ALIGN_BYTES, full);
+}
+
+static void buf_give(struct cleaner *c, uint8_t *buf, size_t bytes)
+{
+    if (buf && bytes <= (size_t)WINDOW_BLOCKS * BLOCK_BYTES && c->n_spare_bufs < MAX_WINDOWS)
+        c->spare_bufs[c->n_spare_bufs++] = buf;
+    else
+        free(buf);
+}
+
 static void window_free(struct window *w)
 {
     w->log->cleaner->windows--;
     w->log->cleaner->victim->readers--;
-    free(w->buf);
+    buf_give(w->log->cleaner, w->buf, w->buf_bytes);
     free(w->out);
     free(w->iov);
     free(w);
@@ -522,15 +575,15 @@ static int start_window(struct log *log)
     struct pack *pack = pack_of(c, victim);
     uint32_t n = window_moves(c);
 
-    if (pack_left(pack) < (victim->shift == DATA_SHIFT ? 1 : n)) {
+    if (pack_left(c, pack) < (victim->shift == DATA_SHIFT ? 1 : n)) {
         if (pack->full) /* a victim's pieces span two packed files, not three */
             return -EAGAIN;
         int code = pack_next(log, pack, victim->shift);
         if (code < 0)
             return code;
     }
-    if (n > pack_left(pack))
-        n = pack_left(pack);
+    if (n > pack_left(c, pack))
+        n = pack_left(c, pack);
     const struct move *m = &c->moves[c->next_move];
     uint64_t from = (uint64_t)m[0].old_slot << victim->shift;
     uint64_t to = ((uint64_t)m[n - 1].old_slot + 1) << victim->shift;
@@ -540,11 +593,11 @@ static int start_window(struct log *log)
     struct window *w = calloc(1, sizeof(*w));
     if (!w)
         return -ENOMEM;
-    w->buf = aligned_alloc(STORAGE_ALIGN_BYTES, to - from);
+    w->buf = buf_take(c, to - from);
     w->iov = calloc(victim->shift == DATA_SHIFT ? n : 1, sizeof(*w->iov));
     uint32_t slot = pack->slot;
     if (!w->buf || !w->iov || assign(c, pack, n) < 0) {
-        free(w->buf);
+        buf_give(c, w->buf, to - from);
         free(w->iov);
         free(w);
         return -ENOMEM;
@@ -572,6 +625,7 @@ static int start_window(struct log *log)
     victim->readers++;
     c->next_move += n;
     c->windows++;
+    c->credit -= w->buf_bytes / BLOCK_BYTES;
     log->storage->submit(log->storage, &w->req);
     return 0;
 }
@@ -640,6 +694,37 @@ static void abandon(struct log *log)
     file_check_dead(log, victim);
 }
 
+/* ---- pacing ------------------------------------------------------------------------------------
+ */
+
+/* Writers pay for the room that they take: for each block that goes into the log, cleaning may read
+ * as many as it takes to win one, a little more when files get few. So both go on evenly; a cleaner
+ * that ran as fast as it can would keep the device from the writers, and then from nobody. */
+void cleaner_pay(struct log *log, uint32_t blocks)
+{
+    struct cleaner *c = log->cleaner;
+    uint32_t had = files_to_be_had(log), wanted = low_water(log);
+    if (!c->victim || had >= wanted) {
+        c->credit = 0;
+        return;
+    }
+    uint64_t slots = file_slots(c->victim);
+    uint64_t dead = slots - c->victim->n_live;
+    uint64_t price = 16 * slots / (dead ? dead : 1); /* sixteenths of a block */
+    uint64_t haste = 4 + 2 * (wanted - had - 1);     /* quarters: 1, 1.5, 2 ... times the price */
+    c->credit += (int64_t)(blocks * price * haste / 64);
+}
+
+static bool may_start_window(const struct log *log)
+{
+    const struct cleaner *c = log->cleaner;
+    if (c->next_move == c->n_moves || c->windows >= MAX_WINDOWS)
+        return false;
+    bool writing = log->n_inflight || (log->open && log->open->n_items);
+    bool urgent = log->n_free <= KEEP_FREE && !log->n_dead;
+    return c->credit > 0 || !writing || urgent || log->hold || log->checkpoint_wanted;
+}
+
 void cleaner_step(struct log *log)
 {
     struct cleaner *c = log->cleaner;
@@ -663,7 +748,7 @@ void cleaner_step(struct log *log)
         }
     }
     int code = 0;
-    while (c->next_move < c->n_moves && c->windows < MAX_WINDOWS && code == 0)
+    while (code == 0 && may_start_window(log))
         code = start_window(log);
     if (code == -ENOMEM)
         log_fail(log, code, "cleaning");

@@ -370,7 +370,9 @@ void log_prepare(struct log *log)
 
     if (!log->table.spare)
         log->table.spare = file_take(log, false);
-    if (!log->next_data_file && log->data_file) {
+    /* The next data file: late, for in a full store a file that waits is missing elsewhere. */
+    uint32_t ahead = FILE_BLOCKS / 4 > BATCH_MAX_PAGES + 8 ? FILE_BLOCKS / 4 : BATCH_MAX_PAGES + 8;
+    if (!log->next_data_file && log->data_file && DATA_SEGMENT_SLOTS - log->data_slot < ahead) {
         struct log_file *next = file_take(log, true);
         if (next) {
             log->next_data_file = next;
@@ -553,7 +555,8 @@ bool log_wants_checkpoint(const struct log *log)
         const struct log_file *file = container_of(l, struct log_file, link);
         n += file->release_seq <= log->checkpoint_seq + 1 && !file->readers && !file->writers;
     }
-    return n && (n >= log->reserve_files / 2 || log->n_free <= KEEP_FREE);
+    return n && (n >= log->reserve_files || log->n_free <= KEEP_FREE ||
+                 (n >= 3 && log->n_free <= KEEP_FREE + 1));
 }
 
 bool log_files_are_busy(const struct log *log)
@@ -622,6 +625,12 @@ static int find_capacity(struct log *log, uint64_t capacity)
 
 /* ---- life of the log ------------------------------------------------------------------------ */
 
+uint32_t log_reserve_files(uint64_t max_files)
+{
+    uint64_t reserve = max_files / 50;
+    return reserve < 4 ? 4 : reserve > 4096 ? 4096 : (uint32_t)reserve;
+}
+
 int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
                struct log **ret)
 {
@@ -645,9 +654,7 @@ int log_create(struct storage *storage, struct log_client *client, const struct 
         free(log);
         return code;
     }
-    log->reserve_files = log->max_files / 50;
-    if (log->reserve_files < 4)
-        log->reserve_files = 4;
+    log->reserve_files = log_reserve_files(log->max_files);
     log->files = calloc(log->max_files ? log->max_files : 1, sizeof(*log->files));
     if (!log->files || cleaner_create(log) < 0) {
         free(log->files);

@@ -51,6 +51,7 @@ bool batch_is_valid(const struct log *log, const uint8_t *block, uint32_t slot);
 int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret);
 
 /* clean.c */
+void cleaner_pay(struct log *log, uint32_t blocks); /* that went into the log */
 bool cleaner_wants_urgently(const struct log *log);
 
 #endif

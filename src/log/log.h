@@ -110,6 +110,7 @@ struct batch {
     uint32_t max_pages, n_pages, records_bytes;
     uint32_t n_items, max_items;
     bool complete;
+    uint64_t sent_us;
     uint8_t *buf; /* header block, then pages */
     struct batch_item *items;
     struct storage_req req;
@@ -131,8 +132,8 @@ struct log_client {
 };
 
 struct log_stats {
-    uint64_t batches, batch_pages, batch_bytes, table_bytes, clean_bytes_read, clean_bytes_written,
-        clean_read_errors;
+    uint64_t batches, batch_pages, batch_bytes, batch_us, table_bytes, clean_bytes_read,
+        clean_bytes_written, clean_read_errors;
     uint64_t syncs, files_created, files_removed, files_reused, files_cleaned, checkpoint_bytes,
         room_waits;
 };
@@ -194,6 +195,9 @@ struct log {
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
+    uint32_t peak_pages; /* that were open and in flight at once, of late */
+    bool turn_again;     /* the open batch waits for another turn, and nothing else brings one */
+    uint32_t held_turns; /* in which the open batch was held back to gather more */
     uint64_t pages_inflight;
     struct batch *spare_batches[16];
     uint32_t n_spare_batches, n_batches;
@@ -233,6 +237,9 @@ struct log {
  * borrowed. */
 int log_create(struct storage *storage, struct log_client *client, const struct super_block *super,
                struct log **ret);
+/* How many of max_files data may not take: 2 %, at least four (128 MiB) and at most 4,096 (128
+ * GiB). */
+uint32_t log_reserve_files(uint64_t max_files);
 /* Nothing may be in flight. */
 void log_free(struct log *log);
 
@@ -325,6 +332,8 @@ bool log_wants_checkpoint(const struct log *log);
 void log_hold(struct log *log, bool hold);
 /* What is held back is needed: whoever holds should let go. */
 bool log_is_short(const struct log *log);
+/* It is so now, or will be soon: room comes from cleaning. */
+bool log_is_pressed(const struct log *log);
 
 /* ---- cleaning ------------------------------------------------------------------------------- */
 
@@ -336,8 +345,12 @@ void log_tidy(struct log *log, bool idle);
 void cleaner_step(struct log *log);
 /* No victim is being moved, so that a checkpoint may begin; its footers must follow then. */
 bool cleaner_is_between(const struct log *log);
+/* May a checkpoint begin, as far as cleaning goes? */
+bool cleaner_may_checkpoint(const struct log *log);
 void cleaner_write_footers(struct log *log);
 bool cleaner_footers_done(const struct log *log);
+/* Reads or writes of pages being moved are in flight. */
+bool cleaner_is_moving(const struct log *log);
 bool cleaner_is_idle(const struct log *log);
 bool cleaner_has_work(const struct log *log);
 /* Fewer files are free than the next start after a crash may need, and that can be mended. */

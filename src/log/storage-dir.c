@@ -152,7 +152,7 @@ static bool has_space(int fd, uint64_t bytes)
 
 /* Get the space of a file. A file system that frees much at once may say that it is full while it
  * has plenty again by its own count (blocks of a transaction that is not over, or being discarded):
- * it is asked for two seconds. Returns 0, or a code; -EOPNOTSUPP when only writing gets space. */
+ * it is asked for ten seconds. Returns 0, or a code; -EOPNOTSUPP when only writing gets space. */
 static int allocate(int fd, uint64_t length)
 {
     for (int tries = 0;; tries++) {
@@ -160,7 +160,7 @@ static int allocate(int fd, uint64_t length)
             return 0;
         if (errno == EINTR)
             continue;
-        if (errno != ENOSPC || tries >= 100 || !has_space(fd, 4 * length))
+        if (errno != ENOSPC || tries >= 500 || !has_space(fd, 4 * length))
             return -errno;
         usleep(20000);
     }

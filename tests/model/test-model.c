@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/mono.h"
+#include "log/log_format.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -666,6 +667,74 @@ static void flip_anywhere(struct run *run)
     run->may_fail_reads = run->may_fail_writes = false;
 }
 
+/* The header of a batch, and whether this block is one. */
+static bool peek_batch(struct run *run, const struct sim_place *place, struct batch_header *ret)
+{
+    uint8_t block[SIM_BLOCK_BYTES];
+    if (!sim_peek(run->sim, place->file, place->offset_bytes, block))
+        return false;
+    memcpy(ret, block, sizeof(*ret));
+    return ret->magic == BATCH_MAGIC;
+}
+
+/* The medium lost a batch of the tail of which a later one says that it was durable: the store may
+ * refuse to open, but not go back behind the flush without a word. All is flushed, the power off. A
+ * batch that may alone name the next file is left out (scan.c).
+ */
+static void flip_durable(struct run *run)
+{
+    struct sim *whole = run->sim;
+    struct sim_place place = {0}, pick = {0};
+    struct batch_header h, last = {0};
+    while (sim_next_block(run->sim, &place))
+        if (peek_batch(run, &place, &h) &&
+            (h.incarnation > last.incarnation ||
+             (h.incarnation == last.incarnation && h.seq > last.seq)))
+            last = h;
+    uint64_t n = 0;
+    for (place = (struct sim_place){0}; sim_next_block(run->sim, &place);)
+        if (peek_batch(run, &place, &h) && h.incarnation == last.incarnation &&
+            h.next_file == NO_FILE && h.seq <= last.synced_seq && h.seq + 40 > last.seq &&
+            rng_below(&run->rng, ++n) == 0)
+            pick = place;
+    if (!n)
+        return;
+    run->may_fail_reads = run->may_fail_writes = true;
+    run->sim = sim_clone(whole, rng_next(&run->rng));
+    sim_flip_bit(run->sim, pick.file, pick.offset_bytes + 8, 3);
+    total_flips++;
+    int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+    bool victim;
+    if (r == 0) {
+        count_damaged(run, NULL, 0, &victim);
+        store_close(run->store);
+    } else if (r != ERR_DAMAGED) {
+        fail(run, "a lost batch gave %s", err_text(r));
+    }
+    run->store = NULL;
+    sim_free(run->sim);
+    run->sim = whole;
+    run->may_fail_reads = run->may_fail_writes = false;
+}
+
+/* Work, flush, and the power goes; then batches of the tail are lost. */
+static void flip_tail(struct run *run)
+{
+    struct model_disk *disk = random_disk(run);
+    work(run, n_requests(100));
+    drain(run);
+    while (disk && !start_io(run, disk, STORE_FLUSH, 0, 0, 0))
+        drain(run);
+    drain(run);
+    sim_cut(run->sim);
+    take_down(run);
+    sim_restart(run->sim, SIM_CRASH);
+    for (unsigned i = 0; disk && i < 6; i++)
+        flip_durable(run);
+    if (!come_up(run, MODEL_CRASHED))
+        fail(run, "test bed: dead without a cut");
+}
+
 static void profile_flip(struct run *run, uint64_t seed)
 {
     struct rng rng;
@@ -692,6 +761,7 @@ static void profile_flip(struct run *run, uint64_t seed)
         if (r)
             fail(run, "opening: %s", err_text(r));
         compare_all(run, MODEL_CLOSED);
+        flip_tail(run);
     }
     run_end(run);
 }
