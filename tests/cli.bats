@@ -209,6 +209,7 @@ fails() {
 }
 
 @test "an interrupted import or export leaves nothing" {
+    truncate -s 8G "$TOP/large.raw"
     # Data that takes a while: one page in each 64 KiB.
     python=/usr/bin/python3
     $python - "$TOP/large.raw" <<'EOF'
