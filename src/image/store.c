@@ -184,7 +184,7 @@ static void replay_woken(struct waiter *waiter, int error)
     w->error = error;
 }
 
-static int get_leaf(struct store *store, struct disk *disk, uint64_t page, struct node **ret)
+static int try_leaf(struct store *store, struct disk *disk, uint64_t page, struct node **ret)
 {
     uint64_t ignored;
     for (;;) {
@@ -196,6 +196,23 @@ static int get_leaf(struct store *store, struct disk *disk, uint64_t page, struc
             store->storage->poll(store->storage, true);
         if (w.error)
             return w.error;
+    }
+}
+
+/* What a batch says must get into its leaf, or be lost. So where the leaf, or a node above it, is
+ * damaged, it is given up: its other pages give errors from now on, and the store opens. Not so
+ * when it cannot be read at all (-EIO): that may pass. */
+static int get_leaf(struct store *store, struct disk *disk, uint64_t page, struct node **ret)
+{
+    for (;;) {
+        int code = try_leaf(store, disk, page, ret);
+        if (code == ERR_CHECKSUM || code == ERR_DAMAGED)
+            code = try_leaf(store, disk, page, ret); /* the damage may have been on the way */
+        if (code != ERR_CHECKSUM && code != ERR_DAMAGED)
+            return code;
+        code = tree_mend(&disk->tree, page, (disk->size_bytes + PAGE_BYTES - 1) / PAGE_BYTES);
+        if (code < 0)
+            return code;
     }
 }
 

@@ -355,6 +355,45 @@ int tree_get(struct tree *tree, uint64_t page, bool create, struct waiter *waite
     return TREE_FOUND;
 }
 
+static int lose_entries(struct node *node, uint64_t n_pages)
+{
+    const struct entry lost = {.flags = ENCODING_LOST};
+    for (uint32_t i = 0; i < NODE_ENTRIES; i++) {
+        int64_t bytes;
+        if ((node->index * NODE_ENTRIES + i) << level_shift(node->level) >= n_pages)
+            break;
+        int code = node_set(node, i, lost, &bytes);
+        if (code < 0)
+            return code;
+        account(node->tree->table, node, bytes);
+        node->tree->used_pages += node->level == 0; /* too many, never too few */
+    }
+    return 0;
+}
+
+int tree_mend(struct tree *tree, uint64_t page, uint64_t n_pages)
+{
+    struct node *parent = NULL;
+    for (int level = tree->levels - 1; level >= 0; level--) {
+        uint64_t index = page >> level_shift(level + 1);
+        struct node *node = !parent            ? tree->root
+                            : parent->children ? parent->children[index % NODE_ENTRIES]
+                                               : NULL;
+        if (node) {
+            parent = node;
+            continue;
+        }
+        struct entry e = parent ? node_get(parent, index % NODE_ENTRIES) : tree->root_entry;
+        node = node_create(tree, parent, level, index);
+        if (!node)
+            return -ENOMEM;
+        if (entry_encoding(&e) == ENCODING_NODE)
+            node->self = e; /* its slots are freed when this one is written */
+        return lose_entries(node, n_pages);
+    }
+    return ERR_DAMAGED;
+}
+
 void node_pin(struct node *node)
 {
     node->pins++;

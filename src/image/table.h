@@ -72,6 +72,10 @@ enum tree_get {
 int tree_get(struct tree *tree, uint64_t page, bool create, struct waiter *waiter,
              struct node **ret, uint64_t *ret_pages);
 
+/* The node on the way to a page that cannot be read is damaged, and the tree must go on all the
+ * same: replace it by one whose entries, those of the disk's n_pages, are lost. 0, -ENOMEM. */
+int tree_mend(struct tree *tree, uint64_t page, uint64_t n_pages);
+
 void node_pin(struct node *node);
 void node_unpin(struct node *node);
 

@@ -24,6 +24,7 @@ enum encoding {
     ENCODING_ZERO = 2, /* reads as zeros, kept allocated; takes no space */
     ENCODING_NODE = 3, /* a table node */
     /* 4 to 7: lz4, zstd, delta and delta of a compressed base: reserved for later formats */
+    ENCODING_LOST = 8, /* nobody knows: the node that said it was damaged. Gives an error */
 };
 
 static inline enum encoding entry_encoding(const struct entry *e)

@@ -56,6 +56,7 @@ struct window {
 struct pack {
     struct log_file *file, *full; /* full: to be sealed when the victim has moved */
     uint32_t slot, full_slot;     /* next */
+    bool more;                    /* pieces than the last footer lists */
 };
 
 struct cleaner {
@@ -259,6 +260,7 @@ static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
     pack->full = pack->file;
     pack->full_slot = pack->slot;
     pack->file = next;
+    pack->more = false;
     pack->slot = BLOCK_BYTES >> shift;
     return 0;
 }
@@ -291,8 +293,11 @@ void cleaner_write_footers(struct log *log)
         struct pack *pack = &c->packs[i];
         if (!pack->file)
             continue;
-        write_footer(log, pack->file, &pack->slot);
-        if (!c->victim && pack_left(c, pack) < FILE_BLOCKS / 32)
+        if (pack->more)
+            write_footer(log, pack->file, &pack->slot);
+        pack->more = false;
+        bool in_use = c->victim && pack_of(c, c->victim) == pack;
+        if (!in_use && pack_left(c, pack) < FILE_BLOCKS / 32)
             file_seal(log, TAKE_PTR(pack->file));
     }
 }
@@ -677,6 +682,7 @@ static void switch_pieces(struct log *log)
     victim->cleaning = false;
     log->stats.files_cleaned++;
     forget_plan(c);
+    pack->more = true;
     seal_full(log, pack);
     file_check_dead(log, victim);
 }

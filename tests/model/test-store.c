@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/mono.h"
 #include "image/store.h"
+#include "image/table_format.h"
 #include "log/log-internal.h"
 
 #include <errno.h>
@@ -422,6 +423,75 @@ static void checkpoint_of_closing(void **state)
     assert_int_equal(read_page(env, 199, 1), 0);
 }
 
+/* ---- tables -----------------------------------------------------------------------------------
+ */
+
+/* Flip a bit in all forms of node 0 of a level. Returns how many there were. */
+static unsigned damage_node(struct env *env, uint8_t level)
+{
+    _Alignas(64) uint8_t block[BLOCK_BYTES];
+    struct sim_place place = {0};
+    unsigned n = 0;
+    while (sim_next_block(env->sim, &place)) {
+        if (place.file >= STORAGE_CHECKPOINT(1))
+            continue;
+        sim_peek(env->sim, place.file, place.offset_bytes, block);
+        for (unsigned at = 0; at < BLOCK_BYTES; at += 64) {
+            const struct node_header *h = (const struct node_header *)(block + at);
+            if (h->magic == NODE_MAGIC && h->level == level && h->index == 0 && h->form <= 3) {
+                sim_flip_bit(env->sim, place.file, place.offset_bytes + at + 24, 1);
+                n++;
+            }
+        }
+    }
+    return n;
+}
+
+/* A node under the tail of the log is damaged: what the tail says is there, what only the node said
+ * gives errors, the rest is whole. */
+static void damaged_node(struct env *env, uint8_t level)
+{
+    write_pages(env, 0, 2000, 1);
+    checkpoint(env);
+    write_pages(env, 3, 1, 2);
+    assert_int_equal(flush(env), 0);
+    kill_store(env);
+    assert_true(damage_node(env, level) > 0);
+    assert_int_equal(open_store(env), 0);
+    assert_true(env->n_damage > 0);
+    for (unsigned round = 0; round < 2; round++) {
+        assert_int_equal(read_page(env, 3, 2), 0);
+        assert_int_equal(err_errno(read_page(env, 4, 1)), EIO);
+        if (level == 0)
+            assert_int_equal(read_page(env, 600, 1), 0);
+        else
+            assert_int_equal(err_errno(read_page(env, 600, 1)), EIO);
+        close_store(env);
+        assert_int_equal(open_store(env), 0);
+    }
+    write_pages(env, 4, 1, 3);
+    assert_int_equal(read_page(env, 4, 3), 0);
+    assert_int_equal(
+        run_io(env,
+               (struct store_io){.disk = disk(env), .op = STORE_TRIM, .length = 512 * PAGE_BYTES}),
+        0);
+    assert_int_equal(change(env, CHANGE_DISK_REMOVE, "vm", "root", 0), 0);
+    for (unsigned i = 0; i < 2000; i++)
+        turn(env);
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+}
+
+static void damaged_leaf(void **state)
+{
+    damaged_node(*state, 0);
+}
+
+static void damaged_root(void **state)
+{
+    damaged_node(*state, 1);
+}
+
 /* ---- packed files --------------------------------------------------------------------------- */
 
 static uint64_t counter(struct env *env, const char *name)
@@ -656,6 +726,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(checkpoint_of_opening, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_running, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
+        cmocka_unit_test_setup_teardown(damaged_leaf, setup, teardown),
+        cmocka_unit_test_setup_teardown(damaged_root, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
