@@ -454,6 +454,8 @@ EOF
     expect 5 'no daemon answers' varve ls
     [ -S "$VARVE_RUN/varve.sock" ] # a stale socket, which the next daemon replaces
     start_daemon
+    kill -9 "$(cat "$TOP/pid")" # while it dies, the next one waits for its locks
+    start_daemon
     varve export survivor "$TOP/survivor.raw"
     cmp "$TOP/a.raw" "$TOP/survivor.raw"
     varve check

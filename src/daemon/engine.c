@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LOOP_DEPTH       1024
 #define NBD_COUNTERS_MAX 64
@@ -100,6 +101,12 @@ int engine_storage_why(int r, const char *path, struct why *why)
 static int start_storage(struct engine *e)
 {
     int r = storage_dir_open(e->config.store_path, false, e->loop, &e->storage);
+
+    /* A daemon that was killed holds its lock until the kernel is done with it. */
+    for (int tries = 0; r == ERR_IN_USE && tries < 50; tries++) {
+        usleep(20000);
+        r = storage_dir_open(e->config.store_path, false, e->loop, &e->storage);
+    }
     return engine_storage_why(r, e->config.store_path, e->why);
 }
 

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -46,6 +47,18 @@ static int make_dir(const char *path, struct why *why)
     return 0;
 }
 
+/* A daemon that was killed holds its lock until the kernel is done with it: a second of patience.
+ */
+static bool lock_patiently(int fd)
+{
+    for (int tries = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; tries++) {
+        if (tries == 50)
+            return false;
+        usleep(20000);
+    }
+    return true;
+}
+
 int rundir_open(const char *path, int *ret_lock_fd, struct why *why)
 {
     char file[4096], pid[16] = "";
@@ -66,7 +79,7 @@ int rundir_open(const char *path, int *ret_lock_fd, struct why *why)
         return why_set(why, r, "cannot open %s: %s; choose another run directory with --run", file,
                        strerror(-r));
     }
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+    if (!lock_patiently(fd)) {
         ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
         pid[n > 0 ? strcspn(pid, "\n") : 0] = '\0';
         return why_set(
