@@ -486,7 +486,8 @@ EOF
     [ ! -e "$VARVE_RUN/varve.sock" ]
     [ ! -e "$VARVE_RUN/nbd.sock" ]
     grep -q 'stopping after SIGTERM' "$TOP/log"
-    varve check --store "$STORE"
+    expect 0 'no problems in' varve check --store "$STORE"
+    expect 2 '--json goes with an online check' varve --json check --store "$STORE"
     start_daemon
     varve show orderly
     varve rm --yes orderly

@@ -117,6 +117,8 @@ enum exit_code cmd_check(const struct invocation *inv)
 
     if (!store)
         return check_online(inv);
+    if (inv->json)
+        return error(EXIT_USAGE, "--json goes with an online check, without --store");
     if (option_value(inv, "tables-only"))
         return error(EXIT_USAGE, "--tables-only goes with an online check, without --store");
     return exec_varved(argv);

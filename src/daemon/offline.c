@@ -130,6 +130,9 @@ static int check_open_store(struct store *store, struct loop *loop, uint64_t *re
         loop_poll(loop, !more && !o.done);
     }
     *ret_problems = o.check.problems;
+    if (!o.check.error && !o.check.problems)
+        printf("no problems in %" PRIu64 " pages and %" PRIu64 " table nodes\n",
+               o.check.total_pages, o.check.nodes);
     return o.check.error;
 }
 

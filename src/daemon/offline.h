@@ -13,8 +13,8 @@ struct config;
 int offline_init(const char *path, uint64_t capacity_bytes, const struct config *config,
                  struct why *why);
 
-/* Check everything; problems go to stdout, one a line. Returns 0 with the number of problems, or a
- * code with a sentence. */
+/* Check everything; problems go to stdout, one a line, or that there are none. Returns 0 with the
+ * number of problems, or a code with a sentence. */
 int offline_check(const char *path, const struct config *config, uint64_t *ret_problems,
                   struct why *why);
 
