@@ -191,7 +191,7 @@ fails() {
     : >"$TOP/empty"
     refused 1 'is empty' varve import "$TOP/empty" cut
     refused 3 'cannot read' varve import "$TOP/nothing-there" cut
-    refused 1 'is no file' varve import "$TOP" cut
+    refused 1 'is a directory' varve import "$TOP" cut
     refused 2 'is no format' varve import "$TOP/a.raw" cut --format luks
 }
 

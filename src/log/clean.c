@@ -22,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS         64u /* read at a time from a data file */
+#define WINDOW_BLOCKS          64u /* read at a time from a data file */
 #define MAX_WINDOWS            4u
 #define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
 
