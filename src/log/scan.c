@@ -118,8 +118,10 @@ static int check_records(const struct scan *s, const uint8_t *block, bool *ret_m
     return page == h->n_pages ? 0 : ERR_DAMAGED;
 }
 
-/* Does anything in the file from slot on say that batch seq was durable? */
-static int was_durable(struct scan *s, uint32_t file, uint32_t slot, uint64_t seq, bool *ret)
+/* Does anything in the file from slot on say that batch seq was durable? next_file: where it goes
+ * on by the last batch that is there; left as it is when there is none. */
+static int was_durable(struct scan *s, uint32_t file, uint32_t slot, uint64_t seq,
+                       uint32_t *next_file, bool *ret)
 {
     *ret = false;
     for (uint32_t at = slot; at < FILE_BLOCKS && !*ret; at++) {
@@ -130,11 +132,27 @@ static int was_durable(struct scan *s, uint32_t file, uint32_t slot, uint64_t se
         if (!block)
             break;
         const struct batch_header *h = (const struct batch_header *)block;
-        if (header_valid(s, block, at) &&
-            ((h->seq > seq && h->synced_seq >= seq) || newer_checkpoint(s->log, h)))
-            *ret = true;
+        if (!header_valid(s, block, at) || h->seq <= seq)
+            continue;
+        *next_file = h->next_file;
+        *ret = h->synced_seq >= seq || newer_checkpoint(s->log, h);
     }
     return 0;
+}
+
+/* The same of this file from slot on, and of those that follow it. */
+static int was_durable_anywhere(struct scan *s, uint32_t slot, uint64_t seq, uint32_t next_file,
+                                bool *ret)
+{
+    int code = was_durable(s, s->file->number, slot, seq, &next_file, ret);
+    for (uint32_t n = 0; code == 0 && !*ret && next_file < s->log->max_files; n++) {
+        uint32_t file = next_file;
+        next_file = NO_FILE;
+        if (n == s->log->max_files)
+            break;
+        code = was_durable(s, file, 1, seq, &next_file, ret);
+    }
+    return code;
 }
 
 int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret)
@@ -142,7 +160,8 @@ int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret)
     _cleanup_free_ uint8_t *buf =
         aligned_alloc(STORAGE_ALIGN_BYTES, (size_t)READ_BLOCKS * BLOCK_BYTES);
     struct scan s = {.log = log, .incarnation = log->incarnation, .buf = buf, .buf_file = NO_FILE};
-    return buf ? was_durable(&s, file, 1, seq, ret) : -ENOMEM;
+    uint32_t ignored;
+    return buf ? was_durable(&s, file, 1, seq, &ignored, ret) : -ENOMEM;
 }
 
 /* A file that was opened before the checkpoint began, while none of its batches was applied yet, is
@@ -208,7 +227,8 @@ static const uint8_t *next_batch(struct scan *s, int *code)
     bool durable;
     if (!block || !header_valid(s, block, s->slot) || h->seq != s->seq + 1 ||
         h->segment != s->segment) {
-        *code = was_durable(s, s->file->number, s->slot, s->seq + 1, &durable);
+        uint32_t ignored;
+        *code = was_durable(s, s->file->number, s->slot, s->seq + 1, &ignored, &durable);
         if (*code == 0 && durable)
             *code = ERR_DAMAGED;
         return NULL;
@@ -217,7 +237,7 @@ static const uint8_t *next_batch(struct scan *s, int *code)
         *code = ERR_DAMAGED; /* we go on from the older one, and must not: survey.c */
         return NULL;
     }
-    uint32_t n = 1 + h->n_pages;
+    uint32_t n = 1 + h->n_pages, next_file = h->next_file;
     block = blocks_at(s, s->file->number, s->slot, n, code);
     if (!block)
         return NULL;
@@ -227,7 +247,7 @@ static const uint8_t *next_batch(struct scan *s, int *code)
         return NULL;
     if (match)
         return block;
-    *code = was_durable(s, s->file->number, s->slot + 1, s->seq + 1, &durable);
+    *code = was_durable_anywhere(s, s->slot + 1, s->seq + 1, next_file, &durable);
     if (*code < 0 || !durable)
         return NULL;
     return blocks_at(s, s->file->number, s->slot, n, code);

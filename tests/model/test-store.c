@@ -361,6 +361,31 @@ static void lost_first_of_file(void **state)
     lost_at_edge(*state, true);
 }
 
+/* Only a page of it is damaged: that page gives an error, and the log goes on. */
+static void lost_page_at_edge(void **state)
+{
+    struct env *env = *state;
+    _Alignas(8) uint8_t block[BLOCK_BYTES];
+    struct sim_place place, last;
+    write_pages(env, 0, 50 * MIB / PAGE_BYTES, 1);
+    assert_int_equal(flush(env), 0);
+    write_pages(env, 0, 1, 2);
+    kill_store(env);
+    last = find_batch(env, 0, block);
+    unsigned before = 1;
+    do
+        place = find_batch(env, before++, block);
+    while (place.file == last.file);
+    const struct batch_header *h = (const struct batch_header *)block;
+    uint64_t page = ((const struct record *)(h + 1))->page;
+    sim_flip_bit(env->sim, place.file, place.offset_bytes + BLOCK_BYTES + 77, 3);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(err_errno(read_page(env, page, 1)), EIO);
+    assert_int_equal(read_page(env, page + 1, 1), 0);
+    assert_int_equal(read_page(env, 0, 2), 0);
+    assert_int_equal(read_page(env, 50 * MIB / PAGE_BYTES - 1, 1), 0);
+}
+
 /* ---- checkpoints ---------------------------------------------------------------------------- */
 
 static uint32_t newer_checkpoint(struct env *env)
@@ -723,6 +748,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(forged_batch, setup, teardown),
         cmocka_unit_test_setup_teardown(lost_last_of_file, setup, teardown),
         cmocka_unit_test_setup_teardown(lost_first_of_file, setup, teardown),
+        cmocka_unit_test_setup_teardown(lost_page_at_edge, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_opening, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_running, setup, teardown),
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
