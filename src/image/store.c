@@ -359,9 +359,13 @@ static int finish_checkpoint(struct store *store)
  * another, would leave none. */
 static int find_files(struct store *store)
 {
-    while (!store->log->error && log_is_low(store->log)) {
+    uint32_t stuck_turns = 0;
+    /* Where nothing more is to be won, the store opens as it is. */
+    while (!store->log->error && log_is_low(store->log) && stuck_turns <= MAX_STUCK_TURNS) {
         bool more = store_dispatch(store);
-        store->storage->poll(store->storage, !more && busy(store));
+        bool wait = !more && busy(store);
+        stuck_turns = more || wait ? 0 : stuck_turns + 1;
+        store->storage->poll(store->storage, wait);
     }
     return store->log->error;
 }
@@ -547,7 +551,7 @@ void store_space(const struct store *store, struct store_space *ret)
     const struct log *log = store->log;
     uint64_t tables = log->table_slots << TABLE_SHIFT;
     uint64_t data = log->data_slots << DATA_SHIFT;
-    uint64_t used = (uint64_t)(log->n_files - log->n_free - log->n_creating) * FILE_BYTES;
+    uint64_t used = log_used_bytes(log);
     *ret = (struct store_space){
         .capacity = (uint64_t)log->max_files * FILE_BYTES,
         .reserve = (uint64_t)log->reserve_files * FILE_BYTES,

@@ -714,6 +714,19 @@ uint64_t log_limit_pages(const struct log *log)
     return (files > fixed ? files - fixed : 0) * (DATA_SEGMENT_SLOTS - 1) / 16 * 15;
 }
 
+uint64_t log_used_bytes(const struct log *log)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (file && (file->state == FILE_OPEN || file->state == FILE_SEALED))
+            bytes += (uint64_t)file->used_slots << file->shift;
+        else if (file && file->state == FILE_DEAD)
+            bytes += FILE_BYTES;
+    }
+    return bytes;
+}
+
 uint64_t log_room_pages(const struct log *log)
 {
     uint64_t used = log->data_slots + (log->table_slots >> (DATA_SHIFT - TABLE_SHIFT)) +

@@ -361,6 +361,9 @@ void cleaner_free(struct log *log);
 /* Pages that may still be written before the store counts as full, those in flight counted as new.
  */
 uint64_t log_room_pages(const struct log *log);
+/* Bytes of log files that were written and are not free again: what lives, and what is to be
+ * cleaned. */
+uint64_t log_used_bytes(const struct log *log);
 uint64_t log_limit_pages(const struct log *log);
 
 /* Stop writing: report to the client once. */
