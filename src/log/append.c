@@ -77,6 +77,7 @@ static bool switch_file(struct log *log)
     log->data_segment = segment;
     log->data_slot = 1;
     log->flushes_here = 0;
+    log->batches_here = 0;
     return true;
 }
 
@@ -180,6 +181,7 @@ static void batch_send(struct log *log)
     cleaner_pay(log, 1 + batch->n_pages);
     log->pages_inflight += batch->n_pages;
     log->stats.batches++;
+    log->batches_here++;
     log->stats.batch_pages += batch->n_pages;
     log->stats.batch_bytes += bytes;
     log->bytes_since_checkpoint += bytes;

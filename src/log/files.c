@@ -359,9 +359,10 @@ void log_prepare(struct log *log)
 {
     if (log->error)
         return;
-    /* Zeroed files cost their size in writes once, but spare each sync into them a journal commit
-     * of the file system: worth it when there are many syncs. */
-    bool zero = log->flushes_here > 64;
+    /* A file that was only allocated makes the file system change its books at each first write
+     * into it, by a worker thread, and commit its journal at each sync. Zeros cost the file's size
+     * once, beforehand: worth it when there are many syncs or many small batches. */
+    bool zero = log->flushes_here > 64 || log->batches_here > DATA_SEGMENT_SLOTS / 64;
     while (!log->creation_failed && log->n_creating < FILES_AHEAD &&
            log->n_files < log->max_files &&
            log->n_free + log->n_creating < log->reserve_files + FILES_AHEAD)

@@ -203,6 +203,7 @@ struct log {
     uint32_t n_spare_batches, n_batches;
     uint64_t next_seq; /* of the next batch to be opened */
     uint64_t applied_seq, synced_seq;
+    uint64_t batches_here; /* in the data file */
     uint64_t flushes_here; /* since the data file was opened: many make the next one zeroed */
     bool applying;
 
