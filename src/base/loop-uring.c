@@ -6,6 +6,7 @@
  * An operation is in the submission queue or the kernel (user_data points at it), or, where the
  * submission queue is full and the kernel takes nothing for now, in the backlog. */
 #include "base/loop-internal.h"
+#include "base/mono.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -25,6 +26,7 @@ struct uring {
     bool wake_armed;
     uint64_t wake_count; /* where the read of the eventfd goes */
     struct list backlog;
+    uint32_t spin_miss, spin_skip; /* looks in vain, of late; waits to go before the next look */
 };
 
 /* user_data of what has no operation; operations are pointers and never that small. */
@@ -223,6 +225,30 @@ static void deliver_all(struct uring *uring)
     }
 }
 
+#define SPIN_US 40
+
+/* Look for completions a little longer before going to sleep: to be woken takes about as long, on a
+ * virtual machine longer, and a client that waits for us would wait for that too. Only while it
+ * pays: each look in vain makes the next one rarer. */
+static bool spin(struct uring *uring)
+{
+    if (uring->spin_skip) {
+        uring->spin_skip--;
+        return false;
+    }
+    uint64_t end = mono_us() + SPIN_US;
+    do {
+        io_uring_get_events(&uring->ring);
+        if (io_uring_cq_ready(&uring->ring)) {
+            uring->spin_miss = 0;
+            return true;
+        }
+    } while (mono_us() < end);
+    uring->spin_miss += uring->spin_miss < 8;
+    uring->spin_skip = (1u << uring->spin_miss) - 1;
+    return false;
+}
+
 static void uring_turn(struct loop *loop, bool wait)
 {
     struct uring *uring = loop->state;
@@ -234,8 +260,9 @@ static void uring_turn(struct loop *loop, bool wait)
     arm_wake(loop, uring);
     if (!list_empty(&uring->backlog) || !list_empty(&cancelled) || !uring->wake_armed)
         wait = false;
-    int res = wait ? io_uring_submit_and_wait(&uring->ring, 1)
-                   : io_uring_submit_and_get_events(&uring->ring);
+    int res = io_uring_submit_and_get_events(&uring->ring);
+    if (wait && res >= 0 && !io_uring_cq_ready(&uring->ring) && !spin(uring))
+        res = io_uring_submit_and_wait(&uring->ring, 1);
     /* -EINTR: a signal; -EBUSY, -EAGAIN: completions must be taken first, or memory is short. What
      * was not submitted stays in the queue for the next turn. */
     assert(res >= 0 || res == -EINTR || res == -EBUSY || res == -EAGAIN);
