@@ -335,7 +335,7 @@ bool log_is_short(const struct log *log)
 
 static bool may_be_victim(const struct log *log, const struct log_file *file)
 {
-    if (!file || file->state != FILE_SEALED || file->damaged ||
+    if (!file || file->state != FILE_SEALED || file->damaged || file->pinned ||
         file->sealed_batch > log->applied_seq || file->writers || file->n_live == 0 ||
         file->n_live > MAX_VICTIM_LIVE(file_slots(file)))
         return false;

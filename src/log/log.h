@@ -47,6 +47,7 @@ struct log_file {
     bool unsynced;    /* holds completed writes that no sync covers yet */
     bool map_pending; /* its record of the running checkpoint is still to be taken */
     bool cleaning;    /* the cleaner is reading it */
+    bool pinned;      /* it stays as it is: log_pin() */
     bool damaged;     /* PACKED: its footer is lost; it stays as it is */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */
@@ -369,6 +370,27 @@ uint64_t log_limit_pages(const struct log *log);
 
 /* Stop writing: report to the client once. */
 void log_fail(struct log *log, int error, const char *what);
+
+/* ---- looking at sealed files ------------------------------------------------------------------
+ */
+
+/* Keep a sealed file as it is until log_unpin(): it is not cleaned and not freed; what lives in it
+ * may die. False: it is not sealed, or is still being written, or cleaned. */
+bool log_pin(const struct log *log, struct log_file *file);
+void log_unpin(struct log *log, struct log_file *file);
+
+/* Is this the header of some use of the file? (After a crash it may be an earlier one's.) */
+bool log_header_is_whole(const struct log *log, uint32_t number, const struct file_header *h);
+
+/* What a batch says of one of its pages. */
+struct batch_page {
+    uint32_t sum, disk;
+    uint64_t page;
+};
+/* Is block the header, with its records, of a batch of the segment that stands at slot? Then ret
+ * has what it says of its *ret_n pages. */
+bool log_batch_is_whole(const struct log *log, const uint8_t *block, uint32_t segment,
+                        uint32_t slot, struct batch_page ret[BATCH_MAX_PAGES], uint32_t *ret_n);
 
 /* ---- recovery ------------------------------------------------------------------------------- */
 

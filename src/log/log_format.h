@@ -75,8 +75,12 @@ struct file_header {
     uint32_t shift;         /* slot size */
     uint32_t first_segment; /* DATA, TABLE */
     uint64_t checkpoint;    /* the last one that was durable when this was written */
-    uint8_t zero[BLOCK_BYTES - 64];
+    uint32_t flags;
+    uint8_t zero[BLOCK_BYTES - 68];
 };
+
+#define FILE_FLAG_NODE_CRCS 1u /* TABLE: nodes have their own crc, between them are only zeros */
+
 static_assert(sizeof(struct file_header) == BLOCK_BYTES, "a block");
 
 /* ---- a batch: one block of header and records, then the pages ------------------------------- */

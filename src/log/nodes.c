@@ -109,6 +109,27 @@ static int next_file(struct log *log)
     return file_open(log, t->file, FILE_KIND_TABLE, t->first_segment);
 }
 
+static int have_buf(struct table_stream *t)
+{
+    if (!t->buf)
+        t->buf = aligned_alloc(STORAGE_ALIGN_BYTES, BUF_BYTES);
+    return t->buf ? 0 : -ENOMEM;
+}
+
+/* What is left of the segment, less than a node takes, is filled with zeros: so all that a file has
+ * between nodes is known, and who checks it need not guess. */
+static int skip_to_segment(struct table_stream *t)
+{
+    uint32_t left = -t->slot % TABLE_SEGMENT_SLOTS;
+    int code = have_buf(t);
+    if (code < 0)
+        return code;
+    assert(t->slot == t->buf_slot && left <= BUF_SLOTS);
+    memset(t->buf, 0, (size_t)left * SLOT_BYTES);
+    t->slot += left;
+    return 0;
+}
+
 /* Make the next n slots stand in one segment and in a buffer that has been started. */
 static int make_room(struct log *log, uint32_t n)
 {
@@ -125,14 +146,14 @@ static int make_room(struct log *log, uint32_t n)
             return code;
     } else if (in_segment + n > TABLE_SEGMENT_SLOTS) {
         log_table_flush(log);
-        t->slot = t->buf_slot =
-            (t->slot + TABLE_SEGMENT_SLOTS - 1) / TABLE_SEGMENT_SLOTS * TABLE_SEGMENT_SLOTS;
+        int code = skip_to_segment(t);
+        if (code < 0)
+            return code;
+        log_table_flush(log);
         if (t->slot + n > FILE_SLOTS)
             return make_room(log, n);
     }
-    if (!t->buf)
-        t->buf = aligned_alloc(STORAGE_ALIGN_BYTES, BUF_BYTES);
-    return t->buf ? 0 : -ENOMEM;
+    return have_buf(t);
 }
 
 int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *ret_address,
