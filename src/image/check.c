@@ -408,16 +408,43 @@ static void say_place(char *to, size_t size, const struct scrub_damage *d)
         [SCRUB_BATCH] = "the header of a batch",
         [SCRUB_PAGE] = "a page",
         [SCRUB_NODE] = "a table node",
+        [SCRUB_MOVED] = "one of the pages from here",
         [SCRUB_ZEROS] = "what is left free",
         [SCRUB_FOOTER] = "the list of what is in it",
     };
-    int n = snprintf(to, size, "log file %08x, byte %llu: %s", d->file->number,
-                     (unsigned long long)d->offset, what[d->kind]);
+    char more[96] = "";
     if (d->kind == SCRUB_BATCH && d->n_pages)
-        snprintf(to + n, size - n,
-                 " (with the sums of %u pages, which can be checked no more "
-                 "where they do not live)",
+        snprintf(more, sizeof(more), " (of %u pages, which now are checked where they live only)",
                  d->n_pages);
+    if (d->kind == SCRUB_MOVED)
+        snprintf(more, sizeof(more), " to byte %llu",
+                 (unsigned long long)(d->offset + d->bytes - 1));
+    snprintf(to, size, "log file %08x, byte %llu: %s%s", d->file->number,
+             (unsigned long long)d->offset, what[d->kind], more);
+}
+
+/* Does anything live there that the walk has not looked at? */
+static bool is_unseen(const struct check_run *r, const struct scrub_damage *d)
+{
+    const uint64_t *marks = r->marks[d->file->number], *live = d->file->live;
+    uint32_t slot = d->offset >> d->file->shift, end = (d->offset + d->bytes) >> d->file->shift;
+    for (; slot < end; slot++)
+        if (live[slot / 64] & ~(marks ? marks[slot / 64] : 0) & 1ULL << (slot % 64))
+            return true;
+    return false;
+}
+
+static bool lives(const struct check_run *r, const struct scrub_damage *d)
+{
+    switch (d->kind) {
+    case SCRUB_PAGE:
+    case SCRUB_NODE:
+        return any_bit(d->file->live, d);
+    case SCRUB_MOVED: /* what lives was found whole, else it would have been told of */
+        return is_unseen(r, d);
+    default:
+        return false;
+    }
 }
 
 static void file_damage(struct scrub *scrub, const struct scrub_damage *d)
@@ -426,19 +453,18 @@ static void file_damage(struct scrub *scrub, const struct scrub_damage *d)
     char place[256];
     if (any_bit(r->told[d->file->number], d))
         return;
-    bool lives = (d->kind == SCRUB_PAGE || d->kind == SCRUB_NODE) && any_bit(d->file->live, d);
     say_place(place, sizeof(place), d);
     if (d->kind == SCRUB_FOOTER) {
         problem(r, "%s is damaged: what cleaning put there is lost when the store is next opened",
                 place);
-    } else if (lives && d->kind == SCRUB_PAGE) {
-        problem(r, "%s: page %llu is damaged (log file %08x, byte %llu)", name_of(r, d->disk),
-                (unsigned long long)d->page, d->file->number, (unsigned long long)d->offset);
-    } else if (lives) {
-        problem(r, "%s is damaged", place);
-    } else {
+    } else if (!lives(r, d)) {
         problem(r, "%s is damaged, but nothing lives there", place);
         r->check->harmless++;
+    } else if (d->kind == SCRUB_PAGE) {
+        problem(r, "%s: page %llu is damaged (log file %08x, byte %llu)", name_of(r, d->disk),
+                (unsigned long long)d->page, d->file->number, (unsigned long long)d->offset);
+    } else {
+        problem(r, "%s is damaged", place);
     }
 }
 
@@ -454,7 +480,6 @@ static void free_bits(const struct check_run *r, uint64_t ***by_file)
 static void begin_files(struct check_run *r)
 {
     struct log *log = r->store->log;
-    free_bits(r, &r->marks);
     log_hold(log, false);
     r->phase = CHECK_FILES;
     int code = scrub_init(&r->scrub, log, r->check->pages);
@@ -463,8 +488,7 @@ static void begin_files(struct check_run *r)
     r->scrub.damage = file_damage;
     for (uint32_t i = 0; i < log->max_files; i++) {
         const struct log_file *file = log->files[i];
-        if (file && file->state == FILE_SEALED &&
-            (file->shift == TABLE_SHIFT || (r->check->pages && file->kind == FILE_KIND_DATA)))
+        if (file && file->state == FILE_SEALED && (file->shift == TABLE_SHIFT || r->check->pages))
             r->check->total_blocks += ((uint64_t)file->used_slots << file->shift) / BLOCK_BYTES;
     }
 }
@@ -475,6 +499,8 @@ static bool files_step(struct check_run *r, bool *ret_done)
     enum scrub_result result = scrub_step(&r->scrub);
     struct store_check *check = r->check;
     *ret_done = result == SCRUB_DONE;
+    if (r->scrub.error)
+        check->error = r->scrub.error;
     check->checked_blocks = r->scrub.blocks;
     if (*ret_done || check->checked_blocks > check->total_blocks)
         check->checked_blocks = check->total_blocks;

@@ -9,8 +9,8 @@
  *   TABLE   the header, then nodes, which have their own crc, and zeros up to the end of a block
  *           where a buffer ended, or of a segment.
  *   PACKED  the header, the footer, and of table pieces the nodes, close together. The sums of
- *           pages are kept with the pointers only: a page that died after cleaning moved it has
- *           none any more.
+ *           pages are kept with the pointers; the footer has one for those that were moved
+ *           together.
  *
  * What lies behind used_slots is of earlier uses of the file and not looked at. */
 #include "image/scrub.h"
@@ -257,6 +257,32 @@ static bool pieces_step(struct scrub *s)
     return true;
 }
 
+/* Take what there is of the sums in n bytes of the footer. */
+static void take_sums(struct scrub *s, const uint8_t *at, uint64_t offset, uint32_t n)
+{
+    uint64_t end = s->sums_at + s->n_sums * sizeof(*s->sums);
+    uint64_t from = offset > s->sums_at ? offset : s->sums_at;
+    uint64_t to = offset + n < end ? offset + n : end;
+    if (from < to)
+        memcpy((uint8_t *)s->sums + (from - s->sums_at), at + (from - offset), to - from);
+}
+
+/* Make room for the sums. */
+static void begin_sums(struct scrub *s)
+{
+    const struct log_file *file = s->file;
+    size_t pieces_bytes = log_footer_pieces_bytes(file);
+    s->n_sums = s->sum = 0;
+    if (file->shift != DATA_SHIFT || pieces_bytes > file->footer_bytes)
+        return;
+    s->sums_at = (uint64_t)file->footer_block * BLOCK_BYTES + pieces_bytes;
+    s->n_sums = (file->footer_bytes - pieces_bytes) / sizeof(*s->sums);
+    free(s->sums);
+    s->sums = malloc((s->n_sums + 1) * sizeof(*s->sums));
+    if (!s->sums)
+        s->error = -ENOMEM;
+}
+
 /* slot counts blocks here. */
 static bool footer_step(struct scrub *s)
 {
@@ -270,13 +296,43 @@ static bool footer_step(struct scrub *s)
             return false;
         uint32_t n = end - offset < BLOCK_BYTES ? (uint32_t)(end - offset) : BLOCK_BYTES;
         s->crc = crc32c(s->crc, block, n);
+        take_sums(s, block, offset, n);
         if (n < BLOCK_BYTES && !is_zero(block + n, BLOCK_BYTES - n))
             report(s, (struct scrub_damage){
                           .kind = SCRUB_ZEROS, .offset = end, .bytes = BLOCK_BYTES - n});
     }
-    if (s->crc != file->footer_crc)
-        report(s, (struct scrub_damage){
-                      .kind = SCRUB_FOOTER, .offset = begin, .bytes = file->footer_bytes});
+    if (s->crc == file->footer_crc)
+        return true;
+    report(s, (struct scrub_damage){
+                  .kind = SCRUB_FOOTER, .offset = begin, .bytes = file->footer_bytes});
+    s->n_sums = 0; /* nobody knows */
+    return true;
+}
+
+/* Pages that were moved together. */
+static bool moved_step(struct scrub *s)
+{
+    for (; s->sum < s->n_sums; s->sum++) {
+        const struct moved_sum *m = &s->sums[s->sum];
+        if (m->slot >= FILE_BLOCKS || m->count > FILE_BLOCKS - m->slot)
+            continue;
+        if (s->slot < m->slot || s->slot > m->slot + m->count) {
+            s->slot = m->slot;
+            s->crc = 0;
+        }
+        for (; s->slot < m->slot + m->count; s->slot++) {
+            const uint8_t *block = bytes_at(s, (uint64_t)s->slot * BLOCK_BYTES, BLOCK_BYTES);
+            if (!block)
+                return false;
+            s->crc = crc32c(s->crc, block, BLOCK_BYTES);
+        }
+        if (s->crc != m->crc)
+            report(s, (struct scrub_damage){.kind = SCRUB_MOVED,
+                                            .offset = (uint64_t)m->slot * BLOCK_BYTES,
+                                            .bytes = (uint64_t)m->count * BLOCK_BYTES,
+                                            .n_pages = m->count});
+        s->crc = 0;
+    }
     return true;
 }
 
@@ -325,8 +381,10 @@ static void begin(struct scrub *s, int step)
     s->end = (uint32_t)(s->limit >> file->shift);
     if (step == STEP_PIECES)
         s->piece = container_of(file->pieces.next, struct log_piece, link);
-    if (step == STEP_FOOTER)
+    if (step == STEP_FOOTER) {
         s->slot = file->footer_block;
+        begin_sums(s);
+    }
     if (file->kind == FILE_KIND_PACKED)
         s->limit = FILE_BYTES;
 }
@@ -375,6 +433,10 @@ static bool file_step(struct scrub *s)
         break;
     case STEP_FOOTER:
         done = footer_step(s);
+        next = s->n_sums ? STEP_MOVED : -1;
+        break;
+    case STEP_MOVED:
+        done = moved_step(s);
         break;
     }
     if (done && next >= 0)
@@ -403,7 +465,7 @@ enum scrub_result scrub_step(struct scrub *s)
         return SCRUB_WAIT;
     if (!s->file && !next_file(s))
         return SCRUB_DONE;
-    while (s->file)
+    while (s->file && !s->error)
         if (!file_step(s))
             return SCRUB_WAIT;
     return SCRUB_AGAIN;
@@ -413,6 +475,8 @@ void scrub_free(struct scrub *s)
 {
     if (s->file)
         leave(s);
+    free(s->sums);
     free(s->buf);
+    s->sums = NULL;
     s->buf = NULL;
 }

@@ -13,7 +13,9 @@ enum scrub_kind {
     SCRUB_HEADER, /* of the file */
     SCRUB_BATCH,  /* a batch's header or records; n_pages pages behind it were passed over */
     SCRUB_PAGE,
-    SCRUB_NODE, /* of a page table, one or several side by side */
+    SCRUB_NODE,  /* of a page table, one or several side by side */
+    SCRUB_MOVED, /* pages that were moved together: one that the tables do not lead to, if theirs
+                    are whole */
     SCRUB_ZEROS,
     SCRUB_FOOTER,
 };
@@ -33,20 +35,24 @@ struct scrub {
     void (*damage)(struct scrub *scrub, const struct scrub_damage *damage);
     uint64_t blocks; /* out: read so far */
     bool reading;    /* out: a request is in flight */
+    int error;       /* out: -ENOMEM: go on no more */
 
     /* Its own. */
     struct log *log;
     bool pages;
     uint32_t next_file;
     struct log_file *file; /* pinned; NULL: between files */
-    enum { STEP_HEADER, STEP_BATCHES, STEP_NODES, STEP_PIECES, STEP_FOOTER } step;
+    enum { STEP_HEADER, STEP_BATCHES, STEP_NODES, STEP_PIECES, STEP_FOOTER, STEP_MOVED } step;
     uint32_t slot, end;      /* of the file, of what is looked at now */
     uint32_t lost, lost_end; /* damaged slots begin and end here; lost 0: none */
     bool packed;             /* nodes stand close, without zeros between them */
     struct log_piece *piece; /* STEP_PIECES: the next one */
     uint32_t n_pages, page;  /* of the batch, and the next of them */
     struct batch_page batch[BATCH_MAX_PAGES];
-    uint32_t crc; /* of the footer so far */
+    uint32_t crc;           /* of the footer, or of moved pages, so far */
+    struct moved_sum *sums; /* from the footer */
+    uint32_t n_sums, sum;   /* the present one */
+    uint64_t sums_at;       /* offset in the file */
     /* The window. */
     uint64_t from, to; /* bytes of the file; to 0: nothing is there */
     uint64_t limit;    /* what is read does not go beyond this */

@@ -702,6 +702,7 @@ void log_free(struct log *log)
         while (!list_empty(&file->pieces))
             piece_free(log, container_of(file->pieces.next, struct log_piece, link));
         free(file->live);
+        free(file->sums);
         free(file);
     }
     for (uint32_t i = 0; i < log->n_segment_dirs; i++)

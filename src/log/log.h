@@ -57,12 +57,13 @@ struct log_file {
     uint64_t
         sealed_batch; /* last batch in a data file; it is applied when the file may be cleaned */
     uint32_t footer_block, footer_bytes, footer_crc;
-    uint64_t *live;        /* a bit a slot */
-    struct list pieces;    /* struct log_piece, by base */
-    struct list link;      /* in log->free or log->dead */
-    struct list sync_link; /* in log->unsynced while unsynced */
-    uint32_t syncing;      /* syncs in flight */
-    size_t map_offset;     /* in the running checkpoint's body */
+    struct moved_sums *sums; /* PACKED, of pages, until it is sealed: for its footer */
+    uint64_t *live;          /* a bit a slot */
+    struct list pieces;      /* struct log_piece, by base */
+    struct list link;        /* in log->free or log->dead */
+    struct list sync_link;   /* in log->unsynced while unsynced */
+    uint32_t syncing;        /* syncs in flight */
+    size_t map_offset;       /* in the running checkpoint's body */
 };
 
 struct log_segment;
@@ -381,6 +382,9 @@ void log_unpin(struct log *log, struct log_file *file);
 
 /* Is this the header of some use of the file? (After a crash it may be an earlier one's.) */
 bool log_header_is_whole(const struct log *log, uint32_t number, const struct file_header *h);
+
+/* The part of a PACKED file's footer that lists the pieces; struct moved_sum's follow. */
+size_t log_footer_pieces_bytes(const struct log_file *file);
 
 /* What a batch says of one of its pages. */
 struct batch_page {

@@ -723,7 +723,7 @@ static bool pick_sealed(struct run *run, const struct checkpoint_header *h, cons
 }
 
 /* A random byte of the file that is covered by a checksum, or known to be zero: all that it holds,
- * but dead pages in a packed file, and there what is in no piece and not in the footer. */
+ * but in a packed file what is in no piece and not in the footer. */
 static uint64_t pick_byte(struct run *run, const struct sealed *f)
 {
     uint64_t slot_bytes = 1u << f->file->shift;
@@ -735,13 +735,9 @@ static uint64_t pick_byte(struct run *run, const struct sealed *f)
     if (dice == 1)
         return (uint64_t)f->file->footer_block * BLOCK_BYTES +
                rng_below(&run->rng, f->file->footer_bytes);
-    for (;;) {
-        const struct map_piece *p = &f->pieces[rng_below(&run->rng, f->file->n_pieces)];
-        uint64_t slot = p->base + rng_below(&run->rng, p->count);
-        uint64_t offset = slot * slot_bytes + rng_below(&run->rng, slot_bytes);
-        if (f->file->shift == TABLE_SHIFT || is_live(f, offset))
-            return offset;
-    }
+    const struct map_piece *p = &f->pieces[rng_below(&run->rng, f->file->n_pieces)];
+    return (p->base + rng_below(&run->rng, p->count)) * slot_bytes +
+           rng_below(&run->rng, slot_bytes);
 }
 
 /* How often something that the store counts has happened. */
@@ -761,10 +757,12 @@ static void judge_flip(struct run *run, const struct sealed *f, uint64_t offset)
     bool footer =
         f->file->kind == FILE_KIND_PACKED &&
         offset / BLOCK_BYTES - f->file->footer_block <= f->file->footer_bytes / BLOCK_BYTES;
-    if (counter(run, "files_cleaned")) /* and with it what was damaged */
-        return;
     uint64_t problems = run_check(run, harness_verbose), harmless = run->harmless;
     uint64_t damaged = count_damaged(run, NULL, 0, &victim);
+    if (counter(run, "files_cleaned")) { /* and with it what was damaged */
+        say(run, "files were cleaned");
+        return;
+    }
     if (problems == 0)
         fail(run, "a flipped bit at byte %llu of file %u is not found", (unsigned long long)offset,
              f->file->file);
@@ -877,11 +875,23 @@ static void flip_tail(struct run *run)
         fail(run, "test bed: dead without a cut");
 }
 
+/* Idle seconds, in which files that are half dead are cleaned. */
+static void idle(struct run *run)
+{
+    drain(run);
+    for (unsigned i = 0; i < 200; i++) {
+        if (i % 20 == 0)
+            store_tick(run->store);
+        turn(run, false);
+    }
+}
+
 static void profile_flip(struct run *run, uint64_t seed)
 {
     struct rng rng;
     rng_seed(&rng, seed ^ 0xf11);
     struct knobs k = random_knobs(&rng);
+    k.capacity_bytes = CAPACITY(32, 128);
     k.config.cache_bytes = 0;
     k.sparse_percent = 0;
     k.change_permille = 0;
@@ -891,6 +901,11 @@ static void profile_flip(struct run *run, uint64_t seed)
     for (unsigned i = 0; i < 4; i++) {
         work(run, n_requests(100));
         run_reopen(run);
+        if (rng_percent(&rng, 70))
+            idle(run);
+        if (rng_percent(&rng, 50)) /* what was moved may die too */
+            work(run, n_requests(100));
+        drain(run);
         int r = store_close(run->store);
         run->store = NULL;
         if (r)

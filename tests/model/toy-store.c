@@ -662,6 +662,10 @@ bool store_is_read_only(const struct store *s)
     return s->error != 0;
 }
 
+void store_tick(struct store *s)
+{
+}
+
 uint32_t store_counters(const struct store *s, struct store_counter *ret, uint32_t max)
 {
     return 0;
