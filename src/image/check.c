@@ -454,7 +454,10 @@ static void file_damage(struct scrub *scrub, const struct scrub_damage *d)
     if (any_bit(r->told[d->file->number], d))
         return;
     say_place(place, sizeof(place), d);
-    if (d->kind == SCRUB_FOOTER) {
+    if (d->kind == SCRUB_FOOTER && d->n_pages) {
+        problem(r, "%s is damaged, but there is another one", place);
+        r->check->harmless++;
+    } else if (d->kind == SCRUB_FOOTER) {
         problem(r, "%s is damaged: what cleaning put there is lost when the store is next opened",
                 place);
     } else if (!lives(r, d)) {
@@ -503,7 +506,7 @@ static bool files_step(struct check_run *r, bool *ret_done)
         check->error = r->scrub.error;
     check->checked_blocks = r->scrub.blocks;
     if (*ret_done || check->checked_blocks > check->total_blocks)
-        check->checked_blocks = check->total_blocks;
+        check->total_blocks = check->checked_blocks;
     return result == SCRUB_AGAIN;
 }
 

@@ -273,7 +273,8 @@ static void begin_sums(struct scrub *s)
     const struct log_file *file = s->file;
     size_t pieces_bytes = log_footer_pieces_bytes(file);
     s->n_sums = s->sum = 0;
-    if (file->shift != DATA_SHIFT || pieces_bytes > file->footer_bytes)
+    s->copy = s->whole = 0;
+    if (pieces_bytes > file->footer_bytes)
         return;
     s->sums_at = (uint64_t)file->footer_block * BLOCK_BYTES + pieces_bytes;
     s->n_sums = (file->footer_bytes - pieces_bytes) / sizeof(*s->sums);
@@ -283,29 +284,54 @@ static void begin_sums(struct scrub *s)
         s->error = -ENOMEM;
 }
 
+/* How often the footer is there, as far as is known: it says so itself. */
+static uint32_t footer_copies(const struct scrub *s)
+{
+    if (!(s->whole & 1)) /* it may have said that there is another one */
+        return 2;
+    return s->n_sums && s->sums[0].slot == 0 && s->sums[0].count == 2 ? 2 : 1;
+}
+
+static void report_footers(struct scrub *s, uint32_t copies, uint64_t begin, uint64_t bytes)
+{
+    for (uint32_t i = 0; i < copies && s->whole != (1u << copies) - 1; i++)
+        if (!(s->whole >> i & 1) && (i == 0 || s->whole))
+            report(s, (struct scrub_damage){.kind = SCRUB_FOOTER,
+                                            .offset = begin + i * bytes,
+                                            .bytes = s->file->footer_bytes,
+                                            .n_pages = s->whole != 0});
+}
+
 /* slot counts blocks here. */
 static bool footer_step(struct scrub *s)
 {
     const struct log_file *file = s->file;
-    uint64_t begin = (uint64_t)file->footer_block * BLOCK_BYTES;
-    uint64_t end = begin + file->footer_bytes;
-    for (; (uint64_t)s->slot * BLOCK_BYTES < end; s->slot++) {
-        uint64_t offset = (uint64_t)s->slot * BLOCK_BYTES;
-        const uint8_t *block = bytes_at(s, offset, BLOCK_BYTES);
-        if (!block)
-            return false;
-        uint32_t n = end - offset < BLOCK_BYTES ? (uint32_t)(end - offset) : BLOCK_BYTES;
-        s->crc = crc32c(s->crc, block, n);
-        take_sums(s, block, offset, n);
-        if (n < BLOCK_BYTES && !is_zero(block + n, BLOCK_BYTES - n))
-            report(s, (struct scrub_damage){
-                          .kind = SCRUB_ZEROS, .offset = end, .bytes = BLOCK_BYTES - n});
-    }
-    if (s->crc == file->footer_crc)
-        return true;
-    report(s, (struct scrub_damage){
-                  .kind = SCRUB_FOOTER, .offset = begin, .bytes = file->footer_bytes});
-    s->n_sums = 0; /* nobody knows */
+    uint64_t begin = (uint64_t)file->footer_block * BLOCK_BYTES, len = file->footer_bytes;
+    uint64_t padded = (len + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    do {
+        uint64_t at = begin + s->copy * padded, end = at + len;
+        if (end > FILE_BYTES)
+            break;
+        for (; (uint64_t)s->slot * BLOCK_BYTES < end; s->slot++) {
+            uint64_t offset = (uint64_t)s->slot * BLOCK_BYTES;
+            const uint8_t *block = bytes_at(s, offset, BLOCK_BYTES);
+            if (!block)
+                return false;
+            uint32_t n = end - offset < BLOCK_BYTES ? (uint32_t)(end - offset) : BLOCK_BYTES;
+            s->crc = crc32c(s->crc, block, n);
+            if (!s->whole) /* where none was whole yet */
+                take_sums(s, block, offset - s->copy * padded, n);
+            if (n < BLOCK_BYTES && s->copy < footer_copies(s) && s->crc == file->footer_crc &&
+                !is_zero(block + n, BLOCK_BYTES - n))
+                report(s, (struct scrub_damage){
+                              .kind = SCRUB_ZEROS, .offset = end, .bytes = BLOCK_BYTES - n});
+        }
+        s->whole |= (s->crc == file->footer_crc) << s->copy;
+        s->crc = 0;
+    } while (++s->copy < footer_copies(s));
+    report_footers(s, footer_copies(s), begin, padded);
+    if (!s->whole)
+        s->n_sums = 0; /* nobody knows */
     return true;
 }
 
@@ -314,7 +340,7 @@ static bool moved_step(struct scrub *s)
 {
     for (; s->sum < s->n_sums; s->sum++) {
         const struct moved_sum *m = &s->sums[s->sum];
-        if (m->slot >= FILE_BLOCKS || m->count > FILE_BLOCKS - m->slot)
+        if (!m->slot || m->slot >= FILE_BLOCKS || m->count > FILE_BLOCKS - m->slot)
             continue;
         if (s->slot < m->slot || s->slot > m->slot + m->count) {
             s->slot = m->slot;

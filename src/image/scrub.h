@@ -17,14 +17,14 @@ enum scrub_kind {
     SCRUB_MOVED, /* pages that were moved together: one that the tables do not lead to, if theirs
                     are whole */
     SCRUB_ZEROS,
-    SCRUB_FOOTER,
+    SCRUB_FOOTER, /* n_pages: copies of it that are whole */
 };
 
 struct scrub_damage {
     enum scrub_kind kind;
     const struct log_file *file;
     uint64_t offset, bytes;
-    uint32_t n_pages; /* BATCH */
+    uint32_t n_pages; /* BATCH, MOVED, FOOTER */
     uint32_t disk;    /* PAGE: whose it was when it was written */
     uint64_t page;
 };
@@ -53,6 +53,7 @@ struct scrub {
     struct moved_sum *sums; /* from the footer */
     uint32_t n_sums, sum;   /* the present one */
     uint64_t sums_at;       /* offset in the file */
+    uint32_t copy, whole;   /* of the footer: which one, and bits of those that are whole */
     /* The window. */
     uint64_t from, to; /* bytes of the file; to 0: nothing is there */
     uint64_t limit;    /* what is read does not go beyond this */

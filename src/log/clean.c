@@ -184,21 +184,32 @@ static void fill_footer(const struct log_file *file, uint8_t *at)
     }
 }
 
+/* The sums, and what tells how often the footer is there. */
 static size_t sums_bytes(const struct log_file *file)
 {
-    return file->sums ? file->sums->n_switched * sizeof(struct moved_sum) : 0;
+    return (1 + (file->sums ? file->sums->n_switched : 0)) * sizeof(struct moved_sum);
 }
 
-/* Write a footer for the pieces that file has now, at *slot, which moves on. */
+static void fill_sums(const struct log_file *file, uint32_t copies, uint8_t *at)
+{
+    struct moved_sum *sums = (struct moved_sum *)at;
+    sums[0] = (struct moved_sum){.count = copies};
+    if (file->sums)
+        memcpy(sums + 1, file->sums->sums, file->sums->n_switched * sizeof(*sums));
+}
+
+/* Write a footer for the pieces that file has now, at *slot, which moves on. Twice, as all that is
+ * in the file would be lost with it, if that leaves room for one more. */
 static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
 {
     size_t pieces_bytes = log_footer_pieces_bytes(file);
     size_t bytes = pieces_bytes + sums_bytes(file);
     size_t padded = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    uint32_t copies = *slot + (3 * padded >> file->shift) <= file_slots(file) ? 2 : 1;
     if (!pieces_bytes)
         return;
     struct footer_write *w = calloc(1, sizeof(*w));
-    uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, padded);
+    uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, 2 * padded);
     if (!w || !buf) {
         free(w);
         free(buf);
@@ -207,27 +218,28 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
     }
     memset(buf, 0, padded);
     fill_footer(file, buf);
-    if (file->sums)
-        memcpy(buf + pieces_bytes, file->sums->sums, sums_bytes(file));
+    fill_sums(file, copies, buf + pieces_bytes);
+    if (copies == 2)
+        memcpy(buf + padded, buf, padded);
     file_touch(log, file);
     uint32_t block = *slot >> (DATA_SHIFT - file->shift);
     file->footer_block = block;
     file->footer_bytes = bytes;
     file->footer_crc = crc32c(0, buf, bytes);
-    *slot += padded >> file->shift;
+    *slot += copies * padded >> file->shift;
     assert(*slot <= file_slots(file));
     file->used_slots = *slot;
-    *w = (struct footer_write){.log = log, .file = file, .iov = {buf, padded}};
+    *w = (struct footer_write){.log = log, .file = file, .iov = {buf, copies * padded}};
     w->req = (struct storage_req){.done = footer_written,
                                   .op = STORAGE_WRITE,
                                   .file = file->number,
                                   .offset_bytes = (uint64_t)block * BLOCK_BYTES,
-                                  .length_bytes = padded,
+                                  .length_bytes = copies * padded,
                                   .iov = &w->iov,
                                   .n_iov = 1};
     log->cleaner->footers++;
     file->writers++;
-    log->stats.clean_bytes_written += padded;
+    log->stats.clean_bytes_written += copies * padded;
     log->storage->submit(log->storage, &w->req);
 }
 
@@ -241,12 +253,12 @@ static uint32_t footer_slots(const struct cleaner *c, const struct log_file *fil
         return FILE_BLOCKS * 5 / 128 << (DATA_SHIFT - TABLE_SHIFT);
     /* A list takes 2 bytes a slot at most, a bitmap is taken where it is less; and each piece that
      * is there, planned, or may come with the next window takes its record; and each window a sum.
-     * Twice: a checkpoint may want a footer before the last one. */
+     * Twice: a checkpoint may want a footer before the last one; and each has a copy. */
     list_for_each (l, &file->pieces)
         pieces++;
     pieces += c->n_parts + (slots < WINDOW_BLOCKS ? slots : WINDOW_BLOCKS);
-    uint32_t sums = sizeof(struct moved_sum) * (1 + (file->sums ? file->sums->n : 0));
-    return 2 * ((2 * slots + 40 * pieces + sums) / BLOCK_BYTES + 1);
+    uint32_t sums = sizeof(struct moved_sum) * (2 + (file->sums ? file->sums->n : 0));
+    return 4 * ((2 * slots + 40 * pieces + sums) / BLOCK_BYTES + 1);
 }
 
 /* Slots of the pack's file that pages or nodes may still take. */

@@ -453,12 +453,15 @@ struct header_write {
 static void header_written(struct storage_req *req, int res)
 {
     struct header_write *w = container_of(req, struct header_write, req);
+    struct log *log = w->log;
     w->file->writers--;
+    w->file->headless = false;
     if (res < 0)
-        log_fail(w->log, res, "writing the header of a log file");
-    file_mark_unsynced(w->log, w->file);
+        log_fail(log, res, "writing the header of a log file");
+    file_mark_unsynced(log, w->file);
     free(w->iov.iov_base);
     free(w);
+    batches_retire(log);
 }
 
 static int write_header(struct log *log, struct log_file *file, uint32_t first_segment)
@@ -490,6 +493,7 @@ static int write_header(struct log *log, struct log_file *file, uint32_t first_s
                                   .iov = &w->iov,
                                   .n_iov = 1};
     file->writers++;
+    file->headless = true;
     log->storage->submit(log->storage, &w->req);
     return 0;
 }

@@ -48,6 +48,7 @@ struct log_file {
     bool map_pending; /* its record of the running checkpoint is still to be taken */
     bool cleaning;    /* the cleaner is reading it */
     bool pinned;      /* it stays as it is: log_pin() */
+    bool headless;    /* its header is still being written: no batch of it is complete yet */
     bool damaged;     /* PACKED: its footer is lost; it stays as it is */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */

@@ -177,8 +177,9 @@ static_assert(sizeof(struct map_piece) == 24, "map piece");
 
 /* The footer of a PACKED file: for each piece a map_piece, then which slots are present: 16-bit
  * numbers less first when 2 * count is less than the bitmap, else the bitmap in 64-bit words;
- * either padded to 8 bytes; nothing when all are. Behind the pieces, in a file of pages, as many of
- * these as fill footer_bytes: so that pages that died since can be checked. */
+ * either padded to 8 bytes; nothing when all are. Behind the pieces one of these with slot 0, in
+ * which count says how often the footer stands here, each in blocks of its own; and, in a file of
+ * pages, as many more as fill footer_bytes: so that pages that died since can be checked. */
 struct moved_sum {
     uint32_t slot, count; /* of the file: pages that cleaning wrote together */
     uint32_t crc;         /* CRC-32C of them */
