@@ -769,6 +769,8 @@ static void judge_flip(struct run *run, const struct sealed *f, uint64_t offset)
         fail(run, "damage where %s lives gives %llu problems, %llu of them harmless",
              live ? "something" : "nothing", (unsigned long long)problems,
              (unsigned long long)harmless);
+    if (live && f->file->shift == DATA_SHIFT && problems != 1)
+        fail(run, "one damaged page gives %llu problems", (unsigned long long)problems);
     if ((!live && damaged) || (live && f->file->shift == DATA_SHIFT && damaged != 1))
         fail(run, "a flipped bit where %s lives: %llu pages give errors",
              live ? "one page" : "nothing", (unsigned long long)damaged);

@@ -207,6 +207,33 @@ static int teardown(void **state)
     return 0;
 }
 
+/* What the check says: all problems, and those where nothing lives. */
+struct checked {
+    struct store_check check;
+    bool done;
+};
+
+static void check_done(struct store_check *check)
+{
+    container_of(check, struct checked, check)->done = true;
+}
+
+static void check_problem(struct store_check *check, const char *text)
+{
+    print_message("%s\n", text);
+}
+
+static uint64_t check(struct env *env, uint64_t *ret_harmless)
+{
+    struct checked c = {.check = {.pages = true, .problem = check_problem, .done = check_done}};
+    assert_int_equal(store_check(env->store, &c.check), 0);
+    while (!c.done)
+        turn(env);
+    assert_int_equal(c.check.error, 0);
+    *ret_harmless = c.check.harmless;
+    return c.check.problems;
+}
+
 static void no_damage(void **state)
 {
     struct env *env = *state;
@@ -517,6 +544,45 @@ static void damaged_root(void **state)
     damaged_node(*state, 1);
 }
 
+/* A page under a damaged leaf, to which no pointer is known any more, is found in its file, and not
+ * taken for one that is dead. */
+static void hidden_page(void **state)
+{
+    struct env *env = *state;
+    _Alignas(8) uint8_t block[BLOCK_BYTES];
+    uint64_t problems, harmless;
+    write_pages(env, 0, 2000, 1);
+    struct sim_place place = find_batch(env, 0, block);
+    close_store(env);
+    sim_flip_bit(env->sim, place.file, place.offset_bytes + BLOCK_BYTES + 99, 1);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(check(env, &harmless), 1);
+    assert_int_equal(harmless, 0);
+    close_store(env);
+    assert_true(damage_node(env, 0) > 0); /* of the first 512 pages */
+    assert_true(damage_node(env, 1) > 0); /* the root */
+    assert_int_equal(open_store(env), 0);
+    problems = check(env, &harmless);
+    assert_true(problems >= 3); /* the root, the leaf, the page */
+    assert_int_equal(harmless, 0);
+}
+
+/* Nothing of a file can be read: the check tells of it block by block, and ends. */
+static void unreadable(void **state)
+{
+    struct env *env = *state;
+    uint64_t harmless;
+    write_pages(env, 0, 1000, 1);
+    write_pages(env, 0, 900, 2);
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+    sim_fail(env->sim, STORAGE_READ, 1, UINT64_MAX, -EIO);
+    uint64_t problems = check(env, &harmless);
+    assert_true(problems > 2 && harmless < problems);
+    sim_fail(env->sim, STORAGE_READ, 0, 1, 0);
+    assert_int_equal(check(env, &harmless), 0);
+}
+
 /* ---- packed files --------------------------------------------------------------------------- */
 
 static uint64_t counter(struct env *env, const char *name)
@@ -555,33 +621,6 @@ static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offse
         at += sizeof(*m) + m->n_pieces * sizeof(struct map_piece) + (m->used_slots + 63) / 64 * 8;
     }
     return false;
-}
-
-/* What the check says: all problems, and those where nothing lives. */
-struct checked {
-    struct store_check check;
-    bool done;
-};
-
-static void check_done(struct store_check *check)
-{
-    container_of(check, struct checked, check)->done = true;
-}
-
-static void check_problem(struct store_check *check, const char *text)
-{
-    print_message("%s\n", text);
-}
-
-static uint64_t check(struct env *env, uint64_t *ret_harmless)
-{
-    struct checked c = {.check = {.pages = true, .problem = check_problem, .done = check_done}};
-    assert_int_equal(store_check(env->store, &c.check), 0);
-    while (!c.done)
-        turn(env);
-    assert_int_equal(c.check.error, 0);
-    *ret_harmless = c.check.harmless;
-    return c.check.problems;
 }
 
 /* One of a packed file's two footers is damaged: that is told, and nothing is lost. */
@@ -781,6 +820,9 @@ static void many_nodes(void **state)
     print_message("%llu MiB of nodes\n", (unsigned long long)space.tables >> 20);
     kill_store(env);
     assert_int_equal(open_store(env), 0);
+    /* The ends of segments, where no node fitted, are as they should be. */
+    uint64_t harmless;
+    assert_int_equal(check(env, &harmless), 0);
 }
 
 int main(void)
@@ -800,6 +842,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_leaf, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_root, setup, teardown),
+        cmocka_unit_test_setup_teardown(hidden_page, setup, teardown),
+        cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
