@@ -1,9 +1,10 @@
 /* nodes.c - the table stream: nodes packed into table files, 64 bytes at a time.
  *
  * Nodes carry no frame of their own: the pointer to a node says where it is, how long, and what its
- * checksum is. What was appended since the last checkpoint is nobody's until the next one is
- * durable, so a crash in between leaves nothing to repair; the file is then not appended to any
- * more. */
+ * checksum is. (For those to which no pointer is known any more they have a crc in themselves, and
+ * between them there are only zeros.) What was appended since the last checkpoint is nobody's until
+ * the next one is durable, so a crash in between leaves nothing to repair; the file is then not
+ * appended to any more. */
 #include "base/cleanup.h"
 #include "log/log-internal.h"
 
