@@ -68,10 +68,13 @@ static enum exit_code report_check(const struct invocation *inv, const json_t *j
     if (!strcmp(state, "failed"))
         return error(EXIT_FAILED, "the check ended early: %s", member_text(job, "error"));
     if (problems)
-        return error(EXIT_FAILED, "%" PRIu64 " problem(s) found", problems);
+        return error(EXIT_FAILED,
+                     "%" PRIu64 " problem(s) found, %" PRIu64 " of them where nothing lives",
+                     problems, member_u64(job, "harmless"));
     if (!inv->json)
-        printf("no problems in %" PRIu64 " pages and %" PRIu64 " table nodes\n",
-               member_u64(job, "total"), member_u64(job, "nodes"));
+        printf("no problems in %" PRIu64 " pages and %" PRIu64 " table nodes, nor in %" PRIu64
+               " blocks of log files\n",
+               member_u64(job, "pages"), member_u64(job, "nodes"), member_u64(job, "blocks"));
     return EXIT_OK;
 }
 

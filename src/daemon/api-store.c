@@ -126,8 +126,11 @@ static xmlrpc_value *job_value(xmlrpc_env *env, const struct job_view *view)
         api_put_time(env, value, "ended", view->ended_us);
     api_put_u64(env, value, "total", view->total);
     api_put_u64(env, value, "done", view->done);
+    api_put_u64(env, value, "pages", view->pages);
     api_put_u64(env, value, "nodes", view->nodes);
+    api_put_u64(env, value, "blocks", view->blocks);
     api_put_u64(env, value, "problems", view->problems);
+    api_put_u64(env, value, "harmless", view->harmless);
     api_put(env, value, "lines", lines);
     if (view->state == JOB_FAILED)
         api_put_text(env, value, "error", err_text(view->error));
@@ -223,14 +226,15 @@ const struct method api_store_methods[] = {
      "What the store and the NBD server count, each as {name, value, description}.",
      store_counters_method},
     {"store.check", "i:,i:b", "pages",
-     "Start a check of the store and return the number of its job. pages: read every page too "
-     "(true by default), not the tables alone. One check at a time (busy).",
+     "Start a check of the store and return the number of its job: all tables, then the sealed log "
+     "files from end to end. pages: read every page too (true by default), not the tables alone. "
+     "One check at a time (busy).",
      store_check_method},
     {"job.status", "S:i", "job",
      "How a job is: {id, kind, state (running, done, failed, cancelled), started, ended (once it "
-     "has), total and done (pages), nodes, problems (how many), lines (the first 100 problems), "
-     "error "
-     "(when failed)}.",
+     "has), total and done (4 KiB each; total grows when the pages are done and log files follow), "
+     "pages, nodes, blocks (of log files, read from end to end), problems (how many), harmless (of "
+     "them, damage where nothing lives), lines (the first 100 problems), error (when failed)}.",
      job_status},
     {"job.cancel", "b:i", "job", "Ask a job to end early; job.status says when it has.",
      job_cancel},

@@ -162,10 +162,14 @@ static void on_read(struct engine_call *call)
     l->result = job ? 0 : -ENOENT;
     if (job) {
         *l->ret = job->view;
-        l->ret->total = job->check.total_pages;
-        l->ret->done = job->check.checked_pages;
-        l->ret->problems = job->check.problems;
-        l->ret->nodes = job->check.nodes;
+        const struct store_check *check = &job->check;
+        l->ret->total = check->total_pages + check->total_blocks;
+        l->ret->done = check->checked_pages + check->checked_blocks;
+        l->ret->pages = check->total_pages;
+        l->ret->nodes = check->nodes;
+        l->ret->blocks = check->checked_blocks;
+        l->ret->problems = check->problems;
+        l->ret->harmless = check->harmless;
     }
     engine_call_done(call);
 }

@@ -10,7 +10,7 @@
 
 #define JOBS_MAX          16
 #define JOB_PROBLEMS_MAX  100 /* lines kept; the rest is only counted */
-#define JOB_PROBLEM_CHARS 240
+#define JOB_PROBLEM_CHARS 320
 
 struct jobs;
 struct engine;
@@ -23,8 +23,8 @@ struct job_view {
     enum job_state state;
     int error;                     /* JOB_FAILED: why */
     uint64_t started_us, ended_us; /* UTC; ended: 0 while it runs */
-    uint64_t total, done;          /* pages */
-    uint64_t problems, nodes;
+    uint64_t total, done;          /* pages and blocks */
+    uint64_t pages, nodes, blocks, problems, harmless;
     uint32_t n_lines; /* first problems */
     char lines[JOB_PROBLEMS_MAX][JOB_PROBLEM_CHARS];
 };

@@ -131,8 +131,12 @@ static int check_open_store(struct store *store, struct loop *loop, uint64_t *re
     }
     *ret_problems = o.check.problems;
     if (!o.check.error && !o.check.problems)
-        printf("no problems in %" PRIu64 " pages and %" PRIu64 " table nodes\n",
-               o.check.total_pages, o.check.nodes);
+        printf("no problems in %" PRIu64 " pages and %" PRIu64 " table nodes, nor in %" PRIu64
+               " blocks of log files\n",
+               o.check.total_pages, o.check.nodes, o.check.checked_blocks);
+    if (o.check.harmless)
+        report_info("%" PRIu64 " of %" PRIu64 " problems are damage where nothing lives",
+                    o.check.harmless, o.check.problems);
     return o.check.error;
 }
 

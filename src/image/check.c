@@ -6,12 +6,15 @@
  * has. For as long as it takes, the log holds all files and pieces where they are; should the store
  * run short of files meanwhile, the check gives up (-ENOSPC), not the writers.
  *
+ * Then the sealed files are read from end to end (scrub.c), for damage where no pointer leads. That
+ * holds up one file at a time.
+ *
  *   HOLD --no victim in motion--> CHECKPOINT --durable, body taken--> WALK --all roots--> COMPARE
- * --> done */
+ *   --> FILES --all read--> done */
 #include "base/checksum.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "image/catalogue_format.h"
+#include "image/scrub.h"
 #include "image/store-internal.h"
 
 #include <errno.h>
@@ -31,29 +34,27 @@ struct check_root {
 struct check_run {
     struct store *store;
     struct store_check *check;
-    enum { CHECK_HOLD, CHECK_CHECKPOINT, CHECK_WALK, CHECK_COMPARE } phase;
+    enum { CHECK_HOLD, CHECK_CHECKPOINT, CHECK_WALK, CHECK_COMPARE, CHECK_FILES } phase;
     uint8_t *body; /* of the checkpoint, with its header */
     uint64_t seq;  /* of it, once it is there */
     struct check_root *roots;
     uint32_t n_roots, next_root;
     uint64_t pages_found; /* of the present root */
-    uint64_t **marks;     /* by file */
+    uint64_t **marks;     /* by file: slots that are referred to */
+    uint64_t **told;      /* by file: slots whose damage was told of */
     /* The path to the present node. */
     struct node stack[NODE_LEVELS];
     uint32_t next[NODE_LEVELS]; /* index to look at next */
     int level;   /* of the top of the stack; -1: empty, levels count down from the root */
     uint8_t top; /* level of the root */
     /* A node being read. */
-    struct storage_req req;
-    struct iovec iov;
-    struct log_file *file;
-    struct entry form;  /* what is being read: the node, or the base of a delta */
-    struct entry whole; /* the node's own entry */
+    struct form_read form; /* what is being read: the node, or the base of a delta */
     uint8_t *delta;
-    uint32_t delta_bytes, skip;
+    uint32_t delta_bytes;
     bool reading;
     uint32_t page_reads; /* in flight */
     uint32_t leaf_next;  /* entry of the leaf to read next */
+    struct scrub scrub;
 };
 
 #define PAGE_READS 64u
@@ -75,27 +76,38 @@ static const char *disk_name(const struct check_run *r)
     return r->roots[r->next_root].name;
 }
 
-/* Mark slots as referred to. False when they are not where they should be. */
-static bool mark(struct check_run *r, const struct entry *e, uint32_t n, uint8_t shift,
-                 struct log_file **ret_file, uint64_t *ret_offset)
+/* A file's bits in marks or told; NULL: no memory. */
+static uint64_t *bits_of(uint64_t **by_file, const struct log_file *file)
 {
-    struct log_file *file;
-    uint64_t offset;
-    if (log_locate(r->store->log, e->address, &file, &offset) < 0 || file->shift != shift ||
-        (offset >> shift) + n > FILE_BYTES >> shift)
-        return false;
-    if (!r->marks[file->number])
-        r->marks[file->number] = calloc((FILE_BYTES >> shift) / 64, sizeof(uint64_t));
-    uint64_t *bits = r->marks[file->number];
-    for (uint32_t i = offset >> shift; bits && n; i++, n--) {
+    uint64_t **bits = &by_file[file->number];
+    if (!*bits)
+        *bits = calloc((FILE_BYTES >> file->shift) / 64, sizeof(uint64_t));
+    return *bits;
+}
+
+/* Mark slots as referred to. 0, -ENOMEM. */
+static int mark(struct check_run *r, struct log_file *file, uint64_t offset, uint32_t n)
+{
+    uint64_t *bits = bits_of(r->marks, file);
+    if (!bits)
+        return -ENOMEM;
+    for (uint32_t i = offset >> file->shift; n; i++, n--) {
         if (bits[i / 64] >> (i % 64) & 1)
             problem(r, "%s: slot %u of log file %08x is referred to twice", disk_name(r), i,
                     file->number);
         bits[i / 64] |= 1ULL << (i % 64);
     }
-    *ret_file = file;
-    *ret_offset = offset;
-    return bits != NULL;
+    return 0;
+}
+
+/* The reading of the file from end to end need not tell of it again. */
+static void mark_told(struct check_run *r, struct log_file *file, uint64_t offset, uint32_t n)
+{
+    uint64_t *bits = bits_of(r->told, file);
+    if (!bits)
+        r->check->error = -ENOMEM;
+    for (uint32_t i = offset >> file->shift; bits && n; i++, n--)
+        bits[i / 64] |= 1ULL << (i % 64);
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -117,10 +129,12 @@ static void page_done(struct storage_req *req, int res)
     r->page_reads--;
     r->check->checked_pages++;
     if (res != PAGE_BYTES ||
-        checksum_at(p->entry.address, p->iov.iov_base, PAGE_BYTES) != p->entry.sum)
+        checksum_at(p->entry.address, p->iov.iov_base, PAGE_BYTES) != p->entry.sum) {
         problem(r, "%s: page %llu is damaged (log file %08x, byte %llu)", disk_name(r),
                 (unsigned long long)p->page, p->file->number,
                 (unsigned long long)req->offset_bytes);
+        mark_told(r, p->file, req->offset_bytes, 1);
+    }
     free(p->iov.iov_base);
     free(p);
 }
@@ -165,18 +179,19 @@ static int leaf_step(struct check_run *r, struct node *leaf)
         uint64_t offset;
         if (entry_encoding(&e) == ENCODING_ZERO)
             continue;
-        if (entry_encoding(&e) != ENCODING_RAW || !mark(r, &e, 1, DATA_SHIFT, &file, &offset)) {
+        if (entry_encoding(&e) != ENCODING_RAW ||
+            log_locate(r->store->log, e.address, &file, &offset) < 0 || file->shift != DATA_SHIFT) {
             problem(r, "%s: the table entry of page %llu leads nowhere", disk_name(r),
                     (unsigned long long)page);
             continue;
         }
-        if (r->check->pages) {
-            int code = read_page(r, &e, file, offset, page);
-            if (code < 0)
-                return code;
-        } else {
+        int code = mark(r, file, offset, 1);
+        if (code == 0 && r->check->pages)
+            code = read_page(r, &e, file, offset, page);
+        else
             r->check->checked_pages++;
-        }
+        if (code < 0)
+            return code;
     }
     return 0;
 }
@@ -208,76 +223,74 @@ static void node_is_damaged(struct check_run *r, const char *why)
     pop(r);
 }
 
-static void form_read(struct storage_req *req, int res);
-
-static void read_form(struct check_run *r, struct entry form)
+/* The form that was read last is damaged; that is told with its place. */
+static void form_is_damaged(struct check_run *r, int code)
 {
-    uint32_t slots = entry_slots(&form);
-    uint64_t offset;
-    if (entry_encoding(&form) != ENCODING_NODE || !slots || slots > NODE_MAX_SLOTS ||
-        !mark(r, &form, slots, TABLE_SHIFT, &r->file, &offset)) {
+    char why[128];
+    const struct form_read *f = &r->form;
+    mark_told(r, f->file, f->offset, f->bytes >> TABLE_SHIFT);
+    snprintf(why, sizeof(why), "log file %08x, byte %llu: %s", f->file->number,
+             (unsigned long long)f->offset, err_text(code));
+    node_is_damaged(r, why);
+}
+
+static void form_done(struct storage_req *req, int res);
+
+static void read_form(struct check_run *r, struct entry entry)
+{
+    int code = form_locate(r->store->log, entry, &r->form);
+    if (code < 0) {
         node_is_damaged(r, "its place does not exist");
         return;
     }
-    uint64_t from = offset / BLOCK_BYTES * BLOCK_BYTES;
-    uint64_t end = offset + ((uint64_t)slots << TABLE_SHIFT);
-    uint64_t to = (end + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-    r->form = form;
-    r->skip = offset - from;
-    r->iov = (struct iovec){aligned_alloc(STORAGE_ALIGN_BYTES, to - from), to - from};
-    if (!r->iov.iov_base) {
-        r->check->error = -ENOMEM;
-        return;
-    }
-    r->req = (struct storage_req){.done = form_read,
-                                  .op = STORAGE_READ,
-                                  .file = r->file->number,
-                                  .offset_bytes = from,
-                                  .length_bytes = to - from,
-                                  .iov = &r->iov,
-                                  .n_iov = 1};
-    r->file->readers++;
-    r->reading = true;
-    r->store->storage->submit(r->store->storage, &r->req);
+    code = mark(r, r->form.file, r->form.offset, r->form.bytes >> TABLE_SHIFT);
+    if (code == 0)
+        code = form_start(r->store->log, &r->form, form_done);
+    if (code < 0)
+        r->check->error = code;
+    else
+        r->reading = true;
 }
 
-static void form_read(struct storage_req *req, int res)
+/* Take the form that was read. Returns 1 when a base is wanted first, 0, or a code. */
+static int take_form(struct check_run *r, const uint8_t *form, struct entry *ret_base)
 {
-    struct check_run *r = container_of(req, struct check_run, req);
     struct node *node = top_node(r);
-    uint32_t bytes = entry_slots(&r->form) << TABLE_SHIFT;
-    _cleanup_free_ uint8_t *buf = TAKE_PTR(r->iov.iov_base);
-    uint8_t *form = buf + r->skip;
+    uint32_t disk = r->roots[r->next_root].disk, bytes = r->form.bytes;
+    int code = node_decode(node, disk, form, bytes, r->delta != NULL, ret_base);
+    if (code == 0 && r->delta)
+        code = node_decode(node, disk, r->delta, r->delta_bytes, false, ret_base);
+    if (code < 0 || r->delta || entry_is_hole(ret_base))
+        return code;
+    r->delta = malloc(bytes);
+    if (!r->delta)
+        return -ENOMEM;
+    memcpy(r->delta, form, bytes);
+    r->delta_bytes = bytes;
+    node->base = *ret_base;
+    return 1;
+}
+
+static void form_done(struct storage_req *req, int res)
+{
+    struct check_run *r = container_of(req, struct check_run, form.req);
     struct entry base = {0};
+    int code;
 
     r->reading = false;
-    r->file->readers--;
     r->check->nodes++;
-    if (res < 0 || (uint32_t)res < r->skip + bytes ||
-        checksum_at(r->form.address, form, bytes) != r->form.sum) {
-        node_is_damaged(r, res < 0 ? err_text(res) : "checksum mismatch");
-        return;
-    }
-    uint32_t disk = r->roots[r->next_root].disk;
-    int code = node_decode(node, disk, form, bytes, r->delta != NULL, &base);
-    if (code == 0 && r->delta)
-        code = node_decode(node, disk, r->delta, r->delta_bytes, false, &base);
-    if (code < 0) {
-        node_is_damaged(r, err_text(code));
-        return;
-    }
-    if (!r->delta && !entry_is_hole(&base)) {
-        r->delta = malloc(bytes);
-        if (!r->delta) {
-            r->check->error = -ENOMEM;
-            return;
-        }
-        memcpy(r->delta, form, bytes);
-        r->delta_bytes = bytes;
-        node->base = base;
+    const uint8_t *form = form_take(&r->form, res, &code);
+    if (form)
+        code = take_form(r, form, &base);
+    form_free(&r->form);
+    if (code == 1) {
         read_form(r, base);
         return;
     }
+    if (code == -ENOMEM)
+        r->check->error = code;
+    else if (code < 0)
+        form_is_damaged(r, code);
     free(r->delta);
     r->delta = NULL;
     r->leaf_next = 0;
@@ -291,7 +304,6 @@ static void push(struct check_run *r, uint8_t level, uint64_t index, struct entr
     node->level = level;
     node->index = index;
     r->next[level] = 0;
-    r->whole = entry;
     read_form(r, entry);
 }
 
@@ -369,6 +381,135 @@ static void compare(struct check_run *r)
     }
 }
 
+/* ---- files from end to end ------------------------------------------------------------------ */
+
+static bool any_bit(const uint64_t *bits, const struct scrub_damage *d)
+{
+    uint32_t from = d->offset >> d->file->shift;
+    uint32_t to = (d->offset + d->bytes - 1) >> d->file->shift;
+    for (uint32_t i = from; bits && i <= to; i++)
+        if (bits[i / 64] >> (i % 64) & 1)
+            return true;
+    return false;
+}
+
+static const char *name_of(const struct check_run *r, uint32_t disk)
+{
+    for (uint32_t i = 0; i < r->n_roots; i++)
+        if (r->roots[i].disk == disk)
+            return r->roots[i].name;
+    return "(a disk that came later)";
+}
+
+static void say_place(char *to, size_t size, const struct scrub_damage *d)
+{
+    static const char *const what[] = {
+        [SCRUB_HEADER] = "the header of the file",
+        [SCRUB_BATCH] = "the header of a batch",
+        [SCRUB_PAGE] = "a page",
+        [SCRUB_NODE] = "a table node",
+        [SCRUB_MOVED] = "one of the pages from here",
+        [SCRUB_ZEROS] = "what is left free",
+        [SCRUB_FOOTER] = "the list of what is in it",
+    };
+    char more[96] = "";
+    if (d->kind == SCRUB_BATCH && d->n_pages)
+        snprintf(more, sizeof(more), " (of %u pages, which now are checked where they live only)",
+                 d->n_pages);
+    if (d->kind == SCRUB_MOVED)
+        snprintf(more, sizeof(more), " to byte %llu",
+                 (unsigned long long)(d->offset + d->bytes - 1));
+    snprintf(to, size, "log file %08x, byte %llu: %s%s", d->file->number,
+             (unsigned long long)d->offset, what[d->kind], more);
+}
+
+/* Does anything live there that the walk has not looked at? */
+static bool is_unseen(const struct check_run *r, const struct scrub_damage *d)
+{
+    const uint64_t *marks = r->marks[d->file->number], *live = d->file->live;
+    uint32_t slot = d->offset >> d->file->shift, end = (d->offset + d->bytes) >> d->file->shift;
+    for (; slot < end; slot++)
+        if (live[slot / 64] & ~(marks ? marks[slot / 64] : 0) & 1ULL << (slot % 64))
+            return true;
+    return false;
+}
+
+static bool lives(const struct check_run *r, const struct scrub_damage *d)
+{
+    switch (d->kind) {
+    case SCRUB_PAGE:
+    case SCRUB_NODE:
+        return any_bit(d->file->live, d);
+    case SCRUB_MOVED: /* what lives was found whole, else it would have been told of */
+        return is_unseen(r, d);
+    default:
+        return false;
+    }
+}
+
+static void file_damage(struct scrub *scrub, const struct scrub_damage *d)
+{
+    struct check_run *r = container_of(scrub, struct check_run, scrub);
+    char place[256];
+    if (any_bit(r->told[d->file->number], d))
+        return;
+    say_place(place, sizeof(place), d);
+    if (d->kind == SCRUB_FOOTER && d->n_pages) {
+        problem(r, "%s is damaged, but there is another one", place);
+        r->check->harmless++;
+    } else if (d->kind == SCRUB_FOOTER) {
+        problem(r, "%s is damaged: what cleaning put there is lost when the store is next opened",
+                place);
+    } else if (!lives(r, d)) {
+        problem(r, "%s is damaged, but nothing lives there", place);
+        r->check->harmless++;
+    } else if (d->kind == SCRUB_PAGE) {
+        problem(r, "%s: page %llu is damaged (log file %08x, byte %llu)", name_of(r, d->disk),
+                (unsigned long long)d->page, d->file->number, (unsigned long long)d->offset);
+    } else {
+        problem(r, "%s is damaged", place);
+    }
+}
+
+static void free_bits(const struct check_run *r, uint64_t ***by_file)
+{
+    for (uint32_t i = 0; *by_file && i < r->store->log->max_files; i++)
+        free((*by_file)[i]);
+    free(*by_file);
+    *by_file = NULL;
+}
+
+/* The trees are walked: the log need not hold anything any more. */
+static void begin_files(struct check_run *r)
+{
+    struct log *log = r->store->log;
+    log_hold(log, false);
+    r->phase = CHECK_FILES;
+    int code = scrub_init(&r->scrub, log, r->check->pages);
+    if (code < 0)
+        r->check->error = code;
+    r->scrub.damage = file_damage;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        const struct log_file *file = log->files[i];
+        if (file && file->state == FILE_SEALED && (file->shift == TABLE_SHIFT || r->check->pages))
+            r->check->total_blocks += ((uint64_t)file->used_slots << file->shift) / BLOCK_BYTES;
+    }
+}
+
+/* Returns true when it is to be called again at once. */
+static bool files_step(struct check_run *r, bool *ret_done)
+{
+    enum scrub_result result = scrub_step(&r->scrub);
+    struct store_check *check = r->check;
+    *ret_done = result == SCRUB_DONE;
+    if (r->scrub.error)
+        check->error = r->scrub.error;
+    check->checked_blocks = r->scrub.blocks;
+    if (*ret_done || check->checked_blocks > check->total_blocks)
+        check->total_blocks = check->checked_blocks;
+    return result == SCRUB_AGAIN;
+}
+
 /* ---- the run -------------------------------------------------------------------------------- */
 
 static uint32_t add_root(struct check_run *r, uint32_t n, const struct disk *disk)
@@ -399,11 +540,12 @@ bool check_take_body(struct store *store, uint8_t *body)
         n++;
     r->roots = calloc(n + 1, sizeof(*r->roots));
     r->marks = calloc(store->log->max_files, sizeof(*r->marks));
+    r->told = calloc(store->log->max_files, sizeof(*r->told));
     r->body = body;
     r->level = -1;
     r->pages_found = UINT64_MAX;
     r->phase = CHECK_WALK;
-    if (!r->roots || !r->marks) {
+    if (!r->roots || !r->marks || !r->told) {
         r->check->error = -ENOMEM;
         return true;
     }
@@ -421,7 +563,8 @@ bool check_take_body(struct store *store, uint8_t *body)
 
 bool check_is_busy(const struct store *store)
 {
-    return store->check && (store->check->reading || store->check->page_reads);
+    const struct check_run *r = store->check;
+    return r && (r->reading || r->page_reads || r->scrub.reading);
 }
 
 void check_free(struct store *store)
@@ -432,9 +575,10 @@ void check_free(struct store *store)
     store->check = NULL;
     while (r->level >= 0 && r->phase == CHECK_WALK)
         pop(r);
-    for (uint32_t i = 0; r->marks && i < store->log->max_files; i++)
-        free(r->marks[i]);
-    free(r->marks);
+    if (r->phase == CHECK_FILES)
+        scrub_free(&r->scrub);
+    free_bits(r, &r->marks);
+    free_bits(r, &r->told);
     free(r->roots);
     free(r->body);
     free(r->delta);
@@ -453,11 +597,13 @@ static void finish(struct check_run *r)
 bool check_step(struct store *store)
 {
     struct check_run *r = store->check;
+    bool more, done;
     if (!r)
         return false;
     if (!r->check->error && store->log->error && r->phase < CHECK_WALK)
         r->check->error = ERR_READ_ONLY; /* no checkpoint will come any more */
-    if (!r->check->error && !list_empty(&store->room_waiters) && log_is_short(store->log))
+    if (!r->check->error && r->phase < CHECK_FILES && !list_empty(&store->room_waiters) &&
+        log_is_short(store->log))
         r->check->error = -ENOSPC;
     if (!r->check->error && r->check->cancel)
         r->check->error = -ECANCELED;
@@ -485,8 +631,13 @@ bool check_step(struct store *store)
         return true;
     case CHECK_COMPARE:
         compare(r);
-        finish(r);
-        return false;
+        begin_files(r);
+        return true;
+    case CHECK_FILES:
+        more = files_step(r, &done);
+        if (done)
+            finish(r);
+        return more;
     }
     return false;
 }
@@ -504,6 +655,7 @@ int store_check(struct store *store, struct store_check *check)
     r->check = check;
     r->level = -1;
     check->total_pages = check->checked_pages = check->nodes = check->problems = 0;
+    check->total_blocks = check->checked_blocks = check->harmless = 0;
     check->error = 0;
     store->check = r;
     log_hold(store->log, true);

@@ -1,6 +1,7 @@
 /* node.c - page-table nodes in memory and in the log. */
 #include "image/node.h"
 
+#include "base/crc.h"
 #include "base/err.h"
 
 #include <errno.h>
@@ -213,6 +214,15 @@ static void put_list(const struct node *node, bool changed_only, uint32_t n, uin
     }
 }
 
+/* A form's own checksum; never 0. */
+static uint32_t form_crc(const uint8_t *buf, uint32_t bytes)
+{
+    struct node_header h = *(const struct node_header *)buf;
+    h.crc = 0;
+    uint32_t crc = crc32c(crc32c(0, &h, sizeof(h)), buf + sizeof(h), bytes - sizeof(h));
+    return crc ? crc : 1;
+}
+
 uint32_t node_encode(const struct node *node, uint32_t disk, uint64_t born_seq, uint8_t *buf,
                      bool *ret_delta)
 {
@@ -247,7 +257,24 @@ uint32_t node_encode(const struct node *node, uint32_t disk, uint64_t born_seq, 
         put_list(node, false, node->n, buf + sizeof(*h));
     }
     memset(buf + bytes, 0, padded(bytes, 64) - bytes);
-    return padded(bytes, 64);
+    bytes = padded(bytes, 64);
+    h->crc = form_crc(buf, bytes);
+    return bytes;
+}
+
+uint32_t node_form_bytes(const uint8_t *buf)
+{
+    const struct node_header *h = (const struct node_header *)buf;
+    if (h->magic != NODE_MAGIC || h->level >= NODE_LEVELS || h->n > NODE_ENTRIES)
+        return 0;
+    if (h->form == NODE_DENSE)
+        return h->n == NODE_ENTRIES ? NODE_MAX_BYTES : 0;
+    return h->form == NODE_SPARSE || h->form == NODE_DELTA ? padded(list_bytes(h->n), 64) : 0;
+}
+
+bool node_form_is_whole(const uint8_t *buf, uint32_t bytes)
+{
+    return ((const struct node_header *)buf)->crc == form_crc(buf, bytes);
 }
 
 void node_forget_changes(struct node *node)

@@ -60,6 +60,12 @@ uint32_t node_encode(const struct node *node, uint32_t disk, uint64_t born_seq, 
 /* The node's full form is now in the log: nothing differs from it. */
 void node_forget_changes(struct node *node);
 
+/* The length of the form that buf (64 bytes) is the header of, a multiple of 64; 0: of none. */
+uint32_t node_form_bytes(const uint8_t *buf);
+/* Does a form match its own checksum? That is for forms to which no pointer is known; what is read
+ * by a pointer is checked against that. */
+bool node_form_is_whole(const uint8_t *buf, uint32_t bytes);
+
 /* Take the entries from a form. disk, level and index are checked. A delta sets *ret_base and wants
  * to be applied (node_decode() again) after its base. 0, ERR_DAMAGED, -ENOMEM. */
 int node_decode(struct node *node, uint32_t disk, const uint8_t *buf, size_t len, bool base_wanted,

@@ -239,15 +239,18 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
 bool store_is_read_only(const struct store *store);
 
 /* A walk of every table and every page: checksums, and what is live recomputed from the roots and
- * compared with the books, to the page. Runs beside everything else; one at a time (-EBUSY). */
+ * compared with the books, to the page. Then the sealed log files are read from end to end, what
+ * lives in them and what does not. Runs beside everything else; one at a time (-EBUSY). */
 struct store_check {
-    bool pages;  /* read every page too, not tables only */
+    bool pages;  /* read every page too, not tables only; and files of pages, not of tables only */
     bool cancel; /* set by the caller at any time: end soon, with error -ECANCELED */
     void (*problem)(struct store_check *check, const char *text); /* one line each */
     void (*done)(struct store_check *check);
-    uint64_t total_pages, checked_pages; /* progress */
-    uint64_t nodes, problems;            /* out */
-    int error;                           /* out: 0 or why the walk ended early */
+    uint64_t total_pages, checked_pages;   /* progress */
+    uint64_t total_blocks, checked_blocks; /* then: of log files, total is about right */
+    uint64_t nodes, problems;              /* out */
+    uint64_t harmless; /* out: of the problems, damage where nothing lives: it costs no data */
+    int error;         /* out: 0 or why the walk ended early */
     void *impl;
 };
 int store_check(struct store *store, struct store_check *check);

@@ -153,15 +153,63 @@ uint8_t tree_levels(uint64_t pages)
 
 /* ---- loading -------------------------------------------------------------------------------- */
 
-/* One read of a node's form: first the form itself, then the base of a delta. */
-struct node_read {
-    struct storage_req req;
-    struct iovec iov;
-    struct node *node;
+int form_locate(struct log *log, struct entry entry, struct form_read *ret)
+{
     struct log_file *file;
-    struct entry entry; /* what is being read */
-    uint32_t skip;      /* bytes of the buffer before the form */
-    uint8_t *delta;     /* the delta, while its base is read */
+    uint64_t offset;
+    uint32_t bytes = entry_slots(&entry) << TABLE_SHIFT;
+    if (entry_encoding(&entry) != ENCODING_NODE || bytes == 0 || bytes > NODE_MAX_BYTES)
+        return ERR_DAMAGED;
+    if (log_locate(log, entry.address, &file, &offset) < 0 || file->shift != TABLE_SHIFT ||
+        offset + bytes > FILE_BYTES)
+        return ERR_DAMAGED;
+    *ret = (struct form_read){.entry = entry, .file = file, .offset = offset, .bytes = bytes};
+    return 0;
+}
+
+int form_start(struct log *log, struct form_read *r, void (*done)(struct storage_req *, int))
+{
+    uint64_t from = r->offset / BLOCK_BYTES * BLOCK_BYTES;
+    uint64_t to = (r->offset + r->bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    r->iov = (struct iovec){aligned_alloc(STORAGE_ALIGN_BYTES, to - from), to - from};
+    if (!r->iov.iov_base)
+        return -ENOMEM;
+    r->req = (struct storage_req){.done = done,
+                                  .op = STORAGE_READ,
+                                  .file = r->file->number,
+                                  .offset_bytes = from,
+                                  .length_bytes = to - from,
+                                  .iov = &r->iov,
+                                  .n_iov = 1};
+    r->file->readers++;
+    log->storage->submit(log->storage, &r->req);
+    return 0;
+}
+
+const uint8_t *form_take(struct form_read *r, int res, int *ret_code)
+{
+    uint32_t skip = r->offset % BLOCK_BYTES;
+    const uint8_t *form = (const uint8_t *)r->iov.iov_base + skip;
+    r->file->readers--;
+    *ret_code = res < 0 ? res : ERR_CHECKSUM;
+    if (res < 0 || (uint32_t)res < skip + r->bytes ||
+        checksum_at(r->entry.address, form, r->bytes) != r->entry.sum)
+        return NULL;
+    *ret_code = 0;
+    return form;
+}
+
+void form_free(struct form_read *r)
+{
+    free(r->iov.iov_base);
+    r->iov.iov_base = NULL;
+}
+
+/* A node being read: first its own form, then the base of a delta. */
+struct node_read {
+    struct form_read form;
+    struct node *node;
+    uint8_t *delta; /* the delta, while its base is read */
     uint32_t delta_bytes;
 };
 
@@ -183,7 +231,7 @@ static void load_done(struct node_read *r, int error)
 {
     struct node *node = r->node;
     struct table *table = node->tree->table;
-    free(r->iov.iov_base);
+    form_free(&r->form);
     free(r->delta);
     free(r);
     node->loading = false;
@@ -194,37 +242,18 @@ static void load_done(struct node_read *r, int error)
     wake_waiters(node, error);
 }
 
-static void form_read(struct storage_req *req, int res);
+static void node_was_read(struct storage_req *req, int res);
 
-static int read_form(struct node_read *r)
+static int read_form(struct node_read *r, struct entry entry)
 {
-    struct log *log = r->node->tree->table->log;
-    uint64_t offset;
-    uint32_t bytes = entry_slots(&r->entry) << TABLE_SHIFT;
-    if (entry_encoding(&r->entry) != ENCODING_NODE || bytes == 0 || bytes > NODE_MAX_BYTES)
-        return ERR_DAMAGED;
-    int code = log_locate(log, r->entry.address, &r->file, &offset);
+    struct table *table = r->node->tree->table;
+    int code = form_locate(table->log, entry, &r->form);
+    if (code == 0)
+        code = form_start(table->log, &r->form, node_was_read);
     if (code < 0)
         return code;
-    if (r->file->shift != TABLE_SHIFT || offset + bytes > FILE_BYTES)
-        return ERR_DAMAGED;
-    uint64_t from = offset / BLOCK_BYTES * BLOCK_BYTES;
-    uint64_t to = (offset + bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-    r->iov = (struct iovec){aligned_alloc(STORAGE_ALIGN_BYTES, to - from), to - from};
-    if (!r->iov.iov_base)
-        return -ENOMEM;
-    r->skip = offset - from;
-    r->req = (struct storage_req){.done = form_read,
-                                  .op = STORAGE_READ,
-                                  .file = r->file->number,
-                                  .offset_bytes = from,
-                                  .length_bytes = to - from,
-                                  .iov = &r->iov,
-                                  .n_iov = 1};
-    r->file->readers++;
-    r->node->tree->table->stats.loads++;
-    r->node->tree->table->stats.load_bytes += to - from;
-    log->storage->submit(log->storage, &r->req);
+    table->stats.loads++;
+    table->stats.load_bytes += r->form.iov.iov_len;
     return 0;
 }
 
@@ -245,21 +274,17 @@ static int take_form(struct node_read *r, const uint8_t *form, uint32_t bytes)
     return 1;
 }
 
-static void form_read(struct storage_req *req, int res)
+static void node_was_read(struct storage_req *req, int res)
 {
-    struct node_read *r = container_of(req, struct node_read, req);
-    uint32_t bytes = entry_slots(&r->entry) << TABLE_SHIFT;
-    uint8_t *form = (uint8_t *)r->iov.iov_base + r->skip;
+    struct node_read *r = container_of(req, struct node_read, form.req);
+    uint32_t bytes = r->form.bytes;
+    int code;
+    const uint8_t *form = form_take(&r->form, res, &code);
 
-    r->file->readers--;
-    if (res >= 0 && (uint32_t)res < r->skip + bytes)
-        res = ERR_CHECKSUM;
-    if (res >= 0 && checksum_at(r->entry.address, form, bytes) != r->entry.sum)
-        res = ERR_CHECKSUM;
-    if (res >= 0)
-        res = take_form(r, form, bytes);
-    if (res <= 0) {
-        load_done(r, res);
+    if (form)
+        code = take_form(r, form, bytes);
+    if (code <= 0) {
+        load_done(r, code);
         return;
     }
     r->delta = malloc(bytes);
@@ -269,12 +294,10 @@ static void form_read(struct storage_req *req, int res)
     }
     memcpy(r->delta, form, bytes);
     r->delta_bytes = bytes;
-    free(r->iov.iov_base);
-    r->iov.iov_base = NULL;
-    r->entry = r->node->base;
-    res = read_form(r);
-    if (res < 0)
-        load_done(r, res);
+    form_free(&r->form);
+    code = read_form(r, r->node->base);
+    if (code < 0)
+        load_done(r, code);
 }
 
 static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint64_t index,
@@ -290,10 +313,8 @@ static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint
     }
     node->self = entry;
     r->node = node;
-    r->entry = entry;
-    int code = read_form(r);
+    int code = read_form(r, entry);
     if (code < 0) {
-        free(r->iov.iov_base);
         free(r);
         if (tree->table->damage)
             tree->table->damage(tree->table->damage_arg, tree, level, index, code);

@@ -89,6 +89,28 @@ void table_shrink(struct table *table);
 /* More is dirty than may be: writers wait for a checkpoint. */
 bool table_is_crowded(const struct table *table);
 
+/* ---- reading a form ------------------------------------------------------------------------- */
+
+/* The read of one form of a node. */
+struct form_read {
+    struct storage_req req;
+    struct iovec iov;
+    struct entry entry; /* the pointer to it */
+    struct log_file *file;
+    uint64_t offset; /* of it in the file */
+    uint32_t bytes;
+};
+
+/* Where the form is that entry points at. 0, or ERR_DAMAGED: nowhere. */
+int form_locate(struct log *log, struct entry entry, struct form_read *ret);
+/* Read it, once located; done() wants form_take(). 0, -ENOMEM. */
+int form_start(struct log *log, struct form_read *r,
+               void (*done)(struct storage_req *req, int res));
+/* In done(): NULL and a code (ERR_CHECKSUM, or what the medium said), or the form, which is there
+ * until form_free(). */
+const uint8_t *form_take(struct form_read *r, int res, int *ret_code);
+void form_free(struct form_read *r);
+
 /* ---- for checkpoints ------------------------------------------------------------------------ */
 void table_freeze(struct table *table);
 /* Write up to n frozen nodes. Returns true when none is left, negative on error. */

@@ -45,12 +45,19 @@ struct window {
     struct log_file *target;
     uint32_t first_move, n_moves;
     uint32_t target_slot;
+    uint32_t sum;     /* of pages: its number in the target's sums */
     uint64_t read_at; /* offset in the victim */
     uint32_t buf_bytes;
     uint8_t *buf, *out; /* out: nodes copied together */
     struct storage_req req;
     struct iovec *iov;
     unsigned n_iov;
+};
+
+/* The sums of the pages that were moved into a file. */
+struct moved_sums {
+    uint32_t n, n_switched; /* that are there; of them, of victims that count as moved */
+    struct moved_sum sums[FILE_BLOCKS];
 };
 
 struct pack {
@@ -149,7 +156,7 @@ static size_t present_bytes(const struct log_piece *piece)
     return piece->list ? (piece->count * 2 + 7) & ~7u : (size_t)words * 8;
 }
 
-static size_t footer_bytes(const struct log_file *file)
+size_t log_footer_pieces_bytes(const struct log_file *file)
 {
     size_t bytes = 0;
     list_for_each (l, &file->pieces)
@@ -177,15 +184,32 @@ static void fill_footer(const struct log_file *file, uint8_t *at)
     }
 }
 
-/* Write a footer for the pieces that file has now, at *slot, which moves on. */
+/* The sums, and what tells how often the footer is there. */
+static size_t sums_bytes(const struct log_file *file)
+{
+    return (1 + (file->sums ? file->sums->n_switched : 0)) * sizeof(struct moved_sum);
+}
+
+static void fill_sums(const struct log_file *file, uint32_t copies, uint8_t *at)
+{
+    struct moved_sum *sums = (struct moved_sum *)at;
+    sums[0] = (struct moved_sum){.count = copies};
+    if (file->sums)
+        memcpy(sums + 1, file->sums->sums, file->sums->n_switched * sizeof(*sums));
+}
+
+/* Write a footer for the pieces that file has now, at *slot, which moves on. Twice, as all that is
+ * in the file would be lost with it, if that leaves room for one more. */
 static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
 {
-    size_t bytes = footer_bytes(file);
+    size_t pieces_bytes = log_footer_pieces_bytes(file);
+    size_t bytes = pieces_bytes + sums_bytes(file);
     size_t padded = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-    if (!bytes)
+    uint32_t copies = *slot + (3 * padded >> file->shift) <= file_slots(file) ? 2 : 1;
+    if (!pieces_bytes)
         return;
     struct footer_write *w = calloc(1, sizeof(*w));
-    uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, padded);
+    uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, 2 * padded);
     if (!w || !buf) {
         free(w);
         free(buf);
@@ -194,25 +218,28 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
     }
     memset(buf, 0, padded);
     fill_footer(file, buf);
+    fill_sums(file, copies, buf + pieces_bytes);
+    if (copies == 2)
+        memcpy(buf + padded, buf, padded);
     file_touch(log, file);
     uint32_t block = *slot >> (DATA_SHIFT - file->shift);
     file->footer_block = block;
     file->footer_bytes = bytes;
     file->footer_crc = crc32c(0, buf, bytes);
-    *slot += padded >> file->shift;
+    *slot += copies * padded >> file->shift;
     assert(*slot <= file_slots(file));
     file->used_slots = *slot;
-    *w = (struct footer_write){.log = log, .file = file, .iov = {buf, padded}};
+    *w = (struct footer_write){.log = log, .file = file, .iov = {buf, copies * padded}};
     w->req = (struct storage_req){.done = footer_written,
                                   .op = STORAGE_WRITE,
                                   .file = file->number,
                                   .offset_bytes = (uint64_t)block * BLOCK_BYTES,
-                                  .length_bytes = padded,
+                                  .length_bytes = copies * padded,
                                   .iov = &w->iov,
                                   .n_iov = 1};
     log->cleaner->footers++;
     file->writers++;
-    log->stats.clean_bytes_written += padded;
+    log->stats.clean_bytes_written += copies * padded;
     log->storage->submit(log->storage, &w->req);
 }
 
@@ -225,12 +252,13 @@ static uint32_t footer_slots(const struct cleaner *c, const struct log_file *fil
     if (file->shift == TABLE_SHIFT)
         return FILE_BLOCKS * 5 / 128 << (DATA_SHIFT - TABLE_SHIFT);
     /* A list takes 2 bytes a slot at most, a bitmap is taken where it is less; and each piece that
-     * is there, planned, or may come with the next window takes its record. Twice: a checkpoint may
-     * want a footer before the last one. */
+     * is there, planned, or may come with the next window takes its record; and each window a sum.
+     * Twice: a checkpoint may want a footer before the last one; and each has a copy. */
     list_for_each (l, &file->pieces)
         pieces++;
     pieces += c->n_parts + (slots < WINDOW_BLOCKS ? slots : WINDOW_BLOCKS);
-    return 2 * ((2 * slots + 40 * pieces) / BLOCK_BYTES + 1);
+    uint32_t sums = sizeof(struct moved_sum) * (2 + (file->sums ? file->sums->n : 0));
+    return 4 * ((2 * slots + 40 * pieces + sums) / BLOCK_BYTES + 1);
 }
 
 /* Slots of the pack's file that pages or nodes may still take. */
@@ -253,7 +281,9 @@ static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
     if (!next)
         return -EAGAIN;
     next->shift = shift;
-    if (file_open(log, next, FILE_KIND_PACKED, 0) < 0) {
+    if (shift == DATA_SHIFT)
+        next->sums = calloc(1, sizeof(*next->sums));
+    if ((shift == DATA_SHIFT && !next->sums) || file_open(log, next, FILE_KIND_PACKED, 0) < 0) {
         log_fail(log, -ENOMEM, "opening a packed file");
         return -ENOMEM;
     }
@@ -265,12 +295,19 @@ static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
     return 0;
 }
 
+static void seal(struct log *log, struct log_file *file)
+{
+    free(file->sums);
+    file->sums = NULL;
+    file_seal(log, file);
+}
+
 static void seal_full(struct log *log, struct pack *pack)
 {
     if (!pack->full)
         return;
     write_footer(log, pack->full, &pack->full_slot);
-    file_seal(log, TAKE_PTR(pack->full));
+    seal(log, TAKE_PTR(pack->full));
 }
 
 bool cleaner_may_checkpoint(const struct log *log)
@@ -298,7 +335,7 @@ void cleaner_write_footers(struct log *log)
         pack->more = false;
         bool in_use = c->victim && pack_of(c, c->victim) == pack;
         if (!in_use && pack_left(c, pack) < FILE_BLOCKS / 32)
-            file_seal(log, TAKE_PTR(pack->file));
+            seal(log, TAKE_PTR(pack->file));
     }
 }
 
@@ -335,7 +372,7 @@ bool log_is_short(const struct log *log)
 
 static bool may_be_victim(const struct log *log, const struct log_file *file)
 {
-    if (!file || file->state != FILE_SEALED || file->damaged ||
+    if (!file || file->state != FILE_SEALED || file->damaged || file->pinned ||
         file->sealed_batch > log->applied_seq || file->writers || file->n_live == 0 ||
         file->n_live > MAX_VICTIM_LIVE(file_slots(file)))
         return false;
@@ -501,6 +538,14 @@ static void gather_pages(struct window *w)
     }
 }
 
+/* The sum of a window's pages, as they are moved. */
+static void sum_pages(const struct window *w)
+{
+    struct moved_sum *sum = &w->target->sums->sums[w->sum];
+    for (unsigned i = 0; i < w->n_iov; i++)
+        sum->crc = crc32c(sum->crc, w->iov[i].iov_base, w->iov[i].iov_len);
+}
+
 /* Nodes: copied together, padded to a block. */
 static int gather_nodes(struct window *w)
 {
@@ -539,6 +584,8 @@ static void window_read(struct storage_req *req, int res)
         log_fail(log, -ENOMEM, "cleaning");
     else if (!nodes)
         gather_pages(w);
+    if (!nodes)
+        sum_pages(w);
     if (log->error) {
         w->target->writers--;
         window_free(w);
@@ -612,6 +659,10 @@ static int start_window(struct log *log)
     w->first_move = c->next_move;
     w->n_moves = n;
     w->target_slot = slot;
+    if (victim->shift == DATA_SHIFT) {
+        w->sum = w->target->sums->n++;
+        w->target->sums->sums[w->sum] = (struct moved_sum){.slot = slot, .count = n};
+    }
     w->read_at = from;
     w->buf_bytes = to - from;
     w->iov[0] = (struct iovec){w->buf, w->buf_bytes};
@@ -636,6 +687,16 @@ static int start_window(struct log *log)
 }
 
 /* ---- the switch ----------------------------------------------------------------------------- */
+
+/* The victim's pages count as moved, or they do not and their sums are forgotten. */
+static void settle_sums(struct log_file *file, bool moved)
+{
+    struct moved_sums *sums = file ? file->sums : NULL;
+    if (sums && moved)
+        sums->n_switched = sums->n;
+    else if (sums)
+        sums->n = sums->n_switched;
+}
 
 static int switch_part(struct log *log, const struct part *part, uint32_t end)
 {
@@ -683,6 +744,8 @@ static void switch_pieces(struct log *log)
     log->stats.files_cleaned++;
     forget_plan(c);
     pack->more = true;
+    settle_sums(pack->full, true);
+    settle_sums(pack->file, true);
     seal_full(log, pack);
     file_check_dead(log, victim);
 }
@@ -696,6 +759,8 @@ static void abandon(struct log *log)
     c->victim->cleaning = false;
     struct log_file *victim = c->victim;
     forget_plan(c);
+    settle_sums(pack->full, false);
+    settle_sums(pack->file, false);
     seal_full(log, pack);
     file_check_dead(log, victim);
 }

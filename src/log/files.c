@@ -453,12 +453,15 @@ struct header_write {
 static void header_written(struct storage_req *req, int res)
 {
     struct header_write *w = container_of(req, struct header_write, req);
+    struct log *log = w->log;
     w->file->writers--;
+    w->file->headless = false;
     if (res < 0)
-        log_fail(w->log, res, "writing the header of a log file");
-    file_mark_unsynced(w->log, w->file);
+        log_fail(log, res, "writing the header of a log file");
+    file_mark_unsynced(log, w->file);
     free(w->iov.iov_base);
     free(w);
+    batches_retire(log);
 }
 
 static int write_header(struct log *log, struct log_file *file, uint32_t first_segment)
@@ -480,6 +483,7 @@ static int write_header(struct log *log, struct log_file *file, uint32_t first_s
     header->shift = file->shift;
     header->first_segment = first_segment;
     header->checkpoint = log->checkpoint_seq;
+    header->flags = file->kind == FILE_KIND_TABLE ? FILE_FLAG_NODE_CRCS : 0;
     header->crc = crc32c(0, header, sizeof(*header));
     *w = (struct header_write){.log = log, .file = file, .iov = {header, sizeof(*header)}};
     w->req = (struct storage_req){.done = header_written,
@@ -489,6 +493,7 @@ static int write_header(struct log *log, struct log_file *file, uint32_t first_s
                                   .iov = &w->iov,
                                   .n_iov = 1};
     file->writers++;
+    file->headless = true;
     log->storage->submit(log->storage, &w->req);
     return 0;
 }
@@ -525,7 +530,7 @@ void file_seal(struct log *log, struct log_file *file)
 /* A sealed file in which nothing lives, and nothing will: its batches are all applied. */
 void file_check_dead(struct log *log, struct log_file *file)
 {
-    if (file->state != FILE_SEALED || file->n_live || file->cleaning || log->hold ||
+    if (file->state != FILE_SEALED || file->n_live || file->cleaning || file->pinned || log->hold ||
         file->sealed_batch > log->applied_seq)
         return;
     file_touch(log, file);
@@ -536,6 +541,30 @@ void file_check_dead(struct log *log, struct log_file *file)
     file->release_seq = log->checkpoint_seq + (log->checkpoint_running ? 2 : 1);
     list_push_back(&log->dead, &file->link);
     log->n_dead++;
+}
+
+bool log_pin(const struct log *log, struct log_file *file)
+{
+    if (file->state != FILE_SEALED || file->cleaning || file->writers ||
+        file->sealed_batch > log->applied_seq)
+        return false;
+    file->pinned = true;
+    return true;
+}
+
+void log_unpin(struct log *log, struct log_file *file)
+{
+    file->pinned = false;
+    file_check_dead(log, file);
+}
+
+bool log_header_is_whole(const struct log *log, uint32_t number, const struct file_header *h)
+{
+    struct file_header copy = *h;
+    copy.crc = 0;
+    return h->magic == FILE_MAGIC && h->file == number &&
+           memcmp(h->uuid, log->uuid, sizeof(h->uuid)) == 0 &&
+           crc32c(0, &copy, sizeof(copy)) == h->crc;
 }
 
 void log_hold(struct log *log, bool hold)
@@ -677,6 +706,7 @@ void log_free(struct log *log)
         while (!list_empty(&file->pieces))
             piece_free(log, container_of(file->pieces.next, struct log_piece, link));
         free(file->live);
+        free(file->sums);
         free(file);
     }
     for (uint32_t i = 0; i < log->n_segment_dirs; i++)

@@ -47,6 +47,8 @@ struct log_file {
     bool unsynced;    /* holds completed writes that no sync covers yet */
     bool map_pending; /* its record of the running checkpoint is still to be taken */
     bool cleaning;    /* the cleaner is reading it */
+    bool pinned;      /* it stays as it is: log_pin() */
+    bool headless;    /* its header is still being written: no batch of it is complete yet */
     bool damaged;     /* PACKED: its footer is lost; it stays as it is */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */
@@ -56,12 +58,13 @@ struct log_file {
     uint64_t
         sealed_batch; /* last batch in a data file; it is applied when the file may be cleaned */
     uint32_t footer_block, footer_bytes, footer_crc;
-    uint64_t *live;        /* a bit a slot */
-    struct list pieces;    /* struct log_piece, by base */
-    struct list link;      /* in log->free or log->dead */
-    struct list sync_link; /* in log->unsynced while unsynced */
-    uint32_t syncing;      /* syncs in flight */
-    size_t map_offset;     /* in the running checkpoint's body */
+    struct moved_sums *sums; /* PACKED, of pages, until it is sealed: for its footer */
+    uint64_t *live;          /* a bit a slot */
+    struct list pieces;      /* struct log_piece, by base */
+    struct list link;        /* in log->free or log->dead */
+    struct list sync_link;   /* in log->unsynced while unsynced */
+    uint32_t syncing;        /* syncs in flight */
+    size_t map_offset;       /* in the running checkpoint's body */
 };
 
 struct log_segment;
@@ -369,6 +372,30 @@ uint64_t log_limit_pages(const struct log *log);
 
 /* Stop writing: report to the client once. */
 void log_fail(struct log *log, int error, const char *what);
+
+/* ---- looking at sealed files ------------------------------------------------------------------
+ */
+
+/* Keep a sealed file as it is until log_unpin(): it is not cleaned and not freed; what lives in it
+ * may die. False: it is not sealed, or is still being written, or cleaned. */
+bool log_pin(const struct log *log, struct log_file *file);
+void log_unpin(struct log *log, struct log_file *file);
+
+/* Is this the header of some use of the file? (After a crash it may be an earlier one's.) */
+bool log_header_is_whole(const struct log *log, uint32_t number, const struct file_header *h);
+
+/* The part of a PACKED file's footer that lists the pieces; struct moved_sum's follow. */
+size_t log_footer_pieces_bytes(const struct log_file *file);
+
+/* What a batch says of one of its pages. */
+struct batch_page {
+    uint32_t sum, disk;
+    uint64_t page;
+};
+/* Is block the header, with its records, of a batch of the segment that stands at slot? Then ret
+ * has what it says of its *ret_n pages. */
+bool log_batch_is_whole(const struct log *log, const uint8_t *block, uint32_t segment,
+                        uint32_t slot, struct batch_page ret[BATCH_MAX_PAGES], uint32_t *ret_n);
 
 /* ---- recovery ------------------------------------------------------------------------------- */
 

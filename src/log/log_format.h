@@ -75,8 +75,12 @@ struct file_header {
     uint32_t shift;         /* slot size */
     uint32_t first_segment; /* DATA, TABLE */
     uint64_t checkpoint;    /* the last one that was durable when this was written */
-    uint8_t zero[BLOCK_BYTES - 64];
+    uint32_t flags;
+    uint8_t zero[BLOCK_BYTES - 68];
 };
+
+#define FILE_FLAG_NODE_CRCS 1u /* TABLE: nodes have their own crc, between them are only zeros */
+
 static_assert(sizeof(struct file_header) == BLOCK_BYTES, "a block");
 
 /* ---- a batch: one block of header and records, then the pages ------------------------------- */
@@ -173,6 +177,13 @@ static_assert(sizeof(struct map_piece) == 24, "map piece");
 
 /* The footer of a PACKED file: for each piece a map_piece, then which slots are present: 16-bit
  * numbers less first when 2 * count is less than the bitmap, else the bitmap in 64-bit words;
- * either padded to 8 bytes; nothing when all are. */
+ * either padded to 8 bytes; nothing when all are. Behind the pieces one of these with slot 0, in
+ * which count says how often the footer stands here, each in blocks of its own; and, in a file of
+ * pages, as many more as fill footer_bytes: so that pages that died since can be checked. */
+struct moved_sum {
+    uint32_t slot, count; /* of the file: pages that cleaning wrote together */
+    uint32_t crc;         /* CRC-32C of them */
+};
+static_assert(sizeof(struct moved_sum) == 12, "moved sum");
 
 #endif

@@ -269,18 +269,22 @@ static int parse_footer(struct log_file *file, const uint8_t *at, size_t len)
     return 0;
 }
 
-static int load_footer(struct log *log, struct log_file *file)
+/* copy: 0, or 1 for the one behind it, which need not be there. */
+static int load_footer(struct log *log, struct log_file *file, uint32_t copy)
 {
     size_t bytes = (file->footer_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    uint64_t offset = (uint64_t)file->footer_block * BLOCK_BYTES + copy * bytes;
     if (!bytes) /* cleaning was given up before anything in it counted */
         return list_empty(&file->pieces) ? 0 : ERR_DAMAGED;
+    if (offset + bytes > FILE_BYTES)
+        return ERR_DAMAGED;
     _cleanup_free_ uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, bytes);
     if (!buf)
         return -ENOMEM;
     struct iovec iov = {buf, bytes};
     struct storage_req req = {.op = STORAGE_READ,
                               .file = file->number,
-                              .offset_bytes = (uint64_t)file->footer_block * BLOCK_BYTES,
+                              .offset_bytes = offset,
                               .length_bytes = bytes,
                               .iov = &iov,
                               .n_iov = 1};
@@ -308,7 +312,9 @@ int log_load_footers(struct log *log)
         struct log_file *file = log->files[i];
         if (!file || file->state != FILE_SEALED || file->kind != FILE_KIND_PACKED)
             continue;
-        int code = load_footer(log, file);
+        int code = load_footer(log, file, 0);
+        if (code < 0 && code != -ENOMEM)
+            code = load_footer(log, file, 1);
         if (code == -ENOMEM)
             return code;
         if (code < 0)

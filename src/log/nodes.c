@@ -1,9 +1,10 @@
 /* nodes.c - the table stream: nodes packed into table files, 64 bytes at a time.
  *
  * Nodes carry no frame of their own: the pointer to a node says where it is, how long, and what its
- * checksum is. What was appended since the last checkpoint is nobody's until the next one is
- * durable, so a crash in between leaves nothing to repair; the file is then not appended to any
- * more. */
+ * checksum is. (For those to which no pointer is known any more they have a crc in themselves, and
+ * between them there are only zeros.) What was appended since the last checkpoint is nobody's until
+ * the next one is durable, so a crash in between leaves nothing to repair; the file is then not
+ * appended to any more. */
 #include "base/cleanup.h"
 #include "log/log-internal.h"
 
@@ -109,6 +110,27 @@ static int next_file(struct log *log)
     return file_open(log, t->file, FILE_KIND_TABLE, t->first_segment);
 }
 
+static int have_buf(struct table_stream *t)
+{
+    if (!t->buf)
+        t->buf = aligned_alloc(STORAGE_ALIGN_BYTES, BUF_BYTES);
+    return t->buf ? 0 : -ENOMEM;
+}
+
+/* What is left of the segment, less than a node takes, is filled with zeros: so all that a file has
+ * between nodes is known, and who checks it need not guess. */
+static int skip_to_segment(struct table_stream *t)
+{
+    uint32_t left = -t->slot % TABLE_SEGMENT_SLOTS;
+    int code = have_buf(t);
+    if (code < 0)
+        return code;
+    assert(t->slot == t->buf_slot && left <= BUF_SLOTS);
+    memset(t->buf, 0, (size_t)left * SLOT_BYTES);
+    t->slot += left;
+    return 0;
+}
+
 /* Make the next n slots stand in one segment and in a buffer that has been started. */
 static int make_room(struct log *log, uint32_t n)
 {
@@ -125,14 +147,14 @@ static int make_room(struct log *log, uint32_t n)
             return code;
     } else if (in_segment + n > TABLE_SEGMENT_SLOTS) {
         log_table_flush(log);
-        t->slot = t->buf_slot =
-            (t->slot + TABLE_SEGMENT_SLOTS - 1) / TABLE_SEGMENT_SLOTS * TABLE_SEGMENT_SLOTS;
+        int code = skip_to_segment(t);
+        if (code < 0)
+            return code;
+        log_table_flush(log);
         if (t->slot + n > FILE_SLOTS)
             return make_room(log, n);
     }
-    if (!t->buf)
-        t->buf = aligned_alloc(STORAGE_ALIGN_BYTES, BUF_BYTES);
-    return t->buf ? 0 : -ENOMEM;
+    return have_buf(t);
 }
 
 int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *ret_address,

@@ -80,15 +80,14 @@ static bool newer_checkpoint(const struct log *log, const struct batch_header *h
     return (int32_t)(h->checkpoint - (uint32_t)log->checkpoint_seq) > 0;
 }
 
-/* Do all pages match their checksums? The records must describe just these pages: they are under
+/* What the records of a valid batch say of its pages. They must describe just these: they are under
  * the header's checksum, so what they say was written so. Returns 0, ERR_DAMAGED (they do not fit),
  * ERR_FORMAT_NEWER (a kind of record that we do not know). */
-static int check_records(const struct scan *s, const uint8_t *block, bool *ret_match)
+static int read_records(const uint8_t *block, struct batch_page pages[BATCH_MAX_PAGES])
 {
     const struct batch_header *h = (const struct batch_header *)block;
     const uint8_t *at = block + sizeof(*h), *end = at + h->records_bytes;
     uint32_t page = 0;
-    bool match = true;
     while (at < end) {
         const struct record *r = (const struct record *)at;
         if ((size_t)(end - at) < sizeof(*r))
@@ -106,16 +105,39 @@ static int check_records(const struct scan *s, const uint8_t *block, bool *ret_m
             const uint32_t *sums = (const uint32_t *)at;
             if (page + r->count > h->n_pages)
                 return ERR_DAMAGED;
-            for (uint32_t i = 0; i < r->count; i++, page++) {
-                uint64_t address = address_make(s->log->number, h->segment, h->slot + 1 + page);
-                const uint8_t *p = block + (size_t)(1 + page) * BLOCK_BYTES;
-                match = match && checksum_at(address, p, BLOCK_BYTES) == sums[i];
-            }
+            for (uint32_t i = 0; i < r->count; i++)
+                pages[page++] = (struct batch_page){sums[i], r->disk, r->page + i};
         }
         at += more;
     }
-    *ret_match = match;
     return page == h->n_pages ? 0 : ERR_DAMAGED;
+}
+
+/* Do all pages match their checksums? */
+static int check_records(const struct scan *s, const uint8_t *block, bool *ret_match)
+{
+    const struct batch_header *h = (const struct batch_header *)block;
+    struct batch_page pages[BATCH_MAX_PAGES];
+    int code = read_records(block, pages);
+    if (code < 0)
+        return code;
+    *ret_match = true;
+    for (uint32_t i = 0; i < h->n_pages && *ret_match; i++) {
+        uint64_t address = address_make(s->log->number, h->segment, h->slot + 1 + i);
+        const uint8_t *p = block + (size_t)(1 + i) * BLOCK_BYTES;
+        *ret_match = checksum_at(address, p, BLOCK_BYTES) == pages[i].sum;
+    }
+    return 0;
+}
+
+bool log_batch_is_whole(const struct log *log, const uint8_t *block, uint32_t segment,
+                        uint32_t slot, struct batch_page ret[BATCH_MAX_PAGES], uint32_t *ret_n)
+{
+    const struct batch_header *h = (const struct batch_header *)block;
+    if (!batch_is_valid(log, block, slot) || h->segment != segment || read_records(block, ret) < 0)
+        return false;
+    *ret_n = h->n_pages;
+    return true;
 }
 
 /* Does anything in the file from slot on say that batch seq was durable? next_file: where it goes
@@ -306,6 +328,9 @@ int log_replay(struct log *log, const struct log_position *position,
             return ERR_DAMAGED;
         s.file = log->files[position->file];
         s.file->sealed_batch = UINT64_MAX; /* not dead until the scan has left it */
+        /* Batches that were on their way when the checkpoint began count when they are found. */
+        if (s.file->used_slots > position->slot)
+            s.file->used_slots = position->slot;
         s.buf = aligned_alloc(STORAGE_ALIGN_BYTES, READ_BLOCKS * BLOCK_BYTES);
         if (!s.buf)
             return -ENOMEM;

@@ -14,7 +14,6 @@
  *     all there is, and right. All files are looked at then, and none may be missing.
  *   - A file that is shorter than a log file cannot be used and is removed: somebody cut it. */
 #include "base/cleanup.h"
-#include "base/crc.h"
 #include "base/err.h"
 #include "log/log-internal.h"
 
@@ -81,16 +80,6 @@ static bool is_looked_at(const struct log *log, const struct log_file *file)
     return !in_use(file) || log->older || (file->kind == FILE_KIND_DATA && !file->n_live);
 }
 
-static bool header_is_valid(const struct log *log, const struct log_file *file,
-                            const struct file_header *h)
-{
-    struct file_header copy = *h;
-    copy.crc = 0;
-    return h->magic == FILE_MAGIC && h->file == file->number &&
-           memcmp(h->uuid, log->uuid, sizeof(h->uuid)) == 0 &&
-           crc32c(0, &copy, sizeof(copy)) == h->crc;
-}
-
 /* Is there something that was written behind the end of the log as the scan found it? */
 static int judge(struct log *log, const struct look *look)
 {
@@ -99,7 +88,7 @@ static int judge(struct log *log, const struct look *look)
     const struct batch_header *h = (const struct batch_header *)block;
     if (look->res < (int)HEAD_BYTES)
         return 0;
-    bool ours = header_is_valid(log, look->file, fh);
+    bool ours = log_header_is_whole(log, look->file->number, fh);
     if (ours && fh->checkpoint > log->checkpoint_seq)
         return ERR_DAMAGED;
     bool suspect = ours && fh->kind == FILE_KIND_DATA && fh->incarnation == log->incarnation;

@@ -71,6 +71,8 @@ struct run {
     /* What may go wrong at this moment because the test made it so. */
     bool may_fail_reads, may_fail_writes;
     uint64_t n_damage_events, n_full, n_write_errors, n_read_errors;
+    bool dead_damage;  /* there is damage where nothing lives: run_check() does not count it */
+    uint64_t harmless; /* of the problems of the last run_check(), damage where nothing lives */
     struct model_race race;
     struct store_io race_io[MODEL_RACE_OPS];
     uint8_t *race_buf;

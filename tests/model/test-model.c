@@ -613,6 +613,7 @@ static void flip_live(struct run *run)
     say(run, "flipped a bit of page %llu of %s", (unsigned long long)index, model_disk_name(disk));
     total_flips++;
     run->may_fail_reads = true;
+    run->dead_damage = true; /* of copies, and of this one when it is overwritten */
     uint64_t problems = run_check(run, harness_verbose);
     if (problems == 0)
         fail(run, "store_check did not find the flipped bit of page %llu",
@@ -665,6 +666,146 @@ static void flip_anywhere(struct run *run)
     sim_free(run->sim);
     run->sim = whole;
     run->may_fail_reads = run->may_fail_writes = false;
+}
+
+/* ---- bits of sealed files ------------------------------------------------------------------- */
+
+/* A file of the newest checkpoint's map. */
+struct sealed {
+    const struct map_file *file;
+    const struct map_piece *pieces;
+    const uint64_t *live;
+};
+
+static bool is_live(const struct sealed *f, uint64_t offset)
+{
+    uint64_t slot = offset >> f->file->shift;
+    return slot < f->file->used_slots && f->live[slot / 64] >> (slot % 64) & 1;
+}
+
+/* Read the newest checkpoint of a closed store. Returns its body, to be freed, or NULL. */
+static uint8_t *load_checkpoint(struct run *run, struct checkpoint_header *h)
+{
+    struct checkpoint_header heads[2];
+    for (int i = 0; i < 2; i++)
+        if (!sim_peek(run->sim, STORAGE_CHECKPOINT(i), 0, &heads[i]) ||
+            memcmp(heads[i].magic, CHECKPOINT_MAGIC, sizeof(heads[i].magic)) != 0)
+            return NULL;
+    int newer = heads[1].seq > heads[0].seq;
+    *h = heads[newer];
+    uint64_t blocks = (h->body_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES;
+    uint8_t *body = calloc(blocks + 1, BLOCK_BYTES);
+    for (uint64_t i = 0; body && i < blocks; i++)
+        sim_peek(run->sim, STORAGE_CHECKPOINT(newer), (i + 1) * BLOCK_BYTES,
+                 body + i * BLOCK_BYTES);
+    return body;
+}
+
+/* A random file of the map that holds something. */
+static bool pick_sealed(struct run *run, const struct checkpoint_header *h, const uint8_t *body,
+                        struct sealed *ret)
+{
+    const uint8_t *at = body + h->catalogue_bytes;
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < h->n_files; i++) {
+        struct sealed f = {.file = (const struct map_file *)at};
+        f.pieces = (const struct map_piece *)(f.file + 1);
+        f.live = (const uint64_t *)(f.pieces + f.file->n_pieces);
+        uint32_t words = (f.file->used_slots + 63) / 64;
+        at = (const uint8_t *)(f.live + words);
+        bool any = false;
+        for (uint32_t w = 0; w < words; w++)
+            any = any || f.live[w];
+        if (any && rng_below(&run->rng, ++n) == 0)
+            *ret = f;
+    }
+    return n > 0;
+}
+
+/* A random byte of the file that is covered by a checksum, or known to be zero: all that it holds,
+ * but in a packed file what is in no piece and not in the footer. */
+static uint64_t pick_byte(struct run *run, const struct sealed *f)
+{
+    uint64_t slot_bytes = 1u << f->file->shift;
+    if (f->file->kind != FILE_KIND_PACKED)
+        return rng_below(&run->rng, f->file->used_slots * slot_bytes);
+    unsigned dice = (unsigned)rng_below(&run->rng, 10);
+    if (dice == 0)
+        return rng_below(&run->rng, BLOCK_BYTES);
+    if (dice <= 2) {
+        uint64_t at = (uint64_t)f->file->footer_block * BLOCK_BYTES, bytes = f->file->footer_bytes;
+        uint64_t padded = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+        return at + (dice == 2 ? padded : 0) + rng_below(&run->rng, bytes);
+    }
+    const struct map_piece *p = &f->pieces[rng_below(&run->rng, f->file->n_pieces)];
+    return (p->base + rng_below(&run->rng, p->count)) * slot_bytes +
+           rng_below(&run->rng, slot_bytes);
+}
+
+/* How often something that the store counts has happened. */
+static uint64_t counter(struct run *run, const char *name)
+{
+    struct store_counter counters[128];
+    uint32_t n = store_counters(run->store, counters, 128);
+    for (uint32_t i = 0; i < n && i < 128; i++)
+        if (strcmp(counters[i].name, name) == 0)
+            return counters[i].value;
+    fail(run, "test bug: no counter %s", name);
+}
+
+static void judge_flip(struct run *run, const struct sealed *f, uint64_t offset)
+{
+    bool victim, live = is_live(f, offset);
+    uint64_t problems = run_check(run, harness_verbose), harmless = run->harmless;
+    uint64_t damaged = count_damaged(run, NULL, 0, &victim);
+    if (counter(run, "files_cleaned")) { /* and with it what was damaged */
+        say(run, "files were cleaned");
+        return;
+    }
+    if (problems == 0)
+        fail(run, "a flipped bit at byte %llu of file %u is not found", (unsigned long long)offset,
+             f->file->file);
+    if (live == (problems == harmless))
+        fail(run, "damage where %s lives gives %llu problems, %llu of them harmless",
+             live ? "something" : "nothing", (unsigned long long)problems,
+             (unsigned long long)harmless);
+    if (live && f->file->shift == DATA_SHIFT && problems != 1)
+        fail(run, "one damaged page gives %llu problems", (unsigned long long)problems);
+    if ((!live && damaged) || (live && f->file->shift == DATA_SHIFT && damaged != 1))
+        fail(run, "a flipped bit where %s lives: %llu pages give errors",
+             live ? "one page" : "nothing", (unsigned long long)damaged);
+}
+
+/* One bit of a sealed file, wherever it is, is found, and gives an error for its page alone. The
+ * store is closed. */
+static void flip_sealed(struct run *run)
+{
+    struct sim *whole = run->sim;
+    struct checkpoint_header h;
+    struct sealed f = {0};
+    uint8_t *body = load_checkpoint(run, &h);
+    if (!body || !pick_sealed(run, &h, body, &f)) {
+        free(body);
+        return;
+    }
+    uint64_t offset = pick_byte(run, &f);
+    run->may_fail_reads = true;
+    run->sim = sim_clone(whole, rng_next(&run->rng));
+    run->dead_damage = false;
+    sim_flip_bit(run->sim, f.file->file, offset, (unsigned)rng_below(&run->rng, 8));
+    say(run, "flipped a bit of file %u (kind %u) at %llu", f.file->file, f.file->kind,
+        (unsigned long long)offset);
+    total_flips++;
+    int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+    if (r)
+        fail(run, "a flipped bit in a sealed file: opening gives %s", err_text(r));
+    judge_flip(run, &f, offset);
+    store_close(run->store);
+    run->store = NULL;
+    sim_free(run->sim);
+    free(body);
+    run->sim = whole;
+    run->may_fail_reads = false;
 }
 
 /* The header of a batch, and whether this block is one. */
@@ -735,11 +876,23 @@ static void flip_tail(struct run *run)
         fail(run, "test bed: dead without a cut");
 }
 
+/* Idle seconds, in which files that are half dead are cleaned. */
+static void idle(struct run *run)
+{
+    drain(run);
+    for (unsigned i = 0; i < 200; i++) {
+        if (i % 20 == 0)
+            store_tick(run->store);
+        turn(run, false);
+    }
+}
+
 static void profile_flip(struct run *run, uint64_t seed)
 {
     struct rng rng;
     rng_seed(&rng, seed ^ 0xf11);
     struct knobs k = random_knobs(&rng);
+    k.capacity_bytes = CAPACITY(32, 128);
     k.config.cache_bytes = 0;
     k.sparse_percent = 0;
     k.change_permille = 0;
@@ -749,9 +902,24 @@ static void profile_flip(struct run *run, uint64_t seed)
     for (unsigned i = 0; i < 4; i++) {
         work(run, n_requests(100));
         run_reopen(run);
-        flip_live(run);
-        run_reopen(run);
+        if (rng_percent(&rng, 70))
+            idle(run);
+        if (rng_percent(&rng, 50)) /* what was moved may die too */
+            work(run, n_requests(100));
+        drain(run);
         int r = store_close(run->store);
+        run->store = NULL;
+        if (r)
+            fail(run, "closing: %s", err_text(r));
+        for (unsigned j = 0; j < 8 && !run->dead_damage; j++)
+            flip_sealed(run);
+        r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
+        if (r)
+            fail(run, "opening: %s", err_text(r));
+        if (i % 2)
+            flip_live(run);
+        run_reopen(run);
+        r = store_close(run->store);
         run->store = NULL;
         if (r)
             fail(run, "closing: %s", err_text(r));

@@ -207,6 +207,33 @@ static int teardown(void **state)
     return 0;
 }
 
+/* What the check says: all problems, and those where nothing lives. */
+struct checked {
+    struct store_check check;
+    bool done;
+};
+
+static void check_done(struct store_check *check)
+{
+    container_of(check, struct checked, check)->done = true;
+}
+
+static void check_problem(struct store_check *check, const char *text)
+{
+    print_message("%s\n", text);
+}
+
+static uint64_t check(struct env *env, uint64_t *ret_harmless)
+{
+    struct checked c = {.check = {.pages = true, .problem = check_problem, .done = check_done}};
+    assert_int_equal(store_check(env->store, &c.check), 0);
+    while (!c.done)
+        turn(env);
+    assert_int_equal(c.check.error, 0);
+    *ret_harmless = c.check.harmless;
+    return c.check.problems;
+}
+
 static void no_damage(void **state)
 {
     struct env *env = *state;
@@ -517,6 +544,45 @@ static void damaged_root(void **state)
     damaged_node(*state, 1);
 }
 
+/* A page under a damaged leaf, to which no pointer is known any more, is found in its file, and not
+ * taken for one that is dead. */
+static void hidden_page(void **state)
+{
+    struct env *env = *state;
+    _Alignas(8) uint8_t block[BLOCK_BYTES];
+    uint64_t problems, harmless;
+    write_pages(env, 0, 2000, 1);
+    struct sim_place place = find_batch(env, 0, block);
+    close_store(env);
+    sim_flip_bit(env->sim, place.file, place.offset_bytes + BLOCK_BYTES + 99, 1);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(check(env, &harmless), 1);
+    assert_int_equal(harmless, 0);
+    close_store(env);
+    assert_true(damage_node(env, 0) > 0); /* of the first 512 pages */
+    assert_true(damage_node(env, 1) > 0); /* the root */
+    assert_int_equal(open_store(env), 0);
+    problems = check(env, &harmless);
+    assert_true(problems >= 3); /* the root, the leaf, the page */
+    assert_int_equal(harmless, 0);
+}
+
+/* Nothing of a file can be read: the check tells of it block by block, and ends. */
+static void unreadable(void **state)
+{
+    struct env *env = *state;
+    uint64_t harmless;
+    write_pages(env, 0, 1000, 1);
+    write_pages(env, 0, 900, 2);
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+    sim_fail(env->sim, STORAGE_READ, 1, UINT64_MAX, -EIO);
+    uint64_t problems = check(env, &harmless);
+    assert_true(problems > 2 && harmless < problems);
+    sim_fail(env->sim, STORAGE_READ, 0, 1, 0);
+    assert_int_equal(check(env, &harmless), 0);
+}
+
 /* ---- packed files --------------------------------------------------------------------------- */
 
 static uint64_t counter(struct env *env, const char *name)
@@ -531,7 +597,8 @@ static uint64_t counter(struct env *env, const char *name)
 }
 
 /* Where the footer of a file with pages that were packed stands, by the newest checkpoint. */
-static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offset)
+static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offset,
+                        uint64_t *ret_copy)
 {
     static _Alignas(8) uint8_t body[4 * MIB];
     struct checkpoint_header h;
@@ -547,6 +614,8 @@ static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offse
         if (m->kind == FILE_KIND_PACKED && m->shift == DATA_SHIFT) {
             *ret_file = m->file;
             *ret_offset = (uint64_t)m->footer_block * BLOCK_BYTES;
+            *ret_copy = *ret_offset +
+                        (m->footer_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * (uint64_t)BLOCK_BYTES;
             return true;
         }
         at += sizeof(*m) + m->n_pieces * sizeof(struct map_piece) + (m->used_slots + 63) / 64 * 8;
@@ -554,13 +623,26 @@ static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offse
     return false;
 }
 
-/* A packed file without its footer: its pages give errors, everything else goes on. */
+/* One of a packed file's two footers is damaged: that is told, and nothing is lost. */
+static void one_footer(struct env *env, uint32_t file, uint64_t offset)
+{
+    uint64_t harmless;
+    sim_flip_bit(env->sim, file, offset + 5, 1);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(env->n_damage, 0);
+    assert_int_equal(check(env, &harmless), 1);
+    assert_int_equal(harmless, 1);
+    close_store(env);
+    sim_flip_bit(env->sim, file, offset + 5, 1);
+}
+
+/* A packed file without its footers: its pages give errors, everything else goes on. */
 static void damaged_footer(void **state)
 {
     enum { N = 16000 };
     struct env *env = *state;
     uint32_t file = 0, lost = 0;
-    uint64_t offset = 0;
+    uint64_t offset = 0, copy = 0;
     write_pages(env, 0, N, 1);
     for (uint64_t page = 0; page < N; page++)
         if (page % 3)
@@ -572,8 +654,11 @@ static void damaged_footer(void **state)
     }
     assert_true(counter(env, "files_cleaned") > 0);
     close_store(env);
-    assert_true(find_footer(env, &file, &offset));
+    assert_true(find_footer(env, &file, &offset, &copy));
+    one_footer(env, file, offset);
+    one_footer(env, file, copy);
     sim_flip_bit(env->sim, file, offset + 5, 1);
+    sim_flip_bit(env->sim, file, copy + 5, 1);
     assert_int_equal(open_store(env), 0);
     assert_true(env->n_damage > 0);
     for (unsigned round = 0; round < 2; round++) {
@@ -735,6 +820,9 @@ static void many_nodes(void **state)
     print_message("%llu MiB of nodes\n", (unsigned long long)space.tables >> 20);
     kill_store(env);
     assert_int_equal(open_store(env), 0);
+    /* The ends of segments, where no node fitted, are as they should be. */
+    uint64_t harmless;
+    assert_int_equal(check(env, &harmless), 0);
 }
 
 int main(void)
@@ -754,6 +842,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_leaf, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_root, setup, teardown),
+        cmocka_unit_test_setup_teardown(hidden_page, setup, teardown),
+        cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
