@@ -8,6 +8,8 @@ import json
 import os
 import subprocess
 
+from .servers import processors
+
 # Everything that makes a workload what it is. size and offset bound it, seconds or io_size end it.
 WORKLOADS = {
     "randwrite": {"rw": "randwrite", "bs": "4k", "iodepth": 32, "norandommap": 1},
@@ -80,7 +82,7 @@ def start(directory, procs, target, workload, **bounds):
     if os.path.exists(report):
         os.unlink(report)
     return procs.spawn(["fio", "--output-format=json", f"--output={report}", job], cwd=directory,
-                       stdout=subprocess.DEVNULL, log=os.path.join(directory, "fio.err"))
+                       cpus=processors()[1], stdout=subprocess.DEVNULL, log=os.path.join(directory, "fio.err"))
 
 
 def run(directory, procs, target, workload, *, timeout_s=None, **bounds):

@@ -78,9 +78,10 @@ class Amplification(LongRow):
 class Overwrite(LongRow):
     """Random overwriting for ever of a disk that fills a share of the store.
 
-    full = disk size / (capacity - reserve). Runs until the store's capacity was written at least four
-    times over and the cost per byte stands still, then measures, in turn with a store of four times the
-    capacity that holds the same disk (the "empty" store)."""
+    full = disk size / what the empty store accepts before it refuses writes ("available" of df). Runs until the store's capacity was written at least four
+    times over and the cost per byte stands still, then measures, in turn with a store of twice the
+    capacity that holds the same disk and was written through once, sequentially (the "empty" store: it
+    need not clean, and its log files exist)."""
 
     def __init__(self, percent, workload, name, floors):
         self.percent, self.workload, self.name = percent, workload, name
@@ -92,7 +93,7 @@ class Overwrite(LongRow):
         return 1536 * MIB if quick else 6 * GIB
 
     def disk_need(self, options):
-        return 5 * self.capacity(options.quick)
+        return 3 * self.capacity(options.quick)
 
     def run(self, bench):
         capacity = self.capacity(bench.quick)
@@ -100,13 +101,15 @@ class Overwrite(LongRow):
         sides = [full]
         try:
             space = full.df()
-            disk = int((space["capacity"] - space["reserve"]) * self.percent / 100) // MIB * MIB
+            disk = int(space["available"] * self.percent / 100) // MIB * MIB
             full.create(disk)
-            empty = Varve(bench, disk, capacity=4 * capacity, label="empty")
+            empty = Varve(bench, disk, capacity=2 * capacity, label="empty")
             sides.append(empty)
             for side in sides:
                 side.thaw()
                 bench.fio(side, "fill", size=disk)
+                if side is empty:
+                    bench.fio(side, "fill", size=disk, io_size=2 * capacity - disk)
                 side.freeze()
             chunks, steady = self.age(bench, full, disk, capacity)
             rounds = run_rounds(bench, self.name, self.workload, sides, size=disk, ramp_s=0)
@@ -135,7 +138,9 @@ class Overwrite(LongRow):
         last = chunks[-2:] + rounds["full"]
         cost = stats.total_ratio([c["storage_written"] for c in last], [c["bytes"] for c in last])
         speed = stats.ratio([r["iops"] for r in rounds["full"]], [r["iops"] for r in rounds["empty"]])
-        notes = [f"store of {stats.human_bytes(capacity)}, disk of {stats.human_bytes(disk)}; "
+        share = disk / (space["capacity"] - space["reserve"])
+        notes = [f"store of {stats.human_bytes(capacity)}, disk of {stats.human_bytes(disk)} "
+                 f"({share:.0%} of the capacity without the reserve); "
                  f"{len(chunks) / 2:.1f} x the capacity written before measuring"]
         if not steady:
             notes.append("SUSPECT: the cost per byte had not come to rest")

@@ -30,18 +30,36 @@ def _die_with_parent():
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def processors():
+    """(the servers', the client's): one processor for the client, the others for the server.
+
+    All sides alike. Left alone, the scheduler of a virtual machine often keeps a client and the server
+    that wakes it on one processor (a halted one does not count as idle there), or does not, by chance:
+    the speed of any side then has two values, 1 to 1.5."""
+    every = sorted(os.sched_getaffinity(0))
+    if len(every) < 2:
+        return None, None
+    return set(every[:-1]), {every[-1]}
+
+
 class Procs:
     """Every process that was started and has not been waited for."""
 
     def __init__(self):
         self.running = []
 
-    def spawn(self, argv, log=None, **kwargs):
-        """log: a file for stderr, truncated. Raises BenchError with what to install when missing."""
+    def spawn(self, argv, log=None, cpus=None, **kwargs):
+        """log: a file for stderr, truncated; cpus: the only processors it may use, None for any.
+        Raises BenchError with what to install when missing."""
+        def prepare():
+            _die_with_parent()
+            if cpus:
+                os.sched_setaffinity(0, cpus)
+
         stderr = open(log, "wb") if log else None
         try:
             child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=stderr,
-                                     preexec_fn=_die_with_parent, **kwargs)
+                                     preexec_fn=prepare, **kwargs)
         except FileNotFoundError:
             raise BenchError(f"{argv[0]} is missing; scripts/setup bench installs it") from None
         finally:
@@ -87,7 +105,8 @@ class Server:
         return {"ioengine": "nbd", "uri": f"nbd+unix:///{EXPORT}?socket={self.socket}"}
 
     def _spawn(self, argv):
-        self.child = self.bench.procs.spawn(argv, log=self.log, stdout=subprocess.DEVNULL)
+        self.child = self.bench.procs.spawn(argv, log=self.log, cpus=processors()[0],
+                                            stdout=subprocess.DEVNULL)
 
     def require_alive(self):
         if self.child and self.child.poll() is not None:

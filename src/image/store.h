@@ -133,8 +133,8 @@ bool store_submit(struct store *store, struct store_io *io);
 bool store_dispatch(struct store *store);
 
 /* Call about once a second. A store that has had nothing to write since the last call uses the
- * time: it makes a checkpoint, cleans files of which half or more is dead, and gives files that it
- * will not need soon back to the file system. */
+ * time: it makes a checkpoint, cleans files of which half or more is dead, and after a minute gives
+ * files that it will not need soon back to the file system. */
 void store_tick(struct store *store);
 
 /* ---- vms and disks -------------------------------------------------------------------------- */

@@ -416,10 +416,16 @@ static uint32_t files_to_keep(const struct log *log)
     return log->reserve_files + 16 + log->n_files / 8;
 }
 
+/* Idle seconds before files are given back: to make them again costs their size in zeros. */
+#define REMOVE_AFTER_TICKS 60
+
 void log_tidy(struct log *log, bool idle)
 {
     log->tidy = idle;
-    for (int n = 0; idle && !log->error && n < 8 && log->n_free > files_to_keep(log); n++)
+    log->idle_ticks = idle ? log->idle_ticks + 1 : 0;
+    if (log->idle_ticks < REMOVE_AFTER_TICKS)
+        return;
+    for (int n = 0; !log->error && n < 8 && log->n_free > files_to_keep(log); n++)
         remove_file(log);
 }
 

@@ -224,9 +224,10 @@ struct log {
     bool older; /* opening: the other checkpoint is not whole; it may have been the newer one */
     bool checkpoint_wanted; /* one waits to begin: no new victim */
     uint64_t bytes_since_checkpoint;
-    bool hold;         /* a check walks a checkpoint: files and pieces stay as they are */
-    bool tidy;         /* idle: clean what is half dead */
-    uint8_t *map_body; /* of the running checkpoint */
+    bool hold;           /* a check walks a checkpoint: files and pieces stay as they are */
+    bool tidy;           /* idle: clean what is half dead */
+    uint32_t idle_ticks; /* seconds since anything was written */
+    uint8_t *map_body;   /* of the running checkpoint */
     size_t map_size;
     size_t map_end;     /* bytes of it that are assigned */
     uint32_t map_files; /* records in it */
@@ -342,7 +343,7 @@ bool log_is_pressed(const struct log *log);
 /* ---- cleaning ------------------------------------------------------------------------------- */
 
 /* Told about once a second whether anything was written since: in idle times half-dead files are
- * cleaned and files that will not be needed soon are removed. */
+ * cleaned, and after a minute of it files that will not be needed soon are removed. */
 void log_tidy(struct log *log, bool idle);
 
 /* Do some cleaning if there is need and nothing forbids it. Called once a turn. */
