@@ -139,7 +139,7 @@ void store_tick(struct store *store);
 
 /* ---- vms and disks -------------------------------------------------------------------------- */
 
-/* NULL when there is none. A provisional vm (see below) is found too. */
+/* NULL when there is none. What is provisional (see below) is found too. */
 struct disk *store_find_disk(struct store *store, const char *vm, const char *disk);
 
 /* A user of a disk: it is not removed while it has any. */
@@ -169,13 +169,15 @@ enum change_kind {
     CHANGE_VM_COMMIT = 1,   /* vm: a provisional vm becomes an ordinary one */
     CHANGE_VM_RENAME = 2,   /* vm, new_name */
     CHANGE_VM_REMOVE = 3,   /* vm and its disks; -EBUSY while one is in use */
-    CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes */
+    CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes, provisional */
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
     CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
+    CHANGE_DISK_COMMIT = 7, /* vm, disk: a provisional disk becomes an ordinary one */
 };
 
-/* A change of the catalogue: in the log and durable when done. A provisional vm (an import under
- * way) takes its name but is removed when the store is next opened unless it was committed. */
+/* A change of the catalogue: in the log and durable when done. A provisional vm or disk (an import
+ * under way) takes its name but is removed when the store is next opened unless it was committed;
+ * committing what is not provisional gives -EEXIST. */
 struct store_change {
     enum change_kind kind;
     char vm[NAME_MAX_CHARS + 1], disk[NAME_MAX_CHARS + 1], new_name[NAME_MAX_CHARS + 1];
@@ -201,6 +203,7 @@ struct disk_info {
     uint32_t id;
     uint64_t size_bytes, used_bytes; /* used: pages that hold data */
     uint32_t users;
+    bool provisional;
 };
 
 struct vm_info {
