@@ -127,7 +127,7 @@ class Api(unittest.TestCase):
         self.assertTrue(api.vm.create("life", {"size": "1048576", "role": "database"}))
         vm = api.vm.show("life")
         self.assertEqual((vm["name"], vm["role"], vm["provisional"]), ("life", "database", False))
-        self.assertEqual(vm["disks"], [{"name": "root", "size": "1048576", "used": "0", "users": 0}])
+        self.assertEqual(vm["disks"], [{"name": "root", "size": "1048576", "used": "0", "users": 0, "provisional": False}])
         self.fault(101, api.vm.create, "life")
         api.disk.add("life", "data", str(1 << 57))
         self.fault(101, api.disk.add, "life", "data", "4096")
@@ -147,6 +147,15 @@ class Api(unittest.TestCase):
         self.assertTrue(self.api.vm.show("prov")["provisional"])
         self.api.vm.commit("prov")
         self.assertFalse(self.api.vm.show("prov")["provisional"])
+        self.assertFalse(self.api.vm.show("prov")["disks"][0]["provisional"])
+        self.assertIn("not provisional", self.fault(101, self.api.vm.commit, "prov"))
+        self.api.disk.add("prov", "d", "4096", {"provisional": True})
+        disks = {d["name"]: d["provisional"] for d in self.api.vm.show("prov")["disks"]}
+        self.assertEqual(disks, {"root": False, "d": True})
+        self.api.disk.commit("prov", "d")
+        self.assertFalse(any(d["provisional"] for d in self.api.vm.show("prov")["disks"]))
+        self.assertIn("not provisional", self.fault(101, self.api.disk.commit, "prov", "d"))
+        self.assertIn("no disk", self.fault(100, self.api.disk.commit, "prov", "e"))
         self.api.vm.remove("prov")
 
     def test_bad_names_change_nothing(self):
@@ -169,6 +178,11 @@ class Api(unittest.TestCase):
                         {"disk": "d"}):
             self.fault(105, self.api.vm.create, "opt", options)
         self.fault(100, self.api.vm.show, "opt")
+        self.api.vm.create("opt")
+        for options in ({"size": "4096"}, {"role disk": "x"}, {"": True}, {"provisional": 1}):
+            self.fault(105, self.api.disk.add, "opt", "d", "4096", options)
+        self.assertEqual(self.api.vm.show("opt")["disks"], [])
+        self.api.vm.remove("opt")
 
     def test_wrong_types_say_what_is_wanted(self):
         text = self.fault(105, self.api.vm.rename, "a", 5)

@@ -113,9 +113,13 @@ fails() {
 
 @test "removal asks at a terminal and takes no for an answer" {
     varve create asked
-    run script -qec "varve rm asked" /dev/null <<<"n"
-    [ "$status" -ne 0 ]
-    varve show asked
+    for command in "rm asked" "disk rm asked/d" "disk resize asked/d 4096"; do
+        varve disk add asked/d 1M 2>/dev/null || true
+        run script -qec "varve $command" /dev/null <<<"n"
+        [ "$status" -eq 1 ]
+        [[ $output == *"nothing was changed"* ]]
+        [ "$(varve --json show asked | jq -r '.disks[0].size')" = 1048576 ]
+    done
     run -0 script -qec "varve rm asked" /dev/null <<<"y"
     expect 3 'no vm' varve show asked
 }
@@ -195,6 +199,30 @@ fails() {
     refused 2 'is no format' varve import "$TOP/a.raw" cut --format luks
 }
 
+@test "what begins like no image is raw, and says so; what is named otherwise is refused" {
+    for name in a.img a noise.bin; do
+        cp "$TOP/a.raw" "$TOP/$name"
+        run --separate-stderr -0 varve import "$TOP/$name" guessed
+        [[ $stderr == *"$name has no header of an image format and is taken as raw"* ]]
+        varve rm --yes guessed
+        run -0 varve import "$TOP/$name" guessed --format raw
+        [ -z "$output" ]
+        varve rm --yes guessed
+        rm "$TOP/$name"
+    done
+    run -0 varve import "$TOP/a.raw" guessed
+    [ -z "$output" ]
+    varve rm --yes guessed
+    for f in qcow2 vmdk vhdx vdi; do
+        cp "$TOP/a.$f" "$TOP/headless.$f"
+        dd if=/dev/zero of="$TOP/headless.$f" bs=1K count=1 conv=notrunc status=none
+        refused 1 "is named as $f and does not begin like one" varve import "$TOP/headless.$f" guessed
+        rm "$TOP/headless.$f"
+    done
+    qemu-img create -q -f qed "$TOP/other.qed" 1M
+    refused 1 'has the format qed; Varve imports raw, qcow2, vmdk, vhdx and vdi' varve import "$TOP/other.qed" guessed
+}
+
 @test "an image that names other files is refused unless it is trusted" {
     qemu-img create -q -f qcow2 -b "$TOP/a.raw" -F raw "$TOP/overlay.qcow2"
     refused 1 'backing file' varve import "$TOP/overlay.qcow2" overlay
@@ -218,18 +246,23 @@ f = os.open(sys.argv[1], os.O_WRONLY)
 for i in range(20000):
     os.pwrite(f, os.urandom(4096), i * 65536)
 EOF
+    varve create old --size 1M
+    before=$(varve --json ls)
     for signal in INT TERM; do
-        varve import "$TOP/large.raw" large --format raw 3>&- &
-        child=$!
-        for _ in $(seq 100); do
-            [ "$(varve --json ls | jq -r '.[] | select(.name == "large").provisional')" = true ] && break
-            sleep 0.02
+        for name in large old/large; do
+            varve import "$TOP/large.raw" $name --format raw 3>&- &
+            child=$!
+            for _ in $(seq 100); do
+                varve --json ls | grep -q '"provisional": true' && break
+                sleep 0.02
+            done
+            varve --json ls | grep -q '"provisional": true'
+            kill -$signal $child
+            fails wait $child
+            [ "$(varve --json ls)" = "$before" ]
         done
-        [ "$(varve --json ls | jq -r '.[] | select(.name == "large").provisional')" = true ]
-        kill -$signal $child
-        fails wait $child
-        expect 3 'no vm' varve show large
     done
+    varve rm --yes old
     varve import "$TOP/large.raw" large --format raw
     varve export large "$TOP/large.out" 3>&- &
     child=$!
@@ -239,7 +272,7 @@ EOF
     done
     kill -TERM $child
     fails wait $child
-    ! compgen -G "$TOP/large.out*"
+    fails compgen -G "$TOP/large.out*"
     varve rm --yes large
     rm "$TOP/large.raw"
 }
@@ -358,7 +391,7 @@ EOF
     ) 3>&- &
     client=$!
     for _ in $(seq 100); do
-        varve ls before | grep -q ' 1$' && break
+        [ "$(varve --json ls before | jq '.disks[0].users')" = 1 ] && break
         sleep 0.05
     done
     run --separate-stderr varve rename before after
@@ -462,20 +495,65 @@ EOF
     varve rm --yes survivor
 }
 
-@test "a provisional vm does not outlive the daemon" {
-    truncate -s 8G "$TOP/big.raw"
-    dd if=/dev/urandom of="$TOP/big.raw" bs=1M count=600 conv=notrunc status=none
-    varve import "$TOP/big.raw" halfway 3>&- &
+# half_import NAME: an import of something large under NAME (VM/DISK) that is under way; its process
+# is $child.
+half_import() {
+    [ -e "$TOP/big.raw" ] || {
+        truncate -s 8G "$TOP/big.raw"
+        dd if=/dev/urandom of="$TOP/big.raw" bs=1M count=600 conv=notrunc status=none
+    }
+    varve import "$TOP/big.raw" "$1" 3>&- &
     child=$!
-    for _ in $(seq 100); do
-        varve show halfway >/dev/null 2>&1 && break
+    for _ in $(seq 200); do
+        varve ls "${1%/*}" 2>/dev/null | grep -q "^${1#*/} .*" && return
         sleep 0.02
     done
-    kill -9 "$(cat "$TOP/pid")"
-    fails wait $child
-    sleep 0.2
-    start_daemon
+    return 1
+}
+
+@test "what an import leaves half-made does not outlive the daemon" {
+    varve create old --size 1M
+    for name in halfway/root old/data; do
+        half_import $name
+        kill -9 "$(cat "$TOP/pid")"
+        fails wait $child
+        sleep 0.2
+        start_daemon
+        run varve ls "${name%/*}"
+        [[ $output != *"${name#*/} "*8G* ]]
+    done
     expect 3 'no vm' varve show halfway
+    [ "$(varve --json show old | jq -r '.disks[].name')" = root ]
+    varve rm --yes old
+    rm "$TOP/big.raw"
+}
+
+@test "an import that is killed leaves something that is marked, not used, and can be removed" {
+    varve create old --size 1M
+    for name in halfway/root old/data; do
+        half_import $name
+        kill -9 $child
+        fails wait $child
+        for _ in $(seq 100); do # qemu-img dies with it
+            [ "$(varve --json show ${name%/*} | jq '[.disks[].users] | add')" = 0 ] && break
+            sleep 0.05
+        done
+        varve show "${name%/*}" | grep -q provisional
+        expect 4 'is half-made' varve export $name "$TOP/half.raw"
+        [ ! -e "$TOP/half.raw" ]
+        run -0 nbdinfo --list "nbd+unix://?socket=$VARVE_RUN/nbd.sock"
+        [[ $output != *"$name"* ]]
+    done
+    expect 4 'vm halfway is half-made' varve run halfway --accel tcg
+    varve --json run old -m 64M --accel tcg >"$TOP/old.json" 2>"$TOP/old.errors"
+    grep -q 'disk data is half-made by an import: the guest does not get it' "$TOP/old.errors"
+    pid=$(jq .pid "$TOP/old.json")
+    fails grep -q old/data /proc/$pid/cmdline
+    kill -9 $pid
+    varve disk rm --yes old/data
+    varve import "$TOP/a.raw" old/data
+    varve rm --yes halfway
+    for _ in $(seq 100); do varve rm --yes old 2>/dev/null && break; sleep 0.05; done
     rm "$TOP/big.raw"
 }
 

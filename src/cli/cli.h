@@ -62,8 +62,9 @@ enum exit_code error(enum exit_code code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Whether to go on with what destroys: --yes, or "y" typed at a terminal. Prints why not. */
-bool confirm(const struct invocation *inv, const char *format, ...)
+/* Before what destroys. EXIT_OK: --yes, or "y" typed at a terminal; else, after a message,
+ * EXIT_FAILED: another answer, EXIT_USAGE: nobody there to be asked. */
+enum exit_code confirm(const struct invocation *inv, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* ---- output --------------------------------------------------------------------------------- */
@@ -99,6 +100,10 @@ struct disk_name {
     bool has_disk;           /* else disk is "root" */
 };
 void disk_name_split(const char *text, struct disk_name *ret);
+
+/* Refuse what only whole disks are good for where an import is under way or was cut off: object is
+ * a vm or a disk of the API, whose name is for the message. EXIT_OK: it is whole. */
+enum exit_code check_whole(const json_t *object, const char *what, const char *name);
 
 /* Read SIZE for a disk into decimal text. EXIT_USAGE after a message that says what a size is. */
 enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes);

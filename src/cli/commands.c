@@ -37,16 +37,19 @@ const struct command commands[] = {
      .summary = "Make a vm or a disk from a disk image",
      .text = "Read the disk image FILE (" IMAGE_FORMATS
              ") into a new disk. The vm is made if it is not "
-             "there; the disk is root unless it is named. Holes stay holes. The vm appears under "
-             "its name "
-             "as a whole or not at all: an import that fails or is interrupted is taken back.\n\n"
+             "there; the disk is root unless it is named. Holes stay holes. What is made is "
+             "provisional until it is complete: an import that fails or is interrupted is taken "
+             "back, at the latest when the daemon starts again.\n\n"
              "An image that refers to other files (a backing file, an external data file or "
              "extents) is "
              "refused, because an image from a stranger could name any file of this machine.",
      .min_args = 2,
      .max_args = 2,
      .options = {{"format", "FORMAT",
-                  "The format of FILE: " IMAGE_FORMATS ". Detected if not given.", 'f'},
+                  "The format of FILE: " IMAGE_FORMATS
+                  ". Detected if not given; a file that begins like no "
+                  "image is taken as raw, with a message unless its name ends in .raw.",
+                  'f'},
                  {"allow-backing", NULL, "Follow references of the image to other files."}},
      .examples = {"varve import debian-12.qcow2 web1",
                   "varve import data.raw web1/data --format raw"},

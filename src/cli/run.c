@@ -47,7 +47,7 @@ static enum exit_code read_options(const struct invocation *inv, struct launch *
     return EXIT_OK;
 }
 
-/* root comes first: it is the one to boot from. */
+/* root comes first: it is the one to boot from. A disk that is being imported is left out. */
 static unsigned list_disks(const json_t *vm, const char **disks, bool *ret_in_use)
 {
     unsigned n = 0;
@@ -58,6 +58,11 @@ static unsigned list_disks(const json_t *vm, const char **disks, bool *ret_in_us
         json_array_foreach(json_object_get(vm, "disks"), i, disk)
         {
             const char *name = member_text(disk, "name");
+            if (json_is_true(json_object_get(disk, "provisional"))) {
+                if (root)
+                    note("disk %s is half-made by an import: the guest does not get it", name);
+                continue;
+            }
             *ret_in_use |= member_u64(disk, "users") > 0;
             if ((strcmp(name, "root") == 0) == root && n < DISKS_MAX)
                 disks[n++] = name;
@@ -128,7 +133,9 @@ enum exit_code cmd_run(const struct invocation *inv)
         r = call(inv, "vm.show", json_pack("[s]", inv->args[0]), &vm);
     if (r != EXIT_OK)
         return r;
-    r = call(inv, "daemon.info", NULL, &info);
+    r = check_whole(vm, "vm", inv->args[0]);
+    if (r == EXIT_OK)
+        r = call(inv, "daemon.info", NULL, &info);
     if (r == EXIT_OK) {
         snprintf(nbd_socket, sizeof(nbd_socket), "%s", member_text(info, "nbd_socket"));
         json_decref(info);
