@@ -571,6 +571,23 @@ half_import() {
     varve rm --yes orderly
 }
 
+@test "SIGTERM is heard during recovery: exit 0, and the next daemon recovers" {
+    varve import "$TOP/a.raw" recovered
+    kill -9 "$(cat "$TOP/pid")"
+    # The signal is there before the first step.
+    expect 0 'stopping after SIGTERM: the opening of the store' timeout -s KILL 60 /usr/bin/python3 -c '
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGTERM)
+os.execvp("varved", ["varved", "--store", sys.argv[1], "--run", sys.argv[2]])' "$STORE" "$VARVE_RUN"
+    [ ! -e "$VARVE_RUN/nbd.sock" ] || expect 5 'no daemon answers' varve ls
+    start_daemon
+    varve --json stats | jq -e '.[] | select(.name == "replayed_batches").value | tonumber > 0'
+    varve export recovered "$TOP/recovered.raw"
+    cmp "$TOP/a.raw" "$TOP/recovered.raw"
+    varve rm --yes recovered
+}
+
 @test "sockets and directories are private" {
     [ "$(stat -c %a "$VARVE_RUN")" = 700 ]
     [ "$(stat -c %a "$VARVE_RUN/varve.sock")" = 600 ]

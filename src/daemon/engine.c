@@ -93,6 +93,8 @@ int engine_storage_why(int r, const char *path, struct why *why)
                        "the store at %s is damaged beyond what recovery can mend; restore "
                        "it from a copy",
                        path);
+    case -ECANCELED:
+        return why_set(why, r, "the opening of the store at %s was given up", path);
     default:
         return why_set(why, r, "cannot open the store at %s: %s", path, err_text(r));
     }

@@ -55,6 +55,9 @@ struct store_config {
     uint64_t checkpoint_bytes; /* of log between two checkpoints of the tables; 0: the default */
     void (*event)(void *arg, const struct store_event *event);
     void *event_arg;
+    /* Asked again and again while a store is opened, which may take long: true gives the opening up
+     * with -ECANCELED, or, once it changes things, cuts short what may wait. NULL: never. */
+    bool (*stop)(void);
 };
 
 /* The defaults, from which a caller changes what it wants. */
@@ -65,7 +68,7 @@ int store_format(struct storage *storage, const struct store_format *format);
 
 /* Open a store and recover it. storage: borrowed until store_close().
  * Errors: ERR_NOT_A_STORE, ERR_FORMAT_NEWER, ERR_DAMAGED (both checkpoints, or the log's middle),
- * -ENOMEM, -EIO. Nothing is changed on error. */
+ * -ENOMEM, -EIO, -ECANCELED (config->stop said so). Nothing is changed on error. */
 int store_open(struct storage *storage, const struct store_config *config, struct store **ret);
 
 /* Finish what is in flight, flush, write a checkpoint of the tables, free the store. No request may

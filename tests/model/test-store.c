@@ -634,6 +634,35 @@ static void shrinking(void **state)
     disk_put(disk(env));
 }
 
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static unsigned stop_after;
+
+static bool stop_now(void)
+{
+    return stop_after == 0 || --stop_after == 0;
+}
+
+/* An opening that is given up, early or late, changes nothing. */
+static void given_up(void **state)
+{
+    struct env *env = *state;
+    for (uint32_t i = 0; i < 40; i++)
+        write_pages(env, i * 10, 10, i);
+    kill_store(env);
+    env->config.stop = stop_now;
+    for (unsigned after = 0; after < 40; after++) {
+        stop_after = after;
+        assert_int_equal(open_store(env), -ECANCELED);
+        sim_restart(env->sim, SIM_KILL);
+    }
+    env->config.stop = NULL;
+    assert_int_equal(open_store(env), 0);
+    for (uint32_t i = 0; i < 400; i++)
+        assert_int_equal(read_page(env, i, i / 10), 0);
+    assert_int_equal(env->n_damage, 0);
+}
+
 static int add_provisional(struct env *env, const char *name)
 {
     struct store_change c = {
@@ -791,6 +820,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(damaged_root, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
+        cmocka_unit_test_setup_teardown(given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(provisional_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
