@@ -762,7 +762,7 @@ EOF
 
 @test "every command has help, a place in varve(1) and in the completion" {
     run -0 varve help
-    for c in init create import export ls show rename rm 'disk add' 'disk rm' 'disk resize' run stats df check version help; do
+    for c in init create import export ls show rename rm 'disk add' 'disk rm' 'disk resize' run console stop stats df check version help; do
         [[ $output == *"$c"* ]]
         varve help $c | grep -q "^Usage: varve $c"
         varve $c --help | grep -q "^Examples:"

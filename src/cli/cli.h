@@ -105,6 +105,9 @@ void disk_name_split(const char *text, struct disk_name *ret);
  * a vm or a disk of the API, whose name is for the message. EXIT_OK: it is whole. */
 enum exit_code check_whole(const json_t *object, const char *what, const char *name);
 
+/* EXIT_USAGE after a message: what cannot name a machine (a directory is made of it). */
+enum exit_code check_machine_name(const char *name);
+
 /* Read SIZE for a disk into decimal text. EXIT_USAGE after a message that says what a size is. */
 enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes);
 
@@ -123,10 +126,12 @@ enum exit_code cmd_df(const struct invocation *inv);
 enum exit_code cmd_stats(const struct invocation *inv);
 enum exit_code cmd_check(const struct invocation *inv);
 enum exit_code cmd_version(const struct invocation *inv);
-enum exit_code cmd_import(const struct invocation *inv); /* import.c */
-enum exit_code cmd_export(const struct invocation *inv); /* export.c */
-enum exit_code cmd_run(const struct invocation *inv);    /* run.c */
-enum exit_code cmd_help(const struct invocation *inv);   /* help.c */
+enum exit_code cmd_import(const struct invocation *inv);  /* import.c */
+enum exit_code cmd_export(const struct invocation *inv);  /* export.c */
+enum exit_code cmd_run(const struct invocation *inv);     /* run.c */
+enum exit_code cmd_console(const struct invocation *inv); /* machine.c */
+enum exit_code cmd_stop(const struct invocation *inv);
+enum exit_code cmd_help(const struct invocation *inv); /* help.c */
 
 /* ---- help ----------------------------------------------------------------------------------- */
 

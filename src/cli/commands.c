@@ -136,7 +136,8 @@ const struct command commands[] = {
      .summary = "Start QEMU on a vm",
      .text = "Start QEMU in the background with all disks of the vm over NBD, and print how to "
              "reach it: "
-             "its process, its QMP socket and its console. Its files are in vm/VM in the run "
+             "its process, its QMP socket and its console (varve console, varve stop). Its files "
+             "are in vm/VM in the run "
              "directory. "
              "While the daemon is away the guest waits for it, for five minutes.\n\n"
              "RAM is a shared file on /dev/shm. KVM is used where it works, else TCG, with a "
@@ -157,6 +158,28 @@ const struct command commands[] = {
      .examples = {"varve run web1 -m 2G", "varve run web1 --forward tcp:2222:22",
                   "varve run web1 -- -device virtio-balloon-pci"},
      .run = cmd_run},
+    {.name = "console",
+     .arguments = "NAME",
+     .summary = "Connect the terminal to a running machine",
+     .text =
+         "Connect this terminal to the serial console of a machine that varve run started: NAME "
+         "is its --name, or its vm. Ctrl-] leaves the console, and the machine runs on. One "
+         "terminal at a time is served; another one waits.",
+     .min_args = 1,
+     .max_args = 1,
+     .examples = {"varve console web1"},
+     .run = cmd_console},
+    {.name = "stop",
+     .arguments = "NAME",
+     .summary = "Switch a running machine off",
+     .text = "Press the power button of a machine that varve run started, and return: its guest "
+             "shuts down if it heeds that. With --force QEMU is ended at once, as when the power "
+             "goes.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"force", NULL, "End QEMU at once, and wait for its end."}},
+     .examples = {"varve stop web1", "varve stop --force web1"},
+     .run = cmd_stop},
     {.name = "stats",
      .arguments = "",
      .summary = "Show what the daemon counts",

@@ -229,8 +229,10 @@ static void print_bash(void)
         printf("        '%s') options+='", c->name);
         for (size_t o = 0; o < COMMAND_OPTIONS_MAX && c->options[o].name; o++)
             printf(" --%s", c->options[o].name);
-        printf("'%s ;;\n",
-               strstr(c->arguments, "VM") && strcmp(c->name, "create") ? "; vms=1" : "");
+        printf("'%s ;;\n", (strstr(c->arguments, "VM") && strcmp(c->name, "create")) ||
+                                   !strcmp(c->arguments, "NAME")
+                               ? "; vms=1"
+                               : "");
     }
     printf("        'disk '*) COMPREPLY=($(compgen -W 'add rm resize' -- \"$cur\")); return ;;\n"
            "        '') COMPREPLY=($(compgen -W \"$options");

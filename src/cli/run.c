@@ -42,9 +42,7 @@ static enum exit_code read_options(const struct invocation *inv, struct launch *
         return error(EXIT_USAGE, "--initrd and --append belong to --kernel");
     if (option_value(inv, "name"))
         l->name = option_value(inv, "name");
-    if (!*l->name || strchr(l->name, '/') || strchr(l->name, ',') || *l->name == '.')
-        return error(EXIT_USAGE, "\"%s\" is no name of a machine", l->name);
-    return EXIT_OK;
+    return check_machine_name(l->name);
 }
 
 /* root comes first: it is the one to boot from. A disk that is being imported is left out. */
@@ -83,13 +81,10 @@ static enum exit_code print_launched(const struct invocation *inv, const struct 
         json_decref(out);
         return r;
     }
-    printf(
-        "name     %s\npid      %d\naccel    %s\nconsole  socat -,raw,echo=0,escape=0x1d "
-        "UNIX-CONNECT:%s\nlog      %s\nqmp      %s\n"
-        "stop     printf '{\"execute\":\"qmp_capabilities\"}{\"execute\":\"system_powerdown\"}' | "
-        "socat -t1 - UNIX-CONNECT:%s\n",
-        l->name, (int)done->pid, done->kvm ? "kvm" : "tcg", done->console, done->log, done->qmp,
-        done->qmp);
+    printf("name     %s\npid      %d\naccel    %s\nsocket   %s\nlog      %s\nqmp      %s\n"
+           "console  varve --run %s console %s\nstop     varve --run %s stop %s\n",
+           l->name, (int)done->pid, done->kvm ? "kvm" : "tcg", done->console, done->log, done->qmp,
+           l->run_dir, l->name, l->run_dir, l->name);
     return EXIT_OK;
 }
 
