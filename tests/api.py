@@ -17,6 +17,7 @@ import unittest
 import xmlrpc.client
 
 VARVED, DOCS, API_MD = sys.argv[1:4]
+CONFIG = os.environ.get("VARVE_TEST_CONFIG")  # text of a configuration file
 
 
 class Connection(http.client.HTTPConnection):
@@ -47,7 +48,12 @@ class Api(unittest.TestCase):
         cls.path = cls.run_dir + "/varve.sock"
         store = cls.dir.name + "/store"
         subprocess.run([VARVED, "--init", "--store", store, "--capacity", "1G"], check=True)
-        cls.daemon = subprocess.Popen([VARVED, "--store", store, "--run", cls.run_dir])
+        command = [VARVED, "--store", store, "--run", cls.run_dir]
+        if CONFIG:
+            with open(cls.dir.name + "/conf", "w") as file:
+                file.write(CONFIG)
+            command += ["--config", file.name]
+        cls.daemon = subprocess.Popen(command)
         for _ in range(200):
             if os.path.exists(cls.path):
                 break
@@ -224,6 +230,8 @@ class Api(unittest.TestCase):
         info = self.api.daemon.info()
         self.assertEqual(info["nbd_socket"], self.run_dir + "/nbd.sock")
         self.assertIn(info["io_engine"], ("io_uring", "threads"))
+        if CONFIG and "threads" in CONFIG:
+            self.assertEqual(info["io_engine"], "threads")
         self.assertIsInstance(self.api.events.list(), list)
 
     # ---- bad clients

@@ -465,6 +465,36 @@ EOF
     expect 2 'cannot open the configuration' varved --store "$STORE" --config "$TOP/none.conf"
 }
 
+@test "where io_uring is forbidden threads serve, and it is said; who insists on it is told" {
+    varve init "$TOP/plain" --capacity 512M
+    # A seccomp filter: io_uring_setup() gives EPERM.
+    cat >"$TOP/forbid.py" <<'EOF'
+import ctypes, os, struct, sys
+LOAD, JEQ, RETURN = 0x20, 0x15, 0x06
+program = b"".join(struct.pack("<HBBI", *i) for i in (
+    (LOAD, 0, 0, 0), (JEQ, 0, 1, 425), (RETURN, 0, 0, 0x00050001), (RETURN, 0, 0, 0x7fff0000)))
+libc, text = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(program)
+filter = struct.pack("HxxxxxxP", 4, ctypes.addressof(text))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter) == 0, ctypes.get_errno()
+os.execvp(sys.argv[1], sys.argv[1:])
+EOF
+    forbidden="/usr/bin/python3 $TOP/forbid.py varved --store $TOP/plain --run $TOP/plain-run"
+    printf '[daemon]\nio-engine = io_uring\n' >"$TOP/insist.conf"
+    expect 1 'io_uring cannot be used here: Operation not permitted; set io-engine = auto' \
+        $forbidden --config "$TOP/insist.conf"
+    $forbidden >"$TOP/plain.log" 2>&1 3>&- &
+    pid=$!
+    for _ in $(seq 100); do varve --run "$TOP/plain-run" df >/dev/null 2>&1 && break; sleep 0.05; done
+    varve --run "$TOP/plain-run" version | grep 'threads)$'
+    grep -q 'io_uring cannot be used here' "$TOP/plain.log"
+    fails grep -q 'io_uring cannot be used here' "$TOP/log"
+    varve --run "$TOP/plain-run" import "$TOP/a.qcow2" there
+    varve --run "$TOP/plain-run" export there "$TOP/there.raw"
+    cmp "$TOP/a.raw" "$TOP/there.raw"
+    kill $pid && wait $pid
+    rm "$TOP/there.raw"
+}
+
 @test "without qemu-img and QEMU the package is named" {
     varve create bare --size 1M
     mkdir -p "$TOP/bin" && ln -sf "$BUILD/varve" "$TOP/bin/varve"
