@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The NBD server, on a store in memory, against clients that were not written here (libnbd, nbdinfo,
+"""The NBD server, on a store in memory (tests/system/clients: the same on a varved), against clients that were not written here (libnbd, nbdinfo,
 nbdcopy, qemu-io, qemu-img, fio) and against hostile ones.
 
     test-nbd.py NBD-TEST-SERVER [unittest arguments]
@@ -271,9 +271,11 @@ class Negotiation(TestCase):
 
 
 class Data(TestCase):
+    MODEL_SIZE = 3 * MIB + 4321
+
     def compare_with_model(self, args, structured, seed):
         rng = random.Random(seed)
-        size = 3 * MIB + 4321
+        size = self.MODEL_SIZE
         model = bytearray(size)
         with Server(f"size={size}", *args) as server:
             handles = [server.connect(structured=structured) for _ in range(3)]
