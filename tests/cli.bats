@@ -181,6 +181,18 @@ fails() {
     expect 1 'cannot write' varve export e "$TOP/no/such/dir.img"
     expect 3 'no disk "nope"' varve export e/nope "$TOP/x.img"
     expect 3 'no vm' varve export nobody "$TOP/x.img"
+    # A file system that is too small.
+    if [ "$(id -u)" = 0 ]; then
+        varve import "$TOP/a.raw" big
+        mkdir "$TOP/tight"
+        for f in raw qcow2; do
+            expect 1 'make room on the file system' unshare -m sh -c 'cd "$TOP/tight" &&
+                mount -t tmpfs -o size=1M none . && cd "$TOP/tight" &&
+                { varve export big out.'$f'; r=$?; [ -z "$(ls -A)" ] || echo left: *; exit $r; }'
+            [[ $output != *left:* ]]
+        done
+        varve rm --yes big
+    fi
     varve rm --yes e
 }
 
@@ -335,6 +347,9 @@ EOF
     expect 2 'is no command' varve frobnicate
     expect 2 'there are: disk add, disk rm, disk resize' varve disk
     expect 2 'there are: disk add, disk rm, disk resize' varve help disk frob
+    for words in "help disk" "disk --help" "disk -h" "--help disk"; do
+        expect 0 'disk resize  Change the size of a disk' varve $words
+    done
     expect 2 'usage: varve rename VM NEW; see varve help rename' varve rename one
     expect 2 'usage: varve create [OPTION...] VM' varve create
     expect 2 'is no option' varve ls --bogus
@@ -541,12 +556,34 @@ half_import() {
     return 1
 }
 
+@test "an export whose daemon dies says so, and leaves nothing" {
+    dd if=/dev/urandom of="$TOP/gone.raw" bs=1M count=500 status=none
+    varve import "$TOP/gone.raw" gone
+    varve export gone "$TOP/gone.vdi" 3>&- 2>"$TOP/gone.errors" &
+    child=$!
+    for _ in $(seq 200); do compgen -G "$TOP/gone.vdi.partial-*" >/dev/null && break; sleep 0.01; done
+    kill -STOP "$(cat "$TOP/pid")" # so that it does not end before
+    kill -9 "$(cat "$TOP/pid")"
+    code=0
+    wait $child || code=$?
+    cat "$TOP/gone.errors"
+    [ $code -eq 5 ]
+    grep -q 'exporting failed.*Input/output error' "$TOP/gone.errors"
+    grep -q 'the daemon is gone: no daemon answers' "$TOP/gone.errors"
+    fails compgen -G "$TOP/gone.vdi*"
+    start_daemon
+    varve rm --yes gone
+    rm "$TOP/gone.raw"
+}
+
 @test "what an import leaves half-made does not outlive the daemon" {
     varve create old --size 1M
     for name in halfway/root old/data; do
         half_import $name
         kill -9 "$(cat "$TOP/pid")"
-        fails wait $child
+        code=0
+        wait $child || code=$?
+        [ $code -eq 5 ]
         sleep 0.2
         start_daemon
         run varve ls "${name%/*}"
@@ -763,7 +800,9 @@ EOF
     expect 2 'no number of processors' varve run bad --cpus 0
     expect 2 'no accelerator' varve run bad --accel xen
     expect 2 'belong to --kernel' varve run bad --append x
-    expect 2 'no name of a machine' varve run bad --name a/b
+    for name in a/b 'a b' .a '' a,b; do
+        expect 2 'is no name of a machine' varve run bad --name "$name"
+    done
     expect 1 'QEMU did not start' varve run bad --accel tcg -m 64M -- -bogus
     expect 3 'no vm' varve run nobody
     varve create diskless

@@ -93,6 +93,10 @@ enum exit_code call(const struct invocation *inv, const char *method, json_t *ar
 enum exit_code call_quiet(const struct invocation *inv, const char *method, json_t *args,
                           json_t **ret, struct why *why);
 
+/* After something that goes past the API (a copy over NBD) failed with code: where the daemon does
+ * not answer any more, say so and return EXIT_UNREACHABLE; else return code. */
+enum exit_code check_daemon(const struct invocation *inv, enum exit_code code);
+
 /* ---- names and sizes ------------------------------------------------------------------------ */
 
 struct disk_name {
@@ -142,5 +146,8 @@ const struct command *command_find(int n_words, char **words, int *ret_words);
 
 /* Say that the words are no command, and which ones begin with the first. Returns EXIT_USAGE. */
 enum exit_code no_command(int n_words, char **words);
+/* Where the words are the first one of several commands, such as "disk", list those with their
+ * summaries. False: they are not. */
+bool print_group_help(int n_words, char **words);
 
 #endif

@@ -101,6 +101,8 @@ static enum exit_code write_image(const struct invocation *inv, const struct dis
                               .size_bytes = size};
     enum exit_code r = image_copy(&copy);
     free(from);
+    if (r != EXIT_OK && !interrupted())
+        r = check_daemon(inv, r);
     if (r == EXIT_OK && interrupted())
         r = error(EXIT_FAILED, "interrupted");
     if (r == EXIT_OK)

@@ -101,7 +101,7 @@ static enum exit_code copy_and_commit(struct import *im)
     if (r == EXIT_OK && interrupted())
         r = error(EXIT_FAILED, "interrupted");
     if (r != EXIT_OK)
-        return r;
+        return interrupted() ? r : check_daemon(im->inv, r);
     if (im->new_vm)
         return call(im->inv, "vm.commit", json_pack("[s]", im->name.vm), NULL);
     return call(im->inv, "disk.commit", json_pack("[s, s]", im->name.vm, im->name.disk), NULL);

@@ -16,14 +16,21 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define ESCAPE 0x1d /* Ctrl-] */
-#define END_MS 10000
+#define NAME_CHARS_MAX 64
+#define NAME_CHARS     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+#define ESCAPE         0x1d /* Ctrl-] */
+#define END_MS         10000
 
 enum exit_code check_machine_name(const char *name)
 {
-    if (!*name || strchr(name, '/') || strchr(name, ',') || *name == '.')
-        return error(EXIT_USAGE, "\"%s\" is no name of a machine", name);
-    return EXIT_OK;
+    size_t len = strlen(name);
+
+    if (len >= 1 && len <= NAME_CHARS_MAX && *name != '.' && strspn(name, NAME_CHARS) == len)
+        return EXIT_OK;
+    return error(EXIT_USAGE,
+                 "\"%s\" is no name of a machine: use 1 to %d letters, digits, '.', '_' and '-', "
+                 "and no dot in front",
+                 name, NAME_CHARS_MAX);
 }
 
 static enum exit_code find(const struct invocation *inv, struct launched *ret)

@@ -318,6 +318,17 @@ static void read_progress(void *arg, const char *text, size_t len)
     }
 }
 
+static const char *copy_hint(const struct image_copy *copy, const char *errors)
+{
+    if (strstr(errors, "No space left on device"))
+        return copy->existing ? "; the store is full, see varve df"
+                              : "; make room on the file system";
+    if (strstr(errors, "Input/output error"))
+        return copy->existing ? "; the image or the store cannot be used, see varve df"
+                              : "; varve check says what is damaged in the store";
+    return "";
+}
+
 enum exit_code image_copy(const struct image_copy *copy)
 {
     struct copy_progress progress = {.size_bytes = copy->size_bytes};
@@ -352,9 +363,7 @@ enum exit_code image_copy(const struct image_copy *copy)
         return error(EXIT_FAILED, "interrupted");
     if (result.exit_code == 0)
         return EXIT_OK;
-    const char *hint = !strstr(result.errors, "No space left on device") ? ""
-                       : copy->existing ? "; the store is full, see varve df"
-                                        : "; make room on the file system";
     return error(EXIT_FAILED, "%s failed: qemu-img: %s%s", copy->what,
-                 *result.errors ? last_line(&result) : "it was killed", hint);
+                 *result.errors ? last_line(&result) : "it was killed",
+                 copy_hint(copy, result.errors));
 }
