@@ -109,6 +109,12 @@ fails() {
     varve --json df | jq -e '.capacity | tonumber > 1e9' >/dev/null
     varve stats | grep -q '[a-z]  *[0-9]'
     [ "$(varve version | wc -l)" = 2 ]
+    varve create shown --size 1M
+    for command in ls "ls shown" "show shown" stats df version check; do
+        [ "$(varve --json $command | jq -s length)" = 1 ] # one value, and nothing beside it
+        [[ $(varve $command) != [{[]* ]]
+    done
+    varve rm --yes shown
 }
 
 @test "removal asks at a terminal and takes no for an answer" {
@@ -467,6 +473,8 @@ EOF
     expect 1 'no permission' runuser -u nobody -- "$TOP/varve" check --store "$STORE"
     expect 1 'no permission' runuser -u nobody -- "$TOP/varve" init "$TOP/theirs"
     expect 1 'cannot make the run directory' runuser -u nobody -- "$TOP/varved" --store "$STORE" --run "$TOP/run3"
+    install -d -m 700 -o nobody "$TOP/own"
+    expect 1 'no permission to open the store' runuser -u nobody -- "$TOP/varved" --store "$STORE" --run "$TOP/own"
     mkdir -m 777 "$TOP/open"
     expect 1 'others may write to the run directory' varved --store "$STORE" --run "$TOP/open"
 }
