@@ -266,7 +266,7 @@ for i in range(20000):
 EOF
     varve create old --size 1M
     before=$(varve --json ls)
-    for signal in INT TERM; do
+    for signal in INT TERM HUP; do
         for name in large old/large; do
             varve import "$TOP/large.raw" $name --format raw 3>&- &
             child=$!
@@ -620,6 +620,7 @@ half_import() {
         [[ $output != *"$name"* ]]
     done
     expect 4 'vm halfway is half-made' varve run halfway --accel tcg
+    expect 4 'vm halfway is half-made' varve import "$TOP/a.raw" halfway/more
     varve --json run old -m 64M --accel tcg >"$TOP/old.json" 2>"$TOP/old.errors"
     grep -q 'disk data is half-made by an import: the guest does not get it' "$TOP/old.errors"
     pid=$(jq .pid "$TOP/old.json")
