@@ -820,6 +820,24 @@ EOF
     varve rm --yes diskless
 }
 
+@test "KVM is used where it works" {
+    varve create fast --size 16M
+    if varve --json run fast -m 64M --accel kvm >"$TOP/fast.json"; then
+        varve stop --force fast
+        for _ in $(seq 100); do [ "$(varve --json show fast | jq '.disks[0].users')" = 0 ] && break; sleep 0.05; done
+        run --separate-stderr -0 varve --json run fast -m 64M
+        [ "$(jq -r .accel <<<"$output")" = kvm ]
+        [ -z "$stderr" ]
+    else
+        run --separate-stderr -0 varve --json run fast -m 64M
+        [ "$(jq -r .accel <<<"$output")" = tcg ]
+        [[ $stderr == *"the guest runs under TCG"* ]]
+    fi
+    varve stop --force fast
+    for _ in $(seq 100); do varve rm --yes fast 2>/dev/null && break; sleep 0.05; done
+    expect 3 'no vm' varve show fast
+}
+
 @test "without KVM a guest runs under TCG with a message, and --accel kvm says why not" {
     [ "$(id -u)" = 0 ] || skip "hiding /dev/kvm takes root"
     varve create nokvm --size 16M
