@@ -55,6 +55,9 @@ struct store_config {
     uint64_t checkpoint_bytes; /* of log between two checkpoints of the tables; 0: the default */
     void (*event)(void *arg, const struct store_event *event);
     void *event_arg;
+    /* Asked again and again while a store is opened, which may take long: true gives the opening up
+     * with -ECANCELED, or, once it changes things, cuts short what may wait. NULL: never. */
+    bool (*stop)(void);
 };
 
 /* The defaults, from which a caller changes what it wants. */
@@ -65,7 +68,7 @@ int store_format(struct storage *storage, const struct store_format *format);
 
 /* Open a store and recover it. storage: borrowed until store_close().
  * Errors: ERR_NOT_A_STORE, ERR_FORMAT_NEWER, ERR_DAMAGED (both checkpoints, or the log's middle),
- * -ENOMEM, -EIO. Nothing is changed on error. */
+ * -ENOMEM, -EIO, -ECANCELED (config->stop said so). Nothing is changed on error. */
 int store_open(struct storage *storage, const struct store_config *config, struct store **ret);
 
 /* Finish what is in flight, flush, write a checkpoint of the tables, free the store. No request may
@@ -139,7 +142,7 @@ void store_tick(struct store *store);
 
 /* ---- vms and disks -------------------------------------------------------------------------- */
 
-/* NULL when there is none. A provisional vm (see below) is found too. */
+/* NULL when there is none. What is provisional (see below) is found too. */
 struct disk *store_find_disk(struct store *store, const char *vm, const char *disk);
 
 /* A user of a disk: it is not removed while it has any. */
@@ -169,13 +172,15 @@ enum change_kind {
     CHANGE_VM_COMMIT = 1,   /* vm: a provisional vm becomes an ordinary one */
     CHANGE_VM_RENAME = 2,   /* vm, new_name */
     CHANGE_VM_REMOVE = 3,   /* vm and its disks; -EBUSY while one is in use */
-    CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes */
+    CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes, provisional */
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
     CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
+    CHANGE_DISK_COMMIT = 7, /* vm, disk: a provisional disk becomes an ordinary one */
 };
 
-/* A change of the catalogue: in the log and durable when done. A provisional vm (an import under
- * way) takes its name but is removed when the store is next opened unless it was committed. */
+/* A change of the catalogue: in the log and durable when done. A provisional vm or disk (an import
+ * under way) takes its name but is removed when the store is next opened unless it was committed;
+ * committing what is not provisional gives -EEXIST. */
 struct store_change {
     enum change_kind kind;
     char vm[NAME_MAX_CHARS + 1], disk[NAME_MAX_CHARS + 1], new_name[NAME_MAX_CHARS + 1];
@@ -201,6 +206,7 @@ struct disk_info {
     uint32_t id;
     uint64_t size_bytes, used_bytes; /* used: pages that hold data */
     uint32_t users;
+    bool provisional;
 };
 
 struct vm_info {
