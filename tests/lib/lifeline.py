@@ -23,7 +23,8 @@ while [ ! -e /tmp/load.stop ]; do
         [ "$(sha256sum <$f)" = "$sum" ] || echo "read back $f" >>/tmp/load.bad
     fi
     i=$((i + 1))
-    echo $i >/tmp/load.count
+    echo $i >/tmp/load.new
+    mv /tmp/load.new /tmp/load.count # never half a number
 done
 touch /tmp/load.done
 END
