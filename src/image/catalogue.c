@@ -218,6 +218,8 @@ static int validate(struct store *store, const struct store_change *c)
     struct vm *vm = vm_find(store, c->vm);
     if (store->log->error)
         return ERR_READ_ONLY;
+    if (c->kind > CHANGE_DISK_RESIZE)
+        return -EOPNOTSUPP;
     if (c->kind == CHANGE_VM_CREATE)
         return !name_is_valid(c->vm) ? ERR_BAD_NAME : vm ? -EEXIST : 0;
     if (!vm)

@@ -191,6 +191,8 @@ static void apply_change(struct store *s, const struct store_change *c)
     case CHANGE_DISK_RESIZE:
         disk_resize(d, c->size_bytes);
         break;
+    default: /* versions: refused by change_error() */
+        break;
     }
 }
 
@@ -581,8 +583,9 @@ static int change_error(struct store *s, const struct store_change *c)
         return !d ? -ENOENT : d->info.users ? -EBUSY : 0;
     case CHANGE_DISK_RESIZE:
         return !d ? -ENOENT : size_ok ? 0 : ERR_BAD_SIZE;
+    default:
+        return -EOPNOTSUPP;
     }
-    return -EINVAL;
 }
 
 /* A refusal is logged as a flush, so that done() comes later as it must. */
