@@ -206,6 +206,8 @@ static void apply(struct model *model, const struct store_change *c)
         pages_free(model, model->disks[disk], c->size_bytes / PAGE_BYTES);
         model->disks[disk]->size = c->size_bytes;
         break;
+    default: /* versions: none yet */
+        abort();
     }
 }
 
