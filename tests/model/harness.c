@@ -632,6 +632,8 @@ static bool choose_change(struct run *run, struct store_change *c)
         return c->kind == CHANGE_DISK_RESIZE || rng_percent(rng, 30);
     case CHANGE_VM_RENAME:
         return vm && strcmp(vm, c->new_name) != 0;
+    default: /* not chosen */
+        return false;
     }
     return false;
 }

@@ -154,6 +154,8 @@ int model_change_expect(const struct model *model, const struct store_change *c,
         return !disk ? -ENOENT : busy ? -EBUSY : 0;
     case CHANGE_DISK_RESIZE:
         return !disk ? -ENOENT : good_size(c->size_bytes) ? 0 : ERR_BAD_SIZE;
+    default:
+        return -EOPNOTSUPP;
     }
     return -EINVAL;
 }
