@@ -181,7 +181,8 @@ const char *versions_differ(struct model *model, const struct version_info *info
                             bool skip_provisional);
 /* Take from the list what the store chose. */
 void versions_learn(struct model *model, const struct version_info *infos, uint32_t n);
-bool origin_fits(const struct model *model, uint64_t parent, const char *vm, const char *name);
+bool origin_fits(const struct model *model, uint64_t parent, const char *vm, const char *name,
+                 bool skip_provisional);
 
 /* ---- races ---------------------------------------------------------------------------------- */
 

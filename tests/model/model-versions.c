@@ -447,14 +447,22 @@ struct model_range model_live(struct model *model)
 
 /* ---- comparing ------------------------------------------------------------------------------ */
 
-bool origin_fits(const struct model *model, uint64_t parent, const char *vm, const char *name)
+static const struct model_version *origin(const struct model *model, uint64_t uid,
+                                          bool skip_provisional)
 {
-    const struct model_version *v = parent ? version_of(model, parent) : NULL;
+    const struct model_version *v = uid ? version_of(model, uid) : NULL;
+    return v && skip_provisional && v->vm->provisional ? NULL : v;
+}
+
+bool origin_fits(const struct model *model, uint64_t parent, const char *vm, const char *name,
+                 bool skip_provisional)
+{
+    const struct model_version *v = origin(model, parent, skip_provisional);
     if (parent && !v && !name[0])
         return vm[0] == 0;
     while (parent && !v) { /* removed: the next one that is there may stand for it */
         parent = model->parents[parent];
-        v = version_of(model, parent);
+        v = origin(model, parent, skip_provisional);
     }
     return strcmp(v ? v->name : "", name) == 0 && strcmp(v ? v->vm->name : "", vm) == 0;
 }
@@ -488,7 +496,7 @@ static bool disks_differ(const struct model_version *v, const struct version_inf
 
 /* What of it differs, or NULL. */
 static const char *info_differs(const struct model *model, const struct model_version *v,
-                                const struct version_info *info)
+                                const struct version_info *info, bool skip_provisional)
 {
     static const uint8_t no_guid[GUID_BYTES];
     struct model_range used = used_bytes(v);
@@ -498,7 +506,8 @@ static const char *info_differs(const struct model *model, const struct model_ve
         return "note or consistency";
     if (disks_differ(v, info))
         return "disks";
-    if (!origin_fits(model, model->parents[v->uid], info->origin_vm, info->origin))
+    if (!origin_fits(model, model->parents[v->uid], info->origin_vm, info->origin,
+                     skip_provisional))
         return "origin";
     if (v->settled && (info->used_bytes < used.low || info->used_bytes > used.high))
         return "used bytes";
@@ -533,7 +542,7 @@ const char *versions_differ(struct model *model, const struct version_info *info
         const char *what = !v                                             ? "there is no such"
                            : i > 0 && !in_order(infos + i - 1, infos + i) ? "order"
                                                                           : NULL;
-        what = what ? what : info_differs(model, v, &infos[i]);
+        what = what ? what : info_differs(model, v, &infos[i], skip_provisional);
         snprintf(text, sizeof(text), "version %s@%s: %s (origin %s@%s, used %llu)", infos[i].vm,
                  infos[i].name, what ? what : "", infos[i].origin_vm, infos[i].origin,
                  (unsigned long long)infos[i].used_bytes);

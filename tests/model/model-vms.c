@@ -320,7 +320,7 @@ static bool disk_differs(const struct model_disk *disk, const struct disk_info *
 }
 
 static bool vm_differs(const struct model *model, const struct model_vm *vm,
-                       const struct vm_info *info)
+                       const struct vm_info *info, bool skip_provisional)
 {
     uint32_t n_disks = 0, n_versions = 0;
     for (uint32_t d = 0; d < model->n_disks; d++)
@@ -329,7 +329,7 @@ static bool vm_differs(const struct model *model, const struct model_vm *vm,
         n_versions += model->versions[i]->vm == vm;
     return vm->role != info->role || vm->provisional != info->provisional ||
            n_disks != info->n_disks || n_versions != info->n_versions ||
-           !origin_fits(model, vm->parent, info->origin_vm, info->origin);
+           !origin_fits(model, vm->parent, info->origin_vm, info->origin, skip_provisional);
 }
 
 /* Returns what differs, or NULL. skip_provisional: as after an opening. */
@@ -351,7 +351,7 @@ static const char *list_differs(struct model *model, const struct model_list *li
         snprintf(text, sizeof(text), "vm %s of role %d with %u disks, %u versions, origin %s@%s",
                  vms[i].name, vms[i].role, vms[i].n_disks, vms[i].n_versions, vms[i].origin_vm,
                  vms[i].origin);
-        if (at < 0 || vm_differs(model, model->vms[at], &vms[i]))
+        if (at < 0 || vm_differs(model, model->vms[at], &vms[i], skip_provisional))
             return text;
         if (i > 0 && strcmp(vms[i - 1].name, vms[i].name) >= 0)
             return "order of names";
@@ -415,7 +415,7 @@ static struct model_vm *replaced_vm(const struct model *model)
     for (uint32_t k = 0; adopt && k < model->n_versions; k++)
         if (strcmp(model->versions[k]->vm->name, c->vm) == 0)
             return NULL;
-    return i < 0 ? NULL : model->vms[i];
+    return i < 0 || model->vms[i]->provisional ? NULL : model->vms[i]; /* those are gone */
 }
 
 const struct model_disk *replacing_disk(const struct model *model, const char *name)

@@ -558,9 +558,10 @@ void model_read_end(struct model *model, struct model_read *read, struct model_d
         for (uint32_t i = p ? oldest_since(p, read->begun) : 0; p && i < p->n && !found; i++)
             found = content_equal(p->writes[i]->content, from, to, bytes);
         if (!found)
-            model_complain(model, "read of %s/%s page %llu bytes [%u, %u) is wrong: found %s",
-                           disk->vm->name, disk->name, (unsigned long long)(at / PAGE_BYTES), from,
-                           to, to - from == PAGE_BYTES && bytes ? stamp_text(bytes) : "?");
+            model_complain(model, "read of %s/%s@%s page %llu bytes [%u, %u) is wrong: found %s",
+                           disk->vm->name, disk->name, disk->version ? disk->version->name : "",
+                           (unsigned long long)(at / PAGE_BYTES), from, to,
+                           to - from == PAGE_BYTES && bytes ? stamp_text(bytes) : "?");
         at += to - from;
     }
     list_del(&read->link);
