@@ -45,7 +45,7 @@ static void start_change(struct run *run, const struct store_change *change, boo
     run->change.done = change_done;
     run->change_active = true;
     run->change_expected = model_change_expect(run->model, change, held, &run->change_or);
-    model_change_begin(run->model, change);
+    model_change_begin(run->model, change, run->change_expected && run->change_or);
     say(run, "start change %d of %s/%s@%s new %s size %llu, %u names, hold %d", change->kind,
         change->vm, change->disk, change->version, change->new_name,
         (unsigned long long)change->size_bytes, change->n_versions, change->hold);
@@ -138,7 +138,7 @@ static bool choose_vm_change(struct run *run, struct store_change *c)
     bool provisional = false;
     const char *vm = random_vm(run, &provisional);
     struct model_disk *disk = random_disk(run);
-    c->kind = (enum change_kind)rng_below(rng, CHANGE_DISK_RESIZE + 1);
+    c->kind = (enum change_kind)rng_below(rng, CHANGE_DISK_COMMIT + 1);
     c->size_bytes = random_size(run);
     c->role = (enum vm_role)rng_below(rng, ROLE_BALANCER + 1);
     if (vm)
@@ -151,10 +151,11 @@ static bool choose_vm_change(struct run *run, struct store_change *c)
         c->provisional = rng_percent(rng, 30);
         return n_vms(run) < run->knobs.vms_max;
     case CHANGE_VM_COMMIT:
-        return vm && provisional;
+        return vm && (provisional || rng_percent(rng, 10));
     case CHANGE_VM_REMOVE:
         return vm && rng_percent(rng, 30) && !has_requests(run, c);
     case CHANGE_DISK_ADD:
+        c->provisional = rng_percent(rng, 30);
         return vm && model_n_disks(run->model) < run->knobs.disks_max;
     case CHANGE_DISK_REMOVE:
     case CHANGE_DISK_RESIZE:
@@ -164,6 +165,12 @@ static bool choose_vm_change(struct run *run, struct store_change *c)
         strcpy(c->disk, model_disk_name(disk));
         return !has_requests(run, c) && !model_busy(disk, 0, model_disk_size(disk)) &&
                (c->kind == CHANGE_DISK_RESIZE || rng_percent(rng, 30));
+    case CHANGE_DISK_COMMIT:
+        if (disk) {
+            strcpy(c->vm, model_disk_vm(disk));
+            strcpy(c->disk, model_disk_name(disk));
+        }
+        return disk;
     case CHANGE_VM_RENAME:
         return vm && strcmp(vm, c->new_name) != 0;
     default:

@@ -66,6 +66,7 @@ struct model_disk {
     struct model_vm *vm;
     struct model_version *version; /* NULL: of the head */
     char name[NAME_MAX_CHARS + 1];
+    bool provisional;
     uint64_t size;
     uint64_t family; /* the same: of one origin */
     struct page **buckets, **pages;
@@ -103,7 +104,7 @@ struct model {
     uint64_t uids, *parents, families;
     struct page_write *hole; /* of all pages since ever */
     struct store_change pending;
-    bool is_pending;
+    bool is_pending, pending_refused;
     struct model_read pending_read; /* from the submission on */
     struct model_op *pending_op;    /* what it drops, or NULL */
     struct model_race *race;        /* NULL: none */

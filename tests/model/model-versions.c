@@ -119,7 +119,7 @@ static struct model_version *version_make(struct model *model, struct model_vm *
     v->ack = model->now;
     v->settled = true;
     for (uint32_t d = 0; d < model->n_disks; d++) {
-        if (model->disks[d]->vm != vm)
+        if (model->disks[d]->vm != vm || model->disks[d]->provisional) /* half made */
             continue;
         struct model_disk *disk = disk_copy(model, model->disks[d], v->sub);
         disk->version = v;
@@ -264,12 +264,15 @@ static int same_head(const struct model *model, const struct model_vm *vm,
     int same = vm->parent == v->uid ? 2 : 1;
     uint32_t n = 0;
     for (uint32_t d = 0; d < model->n_disks; d++)
-        n += model->disks[d]->vm == vm;
+        if (model->disks[d]->vm == vm && model->disks[d]->provisional)
+            same = 1;
+        else
+            n += model->disks[d]->vm == vm;
     if (n != v->n_disks)
         return 0;
     for (uint32_t i = 0; i < v->n_disks; i++) {
         const struct model_disk *disk = model_find_disk(model, vm->name, v->disks[i]->name);
-        if (!disk || disk->size != v->disks[i]->size)
+        if (!disk || disk->size != v->disks[i]->size || disk->provisional)
             return 0;
         int pages = same_pages(model, disk, v->disks[i]);
         if (disk->family != v->disks[i]->family && pages)

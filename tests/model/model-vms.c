@@ -195,7 +195,7 @@ static int change_expect(const struct model *model, const struct store_change *c
     case CHANGE_VM_CREATE:
         return !good_name(c->vm) ? ERR_BAD_NAME : vm ? -EEXIST : 0;
     case CHANGE_VM_COMMIT:
-        return vm ? 0 : -ENOENT;
+        return !vm ? -ENOENT : model->vms[vm_index(model, c->vm)]->provisional ? 0 : -EEXIST;
     case CHANGE_VM_RENAME:
         return !vm                                 ? -ENOENT
                : !good_name(c->new_name)           ? ERR_BAD_NAME
@@ -217,6 +217,10 @@ static int change_expect(const struct model *model, const struct store_change *c
         return !disk ? -ENOENT : busy ? -EBUSY : 0;
     case CHANGE_DISK_RESIZE:
         return !disk ? -ENOENT : good_size(c->size_bytes) ? 0 : ERR_BAD_SIZE;
+    case CHANGE_DISK_COMMIT:
+        return !disk                                                          ? -ENOENT
+               : model->disks[disk_index(model, c->vm, c->disk)]->provisional ? 0
+                                                                              : -EEXIST;
     default:
         return version_change_expect(model, c, busy, ret_or);
     }
@@ -261,6 +265,7 @@ static void apply(struct model *model, const struct store_change *c)
         break;
     case CHANGE_DISK_ADD:
         disks_add(model, disk_new(model->vms[vm], c->disk, c->size_bytes, ++model->families));
+        model->disks[model->n_disks - 1]->provisional = c->provisional;
         break;
     case CHANGE_DISK_REMOVE:
         disk_drop(model, (uint32_t)disk);
@@ -269,14 +274,18 @@ static void apply(struct model *model, const struct store_change *c)
         pages_free(model, model->disks[disk], c->size_bytes / PAGE_BYTES);
         model->disks[disk]->size = c->size_bytes;
         break;
+    case CHANGE_DISK_COMMIT:
+        model->disks[disk]->provisional = false;
+        break;
     default:
         version_change_apply(model, c);
         break;
     }
 }
 
-void model_change_begin(struct model *model, const struct store_change *change)
+void model_change_begin(struct model *model, const struct store_change *change, bool refused)
 {
+    model->pending_refused = refused;
     assert(!model->is_pending);
     model->pending = *change;
     model_read_begin(model, &model->pending_read); /* keeps what a version may show */
@@ -309,7 +318,7 @@ void model_change_end(struct model *model, int error)
 static bool disk_differs(const struct model_disk *disk, const struct disk_info *info, bool idle)
 {
     uint64_t low = 0, high = 0;
-    if (disk->size != info->size_bytes)
+    if (disk->size != info->size_bytes || disk->provisional != info->provisional)
         return true;
     for (size_t k = 0; idle && k < disk->n_pages; k++) {
         enum page_kind kind = disk->pages[k]->writes[disk->pages[k]->n - 1]->kind;
@@ -324,7 +333,7 @@ static bool vm_differs(const struct model *model, const struct model_vm *vm,
 {
     uint32_t n_disks = 0, n_versions = 0;
     for (uint32_t d = 0; d < model->n_disks; d++)
-        n_disks += model->disks[d]->vm == vm;
+        n_disks += model->disks[d]->vm == vm && !(skip_provisional && model->disks[d]->provisional);
     for (uint32_t i = 0; i < model->n_versions; i++)
         n_versions += model->versions[i]->vm == vm;
     return vm->role != info->role || vm->provisional != info->provisional ||
@@ -410,7 +419,8 @@ static struct model_vm *replaced_vm(const struct model *model)
     const struct store_change *c = &model->pending;
     bool adopt = c->kind == CHANGE_ADOPT;
     int i = adopt ? vm_index(model, c->new_name) : vm_index(model, c->vm);
-    if (!model->is_pending || (!adopt && (c->kind != CHANGE_ROLLBACK || c->new_name[0])))
+    if (!model->is_pending || model->pending_refused ||
+        (!adopt && (c->kind != CHANGE_ROLLBACK || c->new_name[0])))
         return NULL;
     for (uint32_t k = 0; adopt && k < model->n_versions; k++)
         if (strcmp(model->versions[k]->vm->name, c->vm) == 0)
@@ -441,8 +451,8 @@ static bool is_doubtful(struct model *model, const struct model_list *list)
     uint32_t n = c->kind == CHANGE_ROLLBACK ? version_find(model, c->vm, c->version)->n_disks : 0;
     for (uint32_t d = 0; d < model->n_disks; d++) {
         const struct model_disk *disk = model->disks[d];
-        n += c->kind == CHANGE_ADOPT && strcmp(disk->vm->name, c->vm) == 0;
-        if (disk->vm != vm)
+        n += c->kind == CHANGE_ADOPT && strcmp(disk->vm->name, c->vm) == 0 && !disk->provisional;
+        if (disk->vm != vm || disk->provisional)
             continue;
         const struct model_disk *other = replacing_disk(model, disk->name);
         if (!other || other->size != disk->size)
@@ -454,6 +464,13 @@ static bool is_doubtful(struct model *model, const struct model_list *list)
     bool doubtful = n == 0 && !list_differs(model, list, true, false);
     vm->parent = parent;
     return doubtful;
+}
+
+static void disks_drop_provisional(struct model *model)
+{
+    for (uint32_t i = model->n_disks; i-- > 0;)
+        if (model->disks[i]->provisional)
+            disk_drop(model, i);
 }
 
 static void judge_catalogue_end(struct model *model, const struct model_list *list)
@@ -469,6 +486,7 @@ static void judge_catalogue_end(struct model *model, const struct model_list *li
     for (uint32_t i = model->n_vms; i-- > 0;)
         if (model->vms[i]->provisional)
             vm_drop(model, i);
+    disks_drop_provisional(model);
 }
 
 void model_judge_begin(struct model *model, enum model_end_kind kind, const struct model_list *list)
@@ -479,10 +497,11 @@ void model_judge_begin(struct model *model, enum model_end_kind kind, const stru
     model->heads_low = kind == MODEL_CRASHED ? model->durable : model->now;
     model->judge_version = NULL;
     const char *differs = list_differs(model, list, true, false);
-    if (differs && model->is_pending)
+    if (differs && model->is_pending && !model->pending_refused)
         pending_happened(model);
     else if (is_doubtful(model, list)) {
         model->doubt = model->doubt_old = model->doubt_new = true;
+        disks_drop_provisional(model);
         model->judge_low = model->heads_low;
         model->judge_high = model->now;
         return;

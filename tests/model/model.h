@@ -112,8 +112,8 @@ void model_race_end(struct model *model, const uint8_t *pages);
 int model_change_expect(const struct model *model, const struct store_change *change, bool busy,
                         int *ret_or);
 /* One change may be in flight, with no request in flight on the disks concerned but of a version
- * that is made. */
-void model_change_begin(struct model *model, const struct store_change *change);
+ * that is made. refused: the answer must be an error, so no crash shows it done. */
+void model_change_begin(struct model *model, const struct store_change *change, bool refused);
 void model_change_end(struct model *model, int error);
 
 /* Of heads; those of versions are model_version_disk(). */
