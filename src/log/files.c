@@ -662,7 +662,7 @@ void log_checkpoint_done(struct log *log, uint64_t seq)
         release(log, file);
         any = true;
     }
-    if (any)
+    if (any || log->named_by == seq)
         log->client->room(log->client);
 }
 

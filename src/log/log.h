@@ -202,7 +202,9 @@ struct log {
     /* The data stream. */
     struct log_file *data_file, *next_data_file;
     uint32_t data_segment, data_slot;
-    struct batch *open;   /* being filled */
+    uint64_t named_by;  /* the checkpoint that names the first data file: before it is durable there
+                           are no batches, for nobody would find them */
+    struct batch *open; /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
     uint32_t peak_pages; /* that were open and in flight at once, of late */

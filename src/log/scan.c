@@ -368,4 +368,5 @@ void log_start(struct log *log)
     log->data_file = file;
     log->data_segment = segment;
     log->data_slot = 1;
+    log->named_by = log->checkpoint_seq + 1;
 }
