@@ -230,6 +230,8 @@ static bool choose_version_remove(struct run *run, struct store_change *c)
             name_version(run, c, model_version_name(w));
     if (rng_percent(rng, 5))
         name_version(run, c, "v-none");
+    if (rng_percent(rng, 3))
+        name_version(run, c, model_version_name(v));
     for (uint32_t i = c->n_versions; i-- > 1;) { /* in no order */
         uint32_t k = (uint32_t)rng_below(rng, i + 1);
         const char *name = run->change_versions[i];

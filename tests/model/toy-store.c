@@ -895,6 +895,8 @@ static void extents(struct store_io *io)
         next = next < end ? next : end;
         struct store_extent e = {next - at, kind == 0 || (bug("extents") && kind == 1), kind < 2,
                                  is_changed(d, io->base, at / PAGE_BYTES)};
+        if (io->base && !e.changed)
+            e.hole = e.zero = false;
         struct store_extent *last = io->n_extents ? &io->extents[io->n_extents - 1] : NULL;
         if (last && last->hole == e.hole && last->zero == e.zero && last->changed == e.changed)
             last->length += e.length;
@@ -1072,6 +1074,9 @@ static int remove_error(struct store *s, const struct store_change *c)
     for (uint32_t i = 0; i < c->n_versions; i++) {
         struct version *v = find_version(s, c->vm, c->versions[i]);
         int k = 0;
+        for (uint32_t j = 0; j < i; j++)
+            if (strcmp(c->versions[i], c->versions[j]) == 0)
+                return -EINVAL;
         if (!v)
             return ERR_NO_VERSION;
         if (v->info.held && !bug("held-ignored"))
