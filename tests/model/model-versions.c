@@ -360,6 +360,27 @@ int version_change_expect(const struct model *model, const struct store_change *
     }
 }
 
+/* ---- sharing -------------------------------------------------------------------------------- */
+
+bool model_page_is_same(const struct model_disk *a, const struct model_disk *b, uint64_t index)
+{
+    const struct page *p = page_find(a, index), *q = page_find(b, index);
+    return p && q && p->writes[p->n - 1] == q->writes[q->n - 1];
+}
+
+bool model_page_is_shared(const struct model *model, const struct model_disk *disk, uint64_t index)
+{
+    for (uint32_t d = 0; d < model->n_disks; d++)
+        if (model->disks[d] != disk && model_page_is_same(model->disks[d], disk, index))
+            return true;
+    for (uint32_t i = 0; i < model->n_versions; i++)
+        for (uint32_t d = 0; d < model->versions[i]->n_disks; d++)
+            if (model->versions[i]->disks[d] != disk &&
+                model_page_is_same(model->versions[i]->disks[d], disk, index))
+                return true;
+    return false;
+}
+
 /* ---- measuring ------------------------------------------------------------------------------ */
 
 static bool is_named(const struct model_version *v, const char *vm, const char *const *names,

@@ -205,7 +205,8 @@ static int change_expect(const struct model *model, const struct store_change *c
     case CHANGE_VM_REMOVE:
         if (!vm)
             return -ENOENT;
-        held = versions_held(model, model->vms[vm_index(model, c->vm)]);
+        held = versions_held(model, model->vms[vm_index(model, c->vm)]) &&
+               !model->vms[vm_index(model, c->vm)]->provisional;
         *ret_or = busy ? -EBUSY : held ? ERR_HELD : 0;
         return held ? ERR_HELD : busy ? -EBUSY : 0;
     case CHANGE_DISK_ADD:

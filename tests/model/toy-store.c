@@ -1172,7 +1172,9 @@ static int change_error(struct store *s, const struct store_change *c)
     case CHANGE_VM_COMMIT:
         return vm->info.provisional ? 0 : -EEXIST;
     case CHANGE_VM_REMOVE:
-        return has_held(s, vm) ? ERR_HELD : vm_in_use(s, vm, true) ? -EBUSY : 0;
+        return has_held(s, vm) && !vm->info.provisional ? ERR_HELD
+               : vm_in_use(s, vm, true)                 ? -EBUSY
+                                                        : 0;
     case CHANGE_DISK_ADD:
         return !name_is_valid(c->disk) ? ERR_BAD_NAME : d ? -EEXIST : !size_ok ? ERR_BAD_SIZE : 0;
     case CHANGE_DISK_REMOVE:
