@@ -2,7 +2,10 @@
  *
  * A page is freed when all that refer to it are removed. Those that refer to a page are connected
  * in the forest (version.c): so it is counted at the topmost of them, as one that the version
- * before that has not, and it is freed if none of the versions and heads below has it that stay. */
+ * before that has not, and it is freed if none of the versions and heads below has it that stay.
+ *
+ * What was removed before and is a ghost still goes with them. Where there are ghosts above, all
+ * that is connected by such as go is looked at, and what was counted already. */
 #include "base/err.h"
 #include "image/store-internal.h"
 #include "image/walk.h"
@@ -119,6 +122,33 @@ static struct disk *disk_after(struct version *version, uint32_t family)
     return NULL;
 }
 
+static int add_relative(struct measuring *m, struct version *version, const struct tree *tree)
+{
+    struct disk *disk = version ? version_relative(version, tree) : NULL;
+    return disk ? add_other(m, &disk->tree) : 0;
+}
+
+/* Whatever may have a page of the version so that it is not to be counted here. */
+static int gather(struct measuring *m, struct version *version, const struct tree *tree)
+{
+    struct version *top = version, *before = version->descent.parent;
+    bool ghosts = false;
+    for (; before && goes(before); before = before->descent.parent) {
+        ghosts |= !before->marked;
+        top = before;
+    }
+    if (!ghosts) {
+        top = version;
+        before = version->descent.parent;
+    }
+    int code = find_staying(m, top, tree);
+    if (code == 0)
+        code = add_relative(m, before, tree);
+    for (uint32_t i = 0; code == 0 && ghosts && i < m->next; i++)
+        code = add_relative(m, m->versions[i], tree);
+    return code;
+}
+
 /* Begin with the next disk. Returns 1 when there is none. */
 static int begin(struct measuring *m)
 {
@@ -132,13 +162,9 @@ static int begin(struct measuring *m)
     }
     if (!disk)
         return 1;
-    struct version *version = m->versions[m->next], *before = version->descent.parent;
-    struct disk *older = before ? version_relative(before, &disk->tree) : NULL;
     m->family = disk->tree.family;
     m->n_others = 0;
-    int code = find_staying(m, version, &disk->tree);
-    if (code == 0 && older)
-        code = add_other(m, &older->tree);
+    int code = gather(m, m->versions[m->next], &disk->tree);
     if (code < 0)
         return code;
     m->walk = (struct walk){.tree = &disk->tree,
@@ -181,7 +207,7 @@ static int mark(struct measuring *m)
     if (!m->versions)
         return -ENOMEM;
     for (uint32_t i = 0; i < measure->n_versions; i++) {
-        struct version *version = vm ? version_find(vm, measure->versions[i]) : NULL;
+        struct version *version = vm ? version_by_name(vm, measure->versions[i]) : NULL;
         if (!version)
             return vm ? ERR_NO_VERSION : -ENOENT;
         if (version->marked) /* told twice */

@@ -69,6 +69,8 @@ struct version {
     uint8_t guid[GUID_BYTES];
     uint64_t created_us;
     uint64_t cut, epoch; /* pages, forms that it holds are older */
+    uint64_t stale;      /* pages that children gave up since it was last swept */
+    uint32_t births;     /* changes of its children */
 };
 
 /* A page whose new bytes depend on its old ones: other changes of it wait. */
@@ -140,6 +142,7 @@ struct store {
     struct waiter change_waiter;
 
     struct splice *splice; /* of dying versions */
+    bool idle;             /* nothing was written of late */
     struct list measures;  /* struct store_measure; the first is being taken */
     struct measuring *measuring;
 
@@ -201,13 +204,13 @@ static inline uint64_t pages_of(uint64_t bytes)
 struct vm *vm_new(struct store *store, const char *name, uint32_t id);
 void vm_free(struct vm *vm);
 /* A disk of a vm or of a version, its tree still to be made. NULL: no memory. */
-struct disk *disk_new(struct store *store, struct vm *vm, struct version *version, const char *name,
-                      uint32_t id, uint64_t size_bytes);
-void disk_free(struct disk *disk);
+struct disk *disk_create(struct store *store, struct vm *vm, struct version *version,
+                         const char *name, uint32_t id, uint64_t size_bytes);
+void disk_destroy(struct disk *disk);
 bool vm_in_use(const struct vm *vm);
 
 /* version.c */
-struct version *version_find(const struct vm *vm, const char *name);
+struct version *version_by_name(const struct vm *vm, const char *name);
 struct version *version_new(struct store *store, struct vm *vm, const char *name, uint32_t id);
 void version_free(struct version *version);
 void version_set_name(struct version *version, const char *name);
