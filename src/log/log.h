@@ -201,6 +201,7 @@ struct log {
 
     /* The data stream. */
     struct log_file *data_file, *next_data_file;
+    bool data_unnamed; /* the checkpoint that names data_file is not durable yet: no batches */
     uint32_t data_segment, data_slot;
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
