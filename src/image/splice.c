@@ -28,14 +28,13 @@
 struct splice {
     struct store *store;
     struct version *version;
-    struct disk *disk; /* whose tree is walked; NULL: the next is to be found */
-    struct disk *next; /* NULL: none is left */
+    struct disk *disk;   /* whose tree is walked; NULL: the next is to be found */
+    struct disk *next;   /* NULL: none is left */
+    bool sweeps;         /* does not splice */
+    uint32_t births;     /* the store's when the others were found */
+    uint64_t stale;      /* the version's when the sweep began */
+    struct trees others; /* the children's, then that of the version before */
     struct walk walk;
-    bool sweeps;     /* does not splice */
-    uint32_t births; /* of the version when the sweep began */
-    uint64_t stale;
-    struct tree **others; /* the children's and that of the version before; or NULL */
-    uint32_t n_others;
 };
 
 /* ---- one disk ------------------------------------------------------------------------------- */
@@ -129,29 +128,33 @@ static struct disk *relative(struct descent *descent, const struct tree *tree)
     return NULL;
 }
 
-/* Take the version's children as they are now: a snapshot of a head takes its place. */
+static bool is_removed(const struct version *version)
+{
+    return !version->vm;
+}
+
+/* Take those below as they are now: a snapshot of a head takes its place. A splice looks at the one
+ * child, a sweep at what stays below ghosts. */
 static int find_others(struct splice *s)
 {
     struct version *before = s->version->descent.parent;
-    uint32_t n = s->version->n_children + 1;
-    if (n > s->n_others) {
-        struct tree **others = reallocarray(s->others, n, sizeof(*others));
-        if (!others)
-            return -ENOMEM;
-        s->others = others;
+    struct descent *child = child_of(s->version);
+    struct tree *tree = &s->disk->tree;
+    struct disk *disk;
+    int code = 0;
+    s->others.n = 0;
+    s->births = s->store->births;
+    if (s->sweeps) {
+        code = version_add_staying(s->version, tree, is_removed, &s->others);
+    } else if (child && (disk = relative(child, tree))) {
+        disk->tree.release = &s->disk->release;
+        code = trees_add(&s->others, &disk->tree);
     }
-    s->n_others = n;
-    s->births = s->version->births;
-    n = 0;
-    list_for_each (l, &s->version->children) {
-        struct disk *disk = relative(container_of(l, struct descent, link), &s->disk->tree);
-        s->others[n++] = disk ? &disk->tree : NULL;
-        if (disk && !s->sweeps)
-            disk->tree.release = &s->disk->release;
-    }
-    struct disk *disk = before ? version_relative(before, &s->disk->tree) : NULL;
-    s->others[n] = disk ? &disk->tree : NULL;
-    return 0;
+    uint32_t n_compared = s->others.n;
+    disk = before ? version_relative(before, tree) : NULL;
+    if (disk && code == 0)
+        code = trees_add(&s->others, &disk->tree);
+    return code < 0 ? code : walk_set_others(&s->walk, s->others.all, s->others.n, n_compared);
 }
 
 static int begin_disk(struct splice *s)
@@ -162,13 +165,7 @@ static int begin_disk(struct splice *s)
     bool held = before && version_relative(before, tree);
     release->cut = held ? before->cut : 0;
     release->epoch = held ? before->epoch : 0;
-    int code = find_others(s);
-    if (code < 0)
-        return code;
     s->walk = (struct walk){.tree = tree,
-                            .others = s->others,
-                            .n_others = s->n_others,
-                            .n_compared = s->n_others - 1,
                             .pages = 1ULL << tree->levels * NODE_BITS,
                             .older = release->epoch,
                             .at = s->sweeps ? 0 : release->at,
@@ -176,7 +173,7 @@ static int begin_disk(struct splice *s)
                             .leaf = free_pages,
                             .leave = s->sweeps ? NULL : free_node,
                             .waiter.wake = woken};
-    return walk_init(&s->walk);
+    return find_others(s);
 }
 
 static struct disk *disk_after(struct version *version, struct disk *disk)
@@ -233,6 +230,8 @@ static void take_over(struct version *before, struct version *version, struct de
         if (tree->young_pages > tree->used_pages)
             tree->young_pages = tree->used_pages;
     }
+    if (!child->is_head && !container_of(child, struct version, descent)->vm)
+        container_of(child, struct version, descent)->stale = UINT64_MAX / 2;
     if (child->is_head)
         vm_set_held(container_of(child, struct vm, descent));
     else
@@ -291,22 +290,12 @@ static int next_disk(struct splice *s)
     return begin_disk(s);
 }
 
-/* Its children are others than before. */
-static int children_changed(struct splice *s)
-{
-    if (!s->sweeps)
-        return find_others(s);
-    walk_free(&s->walk);
-    begin(s, s->version);
-    return 0;
-}
-
 /* Returns 1 when the disk is done. */
 static int walk_disk(struct splice *s)
 {
     uint32_t steps = s->store->log->n_inflight ? STEPS_BESIDE_WORK : STEPS_A_TURN;
-    int code = s->births != s->version->births ? children_changed(s) : 0;
-    if (code < 0 || !s->disk)
+    int code = s->births != s->store->births ? find_others(s) : 0;
+    if (code < 0)
         return code;
     code = walk_step(&s->walk, &steps);
     if (!s->sweeps) {
@@ -364,7 +353,7 @@ void splice_free(struct store *store)
     if (!store->splice)
         return;
     walk_free(&store->splice->walk);
-    free(store->splice->others);
+    free(store->splice->others.all);
     free(store->splice);
 }
 

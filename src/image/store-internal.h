@@ -70,7 +70,6 @@ struct version {
     uint64_t created_us;
     uint64_t cut, epoch; /* pages, forms that it holds are older */
     uint64_t stale;      /* pages that children gave up since it was last swept */
-    uint32_t births;     /* changes of its children */
 };
 
 /* A page whose new bytes depend on its old ones: other changes of it wait. */
@@ -142,6 +141,7 @@ struct store {
     struct waiter change_waiter;
 
     struct splice *splice; /* of dying versions */
+    uint32_t births;       /* counts changes of who descends from whom */
     bool idle;             /* nothing was written of late */
     struct list measures;  /* struct store_measure; the first is being taken */
     struct measuring *measuring;
@@ -218,6 +218,16 @@ void descend(struct descent *descent, struct version *parent);
 /* Its trees free what the version before them does not hold. */
 void vm_set_held(struct vm *vm);
 void version_set_held(struct version *version);
+/* A growing array of trees. */
+struct trees {
+    struct tree **all;
+    uint32_t n, max;
+};
+int trees_add(struct trees *trees, struct tree *tree); /* 0, -ENOMEM */
+/* Add the relatives of a tree in what stays below a version: in the topmost heads, and versions
+ * that do not go. 0, -ENOMEM. */
+int version_add_staying(struct version *from, const struct tree *tree,
+                        bool (*goes)(const struct version *version), struct trees *trees);
 /* The version's disk that comes from the same one as a tree; NULL: it has none. */
 struct disk *version_relative(const struct version *version, const struct tree *tree);
 int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t id, uint64_t cut,

@@ -58,14 +58,14 @@ void descend(struct descent *descent, struct version *parent)
 {
     if (descent->parent) {
         descent->parent->n_children--;
-        descent->parent->births++;
+        descent->parent->store->births++;
     }
     list_del(&descent->link);
     descent->parent = parent;
     if (!parent)
         return;
     parent->n_children++;
-    parent->births++;
+    parent->store->births++;
     list_push_back(&parent->children, &descent->link);
 }
 
@@ -129,6 +129,61 @@ struct disk *version_relative(const struct version *version, const struct tree *
             return disk;
     }
     return NULL;
+}
+
+int trees_add(struct trees *trees, struct tree *tree)
+{
+    if (trees->n == trees->max) {
+        uint32_t max = trees->max ? trees->max * 2 : 8;
+        struct tree **all = reallocarray(trees->all, max, sizeof(*all));
+        if (!all)
+            return -ENOMEM;
+        trees->all = all;
+        trees->max = max;
+    }
+    trees->all[trees->n++] = tree;
+    return 0;
+}
+
+static struct disk *descent_relative(struct descent *descent, const struct tree *tree)
+{
+    struct list *disks = descent->is_head ? &container_of(descent, struct vm, descent)->disks
+                                          : &container_of(descent, struct version, descent)->disks;
+    list_for_each (l, disks) {
+        struct disk *disk = container_of(l, struct disk, link);
+        if (disk->tree.family == tree->family)
+            return disk;
+    }
+    return NULL;
+}
+
+int version_add_staying(struct version *from, const struct tree *tree,
+                        bool (*goes)(const struct version *version), struct trees *trees)
+{
+    struct list *l = from->children.next;
+    struct version *at = from;
+    for (;;) {
+        if (l == &at->children) {
+            if (at == from)
+                return 0;
+            l = at->descent.link.next;
+            at = at->descent.parent;
+            continue;
+        }
+        struct descent *child = container_of(l, struct descent, link);
+        struct version *version =
+            child->is_head ? NULL : container_of(child, struct version, descent);
+        if (version && goes(version)) {
+            at = version;
+            l = version->children.next;
+            continue;
+        }
+        struct disk *disk = descent_relative(child, tree);
+        int code = disk ? trees_add(trees, &disk->tree) : 0;
+        if (code < 0)
+            return code;
+        l = l->next;
+    }
 }
 
 /* A disk that came after the version is not in it: nothing of it is held. */
