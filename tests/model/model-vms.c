@@ -47,6 +47,7 @@ void model_disk_free(struct model *model, struct model_disk *disk)
 struct model_disk *disk_copy(struct model *model, const struct model_disk *disk, uint64_t since)
 {
     struct model_disk *copy = model_disk_new(disk->vm, disk->name, disk->size, disk->family);
+    copy->user = disk->user;
     for (size_t k = 0; k < disk->n_pages; k++) {
         const struct page *p = disk->pages[k];
         struct page *q = page_get(model, copy, p->index);

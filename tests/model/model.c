@@ -629,11 +629,10 @@ static void check_page_extent(struct model *model, const struct model_read *read
                       : changed_allows(w[i], b[k], e->changed) &&
                             (e->changed ? kind_allows(w[i], e) : !e->hole && !e->zero))
                 return;
-    model_complain(model,
-                   "extents of %s/%s@%s%s: page %llu is in one of hole=%d zero=%d changed=%d",
-                   disk->vm->name, disk->name, disk->version ? disk->version->name : "",
-                   base ? " against a base" : "",
-                   (unsigned long long)index, e->hole, e->zero, e->changed);
+    model_complain(
+        model, "extents of %s/%s@%s%s: page %llu is in one of hole=%d zero=%d changed=%d",
+        disk->vm->name, disk->name, disk->version ? disk->version->name : "",
+        base ? " against a base" : "", (unsigned long long)index, e->hole, e->zero, e->changed);
 }
 
 /* The pages of a range that one disk knows, in no order. */

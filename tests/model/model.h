@@ -132,7 +132,8 @@ struct model_version *model_disk_version(const struct model_disk *disk); /* NULL
 bool model_disks_related(const struct model_disk *a, const struct model_disk *b);
 /* Names of vms, for choosing one; NULL past the end. */
 const char *model_vm(const struct model *model, uint32_t i, bool *ret_provisional);
-/* The test's own, per disk; freed by the test. NULL at first. */
+/* The test's own, per disk; freed by the test. NULL at first, or what the disk had that it is a
+ * copy of. */
 void **model_disk_user(struct model_disk *disk);
 
 /* ---- versions ------------------------------------------------------------------------------- */
