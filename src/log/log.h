@@ -201,9 +201,8 @@ struct log {
 
     /* The data stream. */
     struct log_file *data_file, *next_data_file;
+    bool data_unnamed; /* the checkpoint that names data_file is not durable yet: no batches */
     uint32_t data_segment, data_slot;
-    uint64_t named_by;  /* the checkpoint that names the first data file: before it is durable there
-                           are no batches, for nobody would find them */
     struct batch *open; /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;

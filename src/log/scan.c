@@ -366,7 +366,7 @@ void log_start(struct log *log)
     }
     log->next_segment++;
     log->data_file = file;
+    log->data_unnamed = true;
     log->data_segment = segment;
     log->data_slot = 1;
-    log->named_by = log->checkpoint_seq + 1;
 }
