@@ -322,10 +322,17 @@ static int walk_disk(struct splice *s)
     return 1;
 }
 
+/* An error that may pass; not damage, which stays. */
+static bool is_transient(int error)
+{
+    return error && error != ERR_CHECKSUM && error != ERR_DAMAGED;
+}
+
 bool splice_step(struct store *store)
 {
     struct splice *s = store->splice;
-    if (store->log->error || store->measuring || (!s->version && list_empty(&store->dying)))
+    if (store->log->error || store->measuring || store->splice_pauses ||
+        (!s->version && list_empty(&store->dying)))
         return false;
     if (!s->version) {
         struct version *version = find_version(store);
@@ -335,6 +342,13 @@ bool splice_step(struct store *store)
     }
     if (s->disk && s->walk.waits)
         return false;
+    if (s->disk && is_transient(s->walk.failed)) {
+        /* It is taken up where it was, later. */
+        walk_free(&s->walk);
+        s->version = NULL;
+        store->splice_pauses = true;
+        return false;
+    }
     int code = 0;
     if (s->disk)
         code = walk_disk(s);
