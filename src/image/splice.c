@@ -216,13 +216,18 @@ static bool is_begun(const struct version *version)
     return false;
 }
 
-/* The next one to be freed, or swept; NULL: none, or none yet. */
+/* The next one to be freed, or swept; NULL: none, or none yet. One that was begun comes first: what
+ * it has passed it does not hold for its child any more. */
 static struct version *find_version(struct store *store)
 {
     list_for_each (l, &store->dying) {
         struct version *version = container_of(l, struct version, link);
-        bool splices = version->n_children <= 1 || is_begun(version);
-        if ((splices || wants_sweep(version)) && is_finished(version))
+        if (is_begun(version))
+            return version;
+    }
+    list_for_each (l, &store->dying) {
+        struct version *version = container_of(l, struct version, link);
+        if ((version->n_children <= 1 || wants_sweep(version)) && is_finished(version))
             return version;
     }
     return NULL;
