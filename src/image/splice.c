@@ -278,6 +278,9 @@ static void finish(struct splice *s)
 {
     struct version *version = s->version, *before = version->descent.parent;
     s->version = NULL;
+    /* What it shared with a ghost before it, nobody else may have now. */
+    if (before && !before->vm)
+        before->stale++;
     if (s->sweeps) {
         version->stale -= s->stale;
         return;
