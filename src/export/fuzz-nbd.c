@@ -34,7 +34,7 @@ static bool read_only;
 static struct disk *find(struct nbd_exports *e, const char *name, bool *ret)
 {
     struct disk *disk = find_writable(e, name, ret);
-    if (disk)
+    if (disk && !*ret)
         *ret = read_only;
     return disk;
 }
@@ -60,6 +60,9 @@ static void set_up(void)
     check(!loop_create(LOOP_AUTO, 64, &loop), "no loop");
     check(!fake_store_create(&store), "no store");
     check(!fake_store_add(store, "vm", "root", DISK_BYTES), "no disk");
+    check(!fake_store_snap(store, "vm", "a"), "no version");
+    check(!fake_store_snap(store, "vm", "b"), "no version");
+    check(!fake_store_clone(store, "vm", "a", "clone"), "no clone");
     nbd_store_exports_init(&exports, store);
     find_writable = exports.exports.find;
     exports.exports.find = find;
@@ -80,7 +83,9 @@ static size_t put_option(uint8_t *to, uint32_t option, const void *data, uint32_
 
 static size_t put_handshake(uint8_t *to, bool structured)
 {
-    static const uint8_t context[] = "\0\0\0\2vm\0\0\0\1\0\0\0\017base:allocation";
+    static const uint8_t context[] = "\0\0\0\2vm\0\0\0\3\0\0\0\017base:allocation"
+                                     "\0\0\0\017varve:changed:a"
+                                     "\0\0\0\021varve:changed:vm@b";
     static const uint8_t go[] = "\0\0\0\2vm\0\1\0\3";
     uint32_t flags = htobe32(NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES);
     size_t n = sizeof(flags);

@@ -4,8 +4,9 @@
  *     nbd-test-server SOCKET [size=BYTES] [later] [threads] [bad=OFFSET] [full] [readonly]
  *         [connections=N] [requests=N] [buffers=BYTES] [handshake=MS] [stall=MS] [tcp]
  *
- * Exports vm/root, vm/data (1 MiB and 1 byte) and, not listed, provisional/root. Ends on SIGTERM,
- * in order, and prints its counters. */
+ * Exports vm/root, vm/data (1 MiB and 1 byte) and, not listed, provisional/root. On SIGUSR1 it
+ * takes a version of vm (v1, v2, ...), makes a clone of that (clone1, ...) and prints its name.
+ * Ends on SIGTERM, in order, and prints its counters. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "export/fake-store.h"
@@ -17,16 +18,6 @@
 #include <string.h>
 
 static struct loop *loop;
-
-struct dispatcher {
-    struct loop_hook hook;
-    struct store *store;
-};
-
-static void dispatch(struct loop_hook *hook)
-{
-    store_dispatch(container_of(hook, struct dispatcher, hook)->store);
-}
 
 static struct disk *(*find_plain)(struct nbd_exports *exports, const char *name, bool *ret);
 
@@ -55,6 +46,41 @@ static volatile sig_atomic_t asked;
 static void on_signal(int sig)
 {
     asked = 1;
+}
+
+static volatile sig_atomic_t snaps_asked;
+
+static void on_snap_signal(int sig)
+{
+    snaps_asked++;
+}
+
+static void snap(struct store *store)
+{
+    static int n_snaps;
+    char version[16], clone[16];
+
+    if (n_snaps == snaps_asked)
+        return;
+    n_snaps++;
+    snprintf(version, sizeof(version), "v%d", n_snaps);
+    snprintf(clone, sizeof(clone), "clone%d", n_snaps);
+    if (fake_store_snap(store, "vm", version) || fake_store_clone(store, "vm", version, clone))
+        abort();
+    printf("%s\n", version);
+    fflush(stdout);
+}
+
+struct dispatcher {
+    struct loop_hook hook;
+    struct store *store;
+};
+
+static void dispatch(struct loop_hook *hook)
+{
+    struct store *store = container_of(hook, struct dispatcher, hook)->store;
+    snap(store);
+    store_dispatch(store);
 }
 
 /* The signal interrupts the wait; this sees it in the next turn. */
@@ -143,6 +169,8 @@ int main(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    action.sa_handler = on_snap_signal;
+    sigaction(SIGUSR1, &action, NULL);
     printf("ready %s %u\n", loop_name(loop), port);
     fflush(stdout);
     loop_run(loop);

@@ -130,6 +130,8 @@ enum nbd_command {
 #define NBD_STATE_HOLE 1u /* base:allocation */
 #define NBD_STATE_ZERO 2u
 
+#define NBD_STATE_CHANGED 1u /* varve:changed:, as in QEMU's dirty bitmaps */
+
 enum nbd_error {
     NBD_EPERM = 1,
     NBD_EIO = 5,
