@@ -42,25 +42,23 @@ void note(const char *format, ...)
     fputc('\n', stderr);
 }
 
-bool confirm(const struct invocation *inv, const char *format, ...)
+enum exit_code confirm(const struct invocation *inv, const char *format, ...)
 {
     char question[512], line[16];
     va_list args;
 
     if (inv->yes)
-        return true;
+        return EXIT_OK;
     va_start(args, format);
     vsnprintf(question, sizeof(question), format, args);
     va_end(args);
-    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
-        error(EXIT_USAGE, "%s? Say so with --yes", question);
-        return false;
-    }
+    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
+        return error(EXIT_USAGE, "%s? Say so with --yes", question);
     fprintf(stderr, "%s? [y/N] ", question);
     if (fgets(line, sizeof(line), stdin) && (*line == 'y' || *line == 'Y'))
-        return true;
+        return EXIT_OK;
     note("nothing was changed");
-    return false;
+    return EXIT_FAILED;
 }
 
 /* ---- output --------------------------------------------------------------------------------- */
@@ -158,6 +156,16 @@ void disk_name_split(const char *text, struct disk_name *ret)
     ret->has_disk = slash != NULL;
     snprintf(ret->vm, sizeof(ret->vm), "%.*s", n, text);
     snprintf(ret->disk, sizeof(ret->disk), "%s", slash ? slash + 1 : "root");
+}
+
+enum exit_code check_whole(const json_t *object, const char *what, const char *name)
+{
+    if (!json_is_true(json_object_get(object, "provisional")))
+        return EXIT_OK;
+    return error(EXIT_CONFLICT,
+                 "%s %s is half-made: an import is under way, or was cut off; wait for it, or "
+                 "remove it with varve %srm",
+                 what, name, strcmp(what, "disk") ? "" : "disk ");
 }
 
 enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes)

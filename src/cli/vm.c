@@ -40,6 +40,13 @@ static uint64_t sum(const json_t *disks, const char *key)
     return total;
 }
 
+static const char *state_text(const json_t *object, uint64_t users)
+{
+    if (json_is_true(json_object_get(object, "provisional")))
+        return "provisional";
+    return users ? "in use" : "idle";
+}
+
 static void print_vms(const json_t *vms)
 {
     char size[SIZE_TEXT_CHARS], used[SIZE_TEXT_CHARS], disks[16];
@@ -54,10 +61,7 @@ static void print_vms(const json_t *vms)
         snprintf(disks, sizeof(disks), "%zu", json_array_size(list));
         table_row(table, member_text(vm, "name"), member_text(vm, "role"), disks,
                   size_format(sum(list, "size"), size), size_format(sum(list, "used"), used),
-                  json_is_true(json_object_get(vm, "provisional")) ? "provisional"
-                  : sum(list, "users")                             ? "in use"
-                                                                   : "idle",
-                  NULL);
+                  state_text(vm, sum(list, "users")), NULL);
     }
     table_print(table);
 }
@@ -65,16 +69,17 @@ static void print_vms(const json_t *vms)
 static void print_disks(const json_t *vm)
 {
     char size[SIZE_TEXT_CHARS], used[SIZE_TEXT_CHARS], users[16];
-    struct table *table = table_new("lrrr");
+    struct table *table = table_new("lrrrl");
     json_t *disk;
     size_t i;
 
-    table_row(table, "DISK", "SIZE", "USED", "CLIENTS", NULL);
+    table_row(table, "DISK", "SIZE", "USED", "CLIENTS", "STATE", NULL);
     json_array_foreach(json_object_get(vm, "disks"), i, disk)
     {
         snprintf(users, sizeof(users), "%" PRIu64, member_u64(disk, "users"));
         table_row(table, member_text(disk, "name"), size_format(member_u64(disk, "size"), size),
-                  size_format(member_u64(disk, "used"), used), users, NULL);
+                  size_format(member_u64(disk, "used"), used), users,
+                  state_text(disk, member_u64(disk, "users")), NULL);
     }
     table_print(table);
 }
@@ -149,8 +154,9 @@ enum exit_code cmd_rm(const struct invocation *inv)
         return r;
     size_t n = json_array_size(json_object_get(vm, "disks"));
     json_decref(vm);
-    if (!confirm(inv, "Remove vm %s with its %zu disk(s) and all data on them", inv->args[0], n))
-        return EXIT_USAGE;
+    r = confirm(inv, "Remove vm %s with its %zu disk(s) and all data on them", inv->args[0], n);
+    if (r != EXIT_OK)
+        return r;
     return call(inv, "vm.remove", json_pack("[s]", inv->args[0]), NULL);
 }
 
@@ -209,10 +215,10 @@ enum exit_code cmd_disk_rm(const struct invocation *inv)
 
     if (r == EXIT_OK)
         r = show_disk(inv, &name, &size);
+    if (r == EXIT_OK)
+        r = confirm(inv, "Remove disk %s and all data on it", inv->args[0]);
     if (r != EXIT_OK)
         return r;
-    if (!confirm(inv, "Remove disk %s and all data on it", inv->args[0]))
-        return EXIT_USAGE;
     return call(inv, "disk.remove", json_pack("[s, s]", name.vm, name.disk), NULL);
 }
 
@@ -227,12 +233,11 @@ enum exit_code cmd_disk_resize(const struct invocation *inv)
         r = read_disk_size(inv->args[1], &bytes);
     if (r == EXIT_OK)
         r = show_disk(inv, &name, &size);
+    if (r == EXIT_OK && bytes < size)
+        r = confirm(inv, "Shrink disk %s from %s to %s and lose what lies beyond", inv->args[0],
+                    size_format(size, old_text), size_format(bytes, new_text));
     if (r != EXIT_OK)
         return r;
-    if (bytes < size &&
-        !confirm(inv, "Shrink disk %s from %s to %s and lose what lies beyond", inv->args[0],
-                 size_format(size, old_text), size_format(bytes, new_text)))
-        return EXIT_USAGE;
     return call(inv, "disk.resize", json_pack("[s, s, o]", name.vm, name.disk, decimal(bytes)),
                 NULL);
 }

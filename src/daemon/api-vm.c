@@ -114,7 +114,7 @@ static void change_fault(xmlrpc_env *env, const struct trip *trip)
 {
     const struct store_change *c = &trip->change;
     bool of_disk = c->kind == CHANGE_DISK_ADD || c->kind == CHANGE_DISK_REMOVE ||
-                   c->kind == CHANGE_DISK_RESIZE;
+                   c->kind == CHANGE_DISK_RESIZE || c->kind == CHANGE_DISK_COMMIT;
     int fault = (int)fault_from_code(c->error);
 
     if (fault == FAULT_NOT_FOUND && of_disk && trip->vm_exists)
@@ -122,6 +122,10 @@ static void change_fault(xmlrpc_env *env, const struct trip *trip)
                   c->vm);
     else if (fault == FAULT_NOT_FOUND)
         api_fault(env, fault, "there is no vm \"%s\"; see varve ls", c->vm);
+    else if (fault == FAULT_EXISTS &&
+             (c->kind == CHANGE_VM_COMMIT || c->kind == CHANGE_DISK_COMMIT))
+        api_fault(env, fault, "%s \"%s%s%s\" is not provisional", of_disk ? "disk" : "vm", c->vm,
+                  of_disk ? "/" : "", of_disk ? c->disk : "");
     else if (fault == FAULT_EXISTS && of_disk)
         api_fault(env, fault, "vm \"%s\" has a disk \"%s\" already; choose another name", c->vm,
                   c->disk);
@@ -166,26 +170,35 @@ struct create {
     bool provisional;
 };
 
-static void take_option(xmlrpc_env *env, const char *key, xmlrpc_value *value, struct create *c)
+/* known: the method's options, as words in one text. */
+static bool is_option(const char *known, const char *key)
+{
+    const char *at = *key ? strstr(known, key) : NULL;
+    size_t len = strlen(key);
+
+    return at && (at == known || at[-1] == ' ') && (at[len] == '\0' || at[len] == ' ');
+}
+
+static void take_option(xmlrpc_env *env, const char *method, const char *known, const char *key,
+                        xmlrpc_value *value, struct create *c)
 {
     xmlrpc_bool flag = 0;
     const char *text = NULL;
     size_t len;
 
-    if (!strcmp(key, "provisional")) {
+    if (!is_option(known, key)) {
+        api_fault(env, FAULT_BAD_ARGUMENT, "%s has no option \"%.40s\"; it has: %s", method, key,
+                  known);
+    } else if (!strcmp(key, "provisional")) {
         xmlrpc_read_bool(env, value, &flag);
         c->provisional = flag;
-    } else if (!strcmp(key, "role") || !strcmp(key, "size") || !strcmp(key, "disk")) {
-        xmlrpc_parse_value(env, value, "s#", &text, &len);
     } else {
-        api_fault(env, FAULT_BAD_ARGUMENT,
-                  "vm.create has no option \"%.40s\"; it has role, size, disk and provisional",
-                  key);
+        xmlrpc_parse_value(env, value, "s#", &text, &len);
     }
     if (env->fault_occurred && env->fault_code < 0) {
         xmlrpc_env_clean(env);
         xmlrpc_env_init(env);
-        api_fault(env, FAULT_BAD_ARGUMENT, "option \"%s\" of vm.create has the wrong type", key);
+        api_fault(env, FAULT_BAD_ARGUMENT, "option \"%s\" of %s has the wrong type", key, method);
     }
     if (env->fault_occurred || !text)
         return;
@@ -197,7 +210,8 @@ static void take_option(xmlrpc_env *env, const char *key, xmlrpc_value *value, s
         take_name(env, "disk name", text, c->vm.disk);
 }
 
-static void take_options(xmlrpc_env *env, xmlrpc_value *options, struct create *c)
+static void take_options(xmlrpc_env *env, const char *method, const char *known,
+                         xmlrpc_value *options, struct create *c)
 {
     int n = xmlrpc_struct_size(env, options);
 
@@ -210,7 +224,7 @@ static void take_options(xmlrpc_env *env, xmlrpc_value *options, struct create *
         if (!env->fault_occurred)
             xmlrpc_parse_value(env, key, "s#", &text, &len);
         if (!env->fault_occurred)
-            take_option(env, text, value, c);
+            take_option(env, method, known, text, value, c);
     }
 }
 
@@ -225,7 +239,7 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
         xmlrpc_value *options;
         xmlrpc_array_read_item(env, args, 1, &options);
         if (!env->fault_occurred) {
-            take_options(env, options, &c);
+            take_options(env, "vm.create", "role size disk provisional", options, &c);
             xmlrpc_DECREF(options);
         }
     }
@@ -241,6 +255,7 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
     if (!*c.vm.disk)
         strcpy(c.vm.disk, "root");
     c.vm.size_bytes = c.size_bytes;
+    c.vm.provisional = false; /* the vm is */
     c.vm.kind = CHANGE_DISK_ADD;
     change(env, api, &c.vm);
     c.vm.kind = CHANGE_VM_COMMIT;
@@ -256,66 +271,53 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
     return truth(env);
 }
 
-/* A method whose arguments are a vm and nothing else. */
-static xmlrpc_value *vm_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
-                               enum change_kind kind)
+static void take_disk_options(xmlrpc_env *env, xmlrpc_value *args, struct store_change *c)
 {
+    struct create options = {};
+    xmlrpc_value *value;
+
+    xmlrpc_array_read_item(env, args, 3, &value);
+    if (env->fault_occurred)
+        return;
+    take_options(env, "disk.add", "provisional", value, &options);
+    xmlrpc_DECREF(value);
+    c->provisional = options.provisional;
+}
+
+/* The methods whose arguments are names, and perhaps a size: a vm; then its disk or its new name;
+ * then the disk's size. */
+static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
+                                  enum change_kind kind)
+{
+    bool of_vm = kind == CHANGE_VM_COMMIT || kind == CHANGE_VM_REMOVE,
+         rename = kind == CHANGE_VM_RENAME;
     struct store_change c = {.kind = kind};
 
     take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    change(env, api, &c);
-    return truth(env);
-}
-
-static xmlrpc_value *vm_commit(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return vm_change(env, args, api, CHANGE_VM_COMMIT);
-}
-
-static xmlrpc_value *vm_remove(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return vm_change(env, args, api, CHANGE_VM_REMOVE);
-}
-
-static xmlrpc_value *vm_rename(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    struct store_change c = {.kind = CHANGE_VM_RENAME};
-
-    take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    if (!env->fault_occurred)
-        take_name(env, "vm name", api_text(env, args, 1), c.new_name);
-    change(env, api, &c);
-    return truth(env);
-}
-
-static xmlrpc_value *disk_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
-                                 enum change_kind kind)
-{
-    struct store_change c = {.kind = kind};
-
-    take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    if (!env->fault_occurred)
-        take_name(env, "disk name", api_text(env, args, 1), c.disk);
-    if (!env->fault_occurred && kind != CHANGE_DISK_REMOVE)
+    if (!env->fault_occurred && !of_vm)
+        take_name(env, rename ? "vm name" : "disk name", api_text(env, args, 1),
+                  rename ? c.new_name : c.disk);
+    if (!env->fault_occurred && (kind == CHANGE_DISK_ADD || kind == CHANGE_DISK_RESIZE))
         take_size(env, api_text(env, args, 2), &c.size_bytes);
+    if (!env->fault_occurred && kind == CHANGE_DISK_ADD && api_count(args) > 3)
+        take_disk_options(env, args, &c);
     change(env, api, &c);
     return truth(env);
 }
 
-static xmlrpc_value *disk_add(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return disk_change(env, args, api, CHANGE_DISK_ADD);
-}
+#define NAMED_CHANGE(function, kind)                                                               \
+    static xmlrpc_value *function(xmlrpc_env *env, xmlrpc_value *args, struct api *api)            \
+    {                                                                                              \
+        return named_change(env, args, api, kind);                                                 \
+    }
 
-static xmlrpc_value *disk_remove(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return disk_change(env, args, api, CHANGE_DISK_REMOVE);
-}
-
-static xmlrpc_value *disk_resize(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return disk_change(env, args, api, CHANGE_DISK_RESIZE);
-}
+NAMED_CHANGE(vm_commit, CHANGE_VM_COMMIT)
+NAMED_CHANGE(vm_remove, CHANGE_VM_REMOVE)
+NAMED_CHANGE(vm_rename, CHANGE_VM_RENAME)
+NAMED_CHANGE(disk_add, CHANGE_DISK_ADD)
+NAMED_CHANGE(disk_commit, CHANGE_DISK_COMMIT)
+NAMED_CHANGE(disk_remove, CHANGE_DISK_REMOVE)
+NAMED_CHANGE(disk_resize, CHANGE_DISK_RESIZE)
 
 /* ---- methods that show ---------------------------------------------------------------------- */
 
@@ -352,6 +354,7 @@ static xmlrpc_value *disk_value(xmlrpc_env *env, const struct disk_info *disk)
     api_put_u64(env, value, "size", disk->size_bytes);
     api_put_u64(env, value, "used", disk->used_bytes);
     api_put_int(env, value, "users", (int)disk->users);
+    api_put_bool(env, value, "provisional", disk->provisional);
     return value;
 }
 
@@ -403,7 +406,8 @@ static xmlrpc_value *vm_show(xmlrpc_env *env, xmlrpc_value *args, struct api *ap
 }
 
 #define VM_STRUCT                                                                                  \
-    "{name, role, provisional, created (UTC, ISO 8601), disks: [{name, size, used, users}]}"
+    "{name, role, provisional, created (UTC, ISO 8601), disks: [{name, size, used, users, "        \
+    "provisional}]}"
 
 const struct method api_vm_methods[] = {
     {"vm.create", "b:s,b:sS", "vm, options",
@@ -418,8 +422,11 @@ const struct method api_vm_methods[] = {
     {"vm.rename", "b:ss", "vm, new_name", "Give a vm another name.", vm_rename},
     {"vm.remove", "b:s", "vm", "Remove a vm and its disks. Refused (busy) while a client uses one.",
      vm_remove},
-    {"disk.add", "b:sss", "vm, disk, size",
-     "Add an empty disk. size: bytes in decimal, a multiple of 512 from 4096 to 2^57.", disk_add},
+    {"disk.add", "b:sss,b:sssS", "vm, disk, size, options",
+     "Add an empty disk. size: bytes in decimal, a multiple of 512 from 4096 to 2^57. Option: "
+     "provisional (true: the disk vanishes with the daemon unless disk.commit comes first).",
+     disk_add},
+    {"disk.commit", "b:ss", "vm, disk", "Make a provisional disk an ordinary one.", disk_commit},
     {"disk.remove", "b:ss", "vm, disk", "Remove a disk. Refused (busy) while a client uses it.",
      disk_remove},
     {"disk.resize", "b:sss", "vm, disk, size",
