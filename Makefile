@@ -39,11 +39,11 @@ endif
 
 # Keeps the guest images, which take minutes: make distclean removes them too.
 clean:
-	@rm -rf build-asan
+	@rm -rf build-asan build-tsan
 	@if [ -d build ]; then find build -mindepth 1 -maxdepth 1 ! -name guest -exec rm -rf {} +; fi
 
 distclean:
-	rm -rf build build-asan
+	rm -rf build build-asan build-tsan
 
 format:
 	@scripts/setup check

@@ -17,6 +17,7 @@ import unittest
 import xmlrpc.client
 
 VARVED, DOCS, API_MD = sys.argv[1:4]
+CONFIG = os.environ.get("VARVE_TEST_CONFIG")  # text of a configuration file
 
 
 class Connection(http.client.HTTPConnection):
@@ -47,7 +48,12 @@ class Api(unittest.TestCase):
         cls.path = cls.run_dir + "/varve.sock"
         store = cls.dir.name + "/store"
         subprocess.run([VARVED, "--init", "--store", store, "--capacity", "1G"], check=True)
-        cls.daemon = subprocess.Popen([VARVED, "--store", store, "--run", cls.run_dir])
+        command = [VARVED, "--store", store, "--run", cls.run_dir]
+        if CONFIG:
+            with open(cls.dir.name + "/conf", "w") as file:
+                file.write(CONFIG)
+            command += ["--config", file.name]
+        cls.daemon = subprocess.Popen(command)
         for _ in range(200):
             if os.path.exists(cls.path):
                 break
@@ -127,7 +133,7 @@ class Api(unittest.TestCase):
         self.assertTrue(api.vm.create("life", {"size": "1048576", "role": "database"}))
         vm = api.vm.show("life")
         self.assertEqual((vm["name"], vm["role"], vm["provisional"]), ("life", "database", False))
-        self.assertEqual(vm["disks"], [{"name": "root", "size": "1048576", "used": "0", "users": 0}])
+        self.assertEqual(vm["disks"], [{"name": "root", "size": "1048576", "used": "0", "users": 0, "provisional": False}])
         self.fault(101, api.vm.create, "life")
         api.disk.add("life", "data", str(1 << 57))
         self.fault(101, api.disk.add, "life", "data", "4096")
@@ -147,6 +153,15 @@ class Api(unittest.TestCase):
         self.assertTrue(self.api.vm.show("prov")["provisional"])
         self.api.vm.commit("prov")
         self.assertFalse(self.api.vm.show("prov")["provisional"])
+        self.assertFalse(self.api.vm.show("prov")["disks"][0]["provisional"])
+        self.assertIn("not provisional", self.fault(101, self.api.vm.commit, "prov"))
+        self.api.disk.add("prov", "d", "4096", {"provisional": True})
+        disks = {d["name"]: d["provisional"] for d in self.api.vm.show("prov")["disks"]}
+        self.assertEqual(disks, {"root": False, "d": True})
+        self.api.disk.commit("prov", "d")
+        self.assertFalse(any(d["provisional"] for d in self.api.vm.show("prov")["disks"]))
+        self.assertIn("not provisional", self.fault(101, self.api.disk.commit, "prov", "d"))
+        self.assertIn("no disk", self.fault(100, self.api.disk.commit, "prov", "e"))
         self.api.vm.remove("prov")
 
     def test_bad_names_change_nothing(self):
@@ -169,6 +184,11 @@ class Api(unittest.TestCase):
                         {"disk": "d"}):
             self.fault(105, self.api.vm.create, "opt", options)
         self.fault(100, self.api.vm.show, "opt")
+        self.api.vm.create("opt")
+        for options in ({"size": "4096"}, {"role disk": "x"}, {"": True}, {"provisional": 1}):
+            self.fault(105, self.api.disk.add, "opt", "d", "4096", options)
+        self.assertEqual(self.api.vm.show("opt")["disks"], [])
+        self.api.vm.remove("opt")
 
     def test_wrong_types_say_what_is_wanted(self):
         text = self.fault(105, self.api.vm.rename, "a", 5)
@@ -210,6 +230,8 @@ class Api(unittest.TestCase):
         info = self.api.daemon.info()
         self.assertEqual(info["nbd_socket"], self.run_dir + "/nbd.sock")
         self.assertIn(info["io_engine"], ("io_uring", "threads"))
+        if CONFIG and "threads" in CONFIG:
+            self.assertEqual(info["io_engine"], "threads")
         self.assertIsInstance(self.api.events.list(), list)
 
     # ---- bad clients

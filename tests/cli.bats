@@ -109,13 +109,23 @@ fails() {
     varve --json df | jq -e '.capacity | tonumber > 1e9' >/dev/null
     varve stats | grep -q '[a-z]  *[0-9]'
     [ "$(varve version | wc -l)" = 2 ]
+    varve create shown --size 1M
+    for command in ls "ls shown" "show shown" stats df version check; do
+        [ "$(varve --json $command | jq -s length)" = 1 ] # one value, and nothing beside it
+        [[ $(varve $command) != [{[]* ]]
+    done
+    varve rm --yes shown
 }
 
 @test "removal asks at a terminal and takes no for an answer" {
     varve create asked
-    run script -qec "varve rm asked" /dev/null <<<"n"
-    [ "$status" -ne 0 ]
-    varve show asked
+    for command in "rm asked" "disk rm asked/d" "disk resize asked/d 4096"; do
+        varve disk add asked/d 1M 2>/dev/null || true
+        run script -qec "varve $command" /dev/null <<<"n"
+        [ "$status" -eq 1 ]
+        [[ $output == *"nothing was changed"* ]]
+        [ "$(varve --json show asked | jq -r '.disks[0].size')" = 1048576 ]
+    done
     run -0 script -qec "varve rm asked" /dev/null <<<"y"
     expect 3 'no vm' varve show asked
 }
@@ -177,6 +187,18 @@ fails() {
     expect 1 'cannot write' varve export e "$TOP/no/such/dir.img"
     expect 3 'no disk "nope"' varve export e/nope "$TOP/x.img"
     expect 3 'no vm' varve export nobody "$TOP/x.img"
+    # A file system that is too small.
+    if [ "$(id -u)" = 0 ]; then
+        varve import "$TOP/a.raw" big
+        mkdir "$TOP/tight"
+        for f in raw qcow2; do
+            expect 1 'make room on the file system' unshare -m sh -c 'cd "$TOP/tight" &&
+                mount -t tmpfs -o size=1M none . && cd "$TOP/tight" &&
+                { varve export big out.'$f'; r=$?; [ -z "$(ls -A)" ] || echo left: *; exit $r; }'
+            [[ $output != *left:* ]]
+        done
+        varve rm --yes big
+    fi
     varve rm --yes e
 }
 
@@ -193,6 +215,30 @@ fails() {
     refused 3 'cannot read' varve import "$TOP/nothing-there" cut
     refused 1 'is a directory' varve import "$TOP" cut
     refused 2 'is no format' varve import "$TOP/a.raw" cut --format luks
+}
+
+@test "what begins like no image is raw, and says so; what is named otherwise is refused" {
+    for name in a.img a noise.bin; do
+        cp "$TOP/a.raw" "$TOP/$name"
+        run --separate-stderr -0 varve import "$TOP/$name" guessed
+        [[ $stderr == *"$name has no header of an image format and is taken as raw"* ]]
+        varve rm --yes guessed
+        run -0 varve import "$TOP/$name" guessed --format raw
+        [ -z "$output" ]
+        varve rm --yes guessed
+        rm "$TOP/$name"
+    done
+    run -0 varve import "$TOP/a.raw" guessed
+    [ -z "$output" ]
+    varve rm --yes guessed
+    for f in qcow2 vmdk vhdx vdi; do
+        cp "$TOP/a.$f" "$TOP/headless.$f"
+        dd if=/dev/zero of="$TOP/headless.$f" bs=1K count=1 conv=notrunc status=none
+        refused 1 "is named as $f and does not begin like one" varve import "$TOP/headless.$f" guessed
+        rm "$TOP/headless.$f"
+    done
+    qemu-img create -q -f qed "$TOP/other.qed" 1M
+    refused 1 'has the format qed; Varve imports raw, qcow2, vmdk, vhdx and vdi' varve import "$TOP/other.qed" guessed
 }
 
 @test "an image that names other files is refused unless it is trusted" {
@@ -218,18 +264,23 @@ f = os.open(sys.argv[1], os.O_WRONLY)
 for i in range(20000):
     os.pwrite(f, os.urandom(4096), i * 65536)
 EOF
-    for signal in INT TERM; do
-        varve import "$TOP/large.raw" large --format raw 3>&- &
-        child=$!
-        for _ in $(seq 100); do
-            [ "$(varve --json ls | jq -r '.[] | select(.name == "large").provisional')" = true ] && break
-            sleep 0.02
+    varve create old --size 1M
+    before=$(varve --json ls)
+    for signal in INT TERM HUP; do
+        for name in large old/large; do
+            varve import "$TOP/large.raw" $name --format raw 3>&- &
+            child=$!
+            for _ in $(seq 100); do
+                varve --json ls | grep -q '"provisional": true' && break
+                sleep 0.02
+            done
+            varve --json ls | grep -q '"provisional": true'
+            kill -$signal $child
+            fails wait $child
+            [ "$(varve --json ls)" = "$before" ]
         done
-        [ "$(varve --json ls | jq -r '.[] | select(.name == "large").provisional')" = true ]
-        kill -$signal $child
-        fails wait $child
-        expect 3 'no vm' varve show large
     done
+    varve rm --yes old
     varve import "$TOP/large.raw" large --format raw
     varve export large "$TOP/large.out" 3>&- &
     child=$!
@@ -239,7 +290,7 @@ EOF
     done
     kill -TERM $child
     fails wait $child
-    ! compgen -G "$TOP/large.out*"
+    fails compgen -G "$TOP/large.out*"
     varve rm --yes large
     rm "$TOP/large.raw"
 }
@@ -302,6 +353,9 @@ EOF
     expect 2 'is no command' varve frobnicate
     expect 2 'there are: disk add, disk rm, disk resize' varve disk
     expect 2 'there are: disk add, disk rm, disk resize' varve help disk frob
+    for words in "help disk" "disk --help" "disk -h" "--help disk"; do
+        expect 0 'disk resize  Change the size of a disk' varve $words
+    done
     expect 2 'usage: varve rename VM NEW; see varve help rename' varve rename one
     expect 2 'usage: varve create [OPTION...] VM' varve create
     expect 2 'is no option' varve ls --bogus
@@ -358,7 +412,7 @@ EOF
     ) 3>&- &
     client=$!
     for _ in $(seq 100); do
-        varve ls before | grep -q ' 1$' && break
+        [ "$(varve --json ls before | jq '.disks[0].users')" = 1 ] && break
         sleep 0.05
     done
     run --separate-stderr varve rename before after
@@ -419,6 +473,8 @@ EOF
     expect 1 'no permission' runuser -u nobody -- "$TOP/varve" check --store "$STORE"
     expect 1 'no permission' runuser -u nobody -- "$TOP/varve" init "$TOP/theirs"
     expect 1 'cannot make the run directory' runuser -u nobody -- "$TOP/varved" --store "$STORE" --run "$TOP/run3"
+    install -d -m 700 -o nobody "$TOP/own"
+    expect 1 'no permission to open the store' runuser -u nobody -- "$TOP/varved" --store "$STORE" --run "$TOP/own"
     mkdir -m 777 "$TOP/open"
     expect 1 'others may write to the run directory' varved --store "$STORE" --run "$TOP/open"
 }
@@ -430,6 +486,36 @@ EOF
     printf '[daemon]\nio-engine = magic\n' >"$TOP/bad.conf"
     expect 2 'bad.conf:2: io-engine' varved --store "$STORE" --run "$TOP/run2" --config "$TOP/bad.conf"
     expect 2 'cannot open the configuration' varved --store "$STORE" --config "$TOP/none.conf"
+}
+
+@test "where io_uring is forbidden threads serve, and it is said; who insists on it is told" {
+    varve init "$TOP/plain" --capacity 512M
+    # A seccomp filter: io_uring_setup() gives EPERM.
+    cat >"$TOP/forbid.py" <<'EOF'
+import ctypes, os, struct, sys
+LOAD, JEQ, RETURN = 0x20, 0x15, 0x06
+program = b"".join(struct.pack("<HBBI", *i) for i in (
+    (LOAD, 0, 0, 0), (JEQ, 0, 1, 425), (RETURN, 0, 0, 0x00050001), (RETURN, 0, 0, 0x7fff0000)))
+libc, text = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(program)
+filter = struct.pack("HxxxxxxP", 4, ctypes.addressof(text))
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter) == 0, ctypes.get_errno()
+os.execvp(sys.argv[1], sys.argv[1:])
+EOF
+    forbidden="/usr/bin/python3 $TOP/forbid.py varved --store $TOP/plain --run $TOP/plain-run"
+    printf '[daemon]\nio-engine = io_uring\n' >"$TOP/insist.conf"
+    expect 1 'io_uring cannot be used here: Operation not permitted; set io-engine = auto' \
+        $forbidden --config "$TOP/insist.conf"
+    $forbidden >"$TOP/plain.log" 2>&1 3>&- &
+    pid=$!
+    for _ in $(seq 100); do varve --run "$TOP/plain-run" df >/dev/null 2>&1 && break; sleep 0.05; done
+    varve --run "$TOP/plain-run" version | grep 'threads)$'
+    grep -q 'io_uring cannot be used here' "$TOP/plain.log"
+    fails grep -q 'io_uring cannot be used here' "$TOP/log"
+    varve --run "$TOP/plain-run" import "$TOP/a.qcow2" there
+    varve --run "$TOP/plain-run" export there "$TOP/there.raw"
+    cmp "$TOP/a.raw" "$TOP/there.raw"
+    kill $pid && wait $pid
+    rm "$TOP/there.raw"
 }
 
 @test "without qemu-img and QEMU the package is named" {
@@ -462,20 +548,88 @@ EOF
     varve rm --yes survivor
 }
 
-@test "a provisional vm does not outlive the daemon" {
-    truncate -s 8G "$TOP/big.raw"
-    dd if=/dev/urandom of="$TOP/big.raw" bs=1M count=600 conv=notrunc status=none
-    varve import "$TOP/big.raw" halfway 3>&- &
+# half_import NAME: an import of something large under NAME (VM/DISK) that is under way; its process
+# is $child.
+half_import() {
+    [ -e "$TOP/big.raw" ] || {
+        truncate -s 8G "$TOP/big.raw"
+        dd if=/dev/urandom of="$TOP/big.raw" bs=1M count=600 conv=notrunc status=none
+    }
+    varve import "$TOP/big.raw" "$1" 3>&- &
     child=$!
-    for _ in $(seq 100); do
-        varve show halfway >/dev/null 2>&1 && break
+    for _ in $(seq 200); do
+        varve ls "${1%/*}" 2>/dev/null | grep -q "^${1#*/} .*" && return
         sleep 0.02
     done
+    return 1
+}
+
+@test "an export whose daemon dies says so, and leaves nothing" {
+    dd if=/dev/urandom of="$TOP/gone.raw" bs=1M count=500 status=none
+    varve import "$TOP/gone.raw" gone
+    varve export gone "$TOP/gone.vdi" 3>&- 2>"$TOP/gone.errors" &
+    child=$!
+    for _ in $(seq 200); do compgen -G "$TOP/gone.vdi.partial-*" >/dev/null && break; sleep 0.01; done
+    kill -STOP "$(cat "$TOP/pid")" # so that it does not end before
     kill -9 "$(cat "$TOP/pid")"
-    fails wait $child
-    sleep 0.2
+    code=0
+    wait $child || code=$?
+    cat "$TOP/gone.errors"
+    [ $code -eq 5 ]
+    grep -q 'exporting failed.*Input/output error' "$TOP/gone.errors"
+    grep -q 'the daemon is gone: no daemon answers' "$TOP/gone.errors"
+    fails compgen -G "$TOP/gone.vdi*"
     start_daemon
+    varve rm --yes gone
+    rm "$TOP/gone.raw"
+}
+
+@test "what an import leaves half-made does not outlive the daemon" {
+    varve create old --size 1M
+    for name in halfway/root old/data; do
+        half_import $name
+        kill -9 "$(cat "$TOP/pid")"
+        code=0
+        wait $child || code=$?
+        [ $code -eq 5 ]
+        sleep 0.2
+        start_daemon
+        run varve ls "${name%/*}"
+        [[ $output != *"${name#*/} "*8G* ]]
+    done
     expect 3 'no vm' varve show halfway
+    [ "$(varve --json show old | jq -r '.disks[].name')" = root ]
+    varve rm --yes old
+    rm "$TOP/big.raw"
+}
+
+@test "an import that is killed leaves something that is marked, not used, and can be removed" {
+    varve create old --size 1M
+    for name in halfway/root old/data; do
+        half_import $name
+        kill -9 $child
+        fails wait $child
+        for _ in $(seq 100); do # qemu-img dies with it
+            [ "$(varve --json show ${name%/*} | jq '[.disks[].users] | add')" = 0 ] && break
+            sleep 0.05
+        done
+        varve show "${name%/*}" | grep -q provisional
+        expect 4 'is half-made' varve export $name "$TOP/half.raw"
+        [ ! -e "$TOP/half.raw" ]
+        run -0 nbdinfo --list "nbd+unix://?socket=$VARVE_RUN/nbd.sock"
+        [[ $output != *"$name"* ]]
+    done
+    expect 4 'vm halfway is half-made' varve run halfway --accel tcg
+    expect 4 'vm halfway is half-made' varve import "$TOP/a.raw" halfway/more
+    varve --json run old -m 64M --accel tcg >"$TOP/old.json" 2>"$TOP/old.errors"
+    grep -q 'disk data is half-made by an import: the guest does not get it' "$TOP/old.errors"
+    pid=$(jq .pid "$TOP/old.json")
+    fails grep -q old/data /proc/$pid/cmdline
+    kill -9 $pid
+    varve disk rm --yes old/data
+    varve import "$TOP/a.raw" old/data
+    varve rm --yes halfway
+    for _ in $(seq 100); do varve rm --yes old 2>/dev/null && break; sleep 0.05; done
     rm "$TOP/big.raw"
 }
 
@@ -491,6 +645,23 @@ EOF
     start_daemon
     varve show orderly
     varve rm --yes orderly
+}
+
+@test "SIGTERM is heard during recovery: exit 0, and the next daemon recovers" {
+    varve import "$TOP/a.raw" recovered
+    kill -9 "$(cat "$TOP/pid")"
+    # The signal is there before the first step.
+    expect 0 'stopping after SIGTERM: the opening of the store' timeout -s KILL 60 /usr/bin/python3 -c '
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGTERM)
+os.execvp("varved", ["varved", "--store", sys.argv[1], "--run", sys.argv[2]])' "$STORE" "$VARVE_RUN"
+    [ ! -e "$VARVE_RUN/nbd.sock" ] || expect 5 'no daemon answers' varve ls
+    start_daemon
+    varve --json stats | jq -e '.[] | select(.name == "replayed_batches").value | tonumber > 0'
+    varve export recovered "$TOP/recovered.raw"
+    cmp "$TOP/a.raw" "$TOP/recovered.raw"
+    varve rm --yes recovered
 }
 
 @test "sockets and directories are private" {
@@ -638,13 +809,33 @@ EOF
     expect 2 'no number of processors' varve run bad --cpus 0
     expect 2 'no accelerator' varve run bad --accel xen
     expect 2 'belong to --kernel' varve run bad --append x
-    expect 2 'no name of a machine' varve run bad --name a/b
+    for name in a/b 'a b' .a '' a,b; do
+        expect 2 'is no name of a machine' varve run bad --name "$name"
+    done
     expect 1 'QEMU did not start' varve run bad --accel tcg -m 64M -- -bogus
     expect 3 'no vm' varve run nobody
     varve create diskless
     expect 2 'no disk to boot from' varve run diskless --accel tcg
     varve rm --yes bad
     varve rm --yes diskless
+}
+
+@test "KVM is used where it works" {
+    varve create fast --size 16M
+    if varve --json run fast -m 64M --accel kvm >"$TOP/fast.json"; then
+        varve stop --force fast
+        for _ in $(seq 100); do [ "$(varve --json show fast | jq '.disks[0].users')" = 0 ] && break; sleep 0.05; done
+        run --separate-stderr -0 varve --json run fast -m 64M
+        [ "$(jq -r .accel <<<"$output")" = kvm ]
+        [ -z "$stderr" ]
+    else
+        run --separate-stderr -0 varve --json run fast -m 64M
+        [ "$(jq -r .accel <<<"$output")" = tcg ]
+        [[ $stderr == *"the guest runs under TCG"* ]]
+    fi
+    varve stop --force fast
+    for _ in $(seq 100); do varve rm --yes fast 2>/dev/null && break; sleep 0.05; done
+    expect 3 'no vm' varve show fast
 }
 
 @test "without KVM a guest runs under TCG with a message, and --accel kvm says why not" {
@@ -667,7 +858,7 @@ EOF
 
 @test "every command has help, a place in varve(1) and in the completion" {
     run -0 varve help
-    for c in init create import export ls show rename rm 'disk add' 'disk rm' 'disk resize' run stats df check version help; do
+    for c in init create import export ls show rename rm 'disk add' 'disk rm' 'disk resize' run console stop stats df check version help; do
         [[ $output == *"$c"* ]]
         varve help $c | grep -q "^Usage: varve $c"
         varve $c --help | grep -q "^Examples:"

@@ -30,6 +30,10 @@ struct loop_impl {
 
 extern const struct loop_impl loop_impl_uring, loop_impl_threads;
 
+/* Tell the operations that are in the list now, one after the other, each with its res: a callback
+ * may start more, or run a turn of its own that takes from the same list. */
+void loop_deliver(struct list *ready);
+
 struct loop_posted;
 
 struct loop {

@@ -395,17 +395,7 @@ static void threads_turn(struct loop *loop, bool wait)
     poll_sockets(t, wait && list_empty(&t->ready));
     expire_timers(t);
     collect_finished(t);
-
-    /* Only what is ready now, as callbacks start more; one at a time, as one may run a turn itself.
-     */
-    size_t n = 0;
-    struct list *l;
-    list_for_each (r, &t->ready)
-        n++;
-    while (n-- && (l = list_pop_front(&t->ready))) {
-        struct loop_op *op = container_of(l, struct loop_op, link);
-        op->done(op, op->res);
-    }
+    loop_deliver(&t->ready);
 }
 
 const struct loop_impl loop_impl_threads = {

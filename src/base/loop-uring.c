@@ -163,6 +163,7 @@ static void drain_backlog(struct uring *uring, struct list *cancelled)
         struct loop_op *op = container_of(l, struct loop_op, link);
         if (op->state == BACKLOG_CANCELLED) {
             list_del(l);
+            op->res = -ECANCELED;
             list_push_back(cancelled, l);
             continue;
         }
@@ -267,11 +268,7 @@ static void uring_turn(struct loop *loop, bool wait)
      * was not submitted stays in the queue for the next turn. */
     assert(res >= 0 || res == -EINTR || res == -EBUSY || res == -EAGAIN);
 
-    struct list *l;
-    while ((l = list_pop_front(&cancelled))) {
-        struct loop_op *op = container_of(l, struct loop_op, link);
-        op->done(op, -ECANCELED);
-    }
+    loop_deliver(&cancelled);
     deliver_all(uring);
 }
 

@@ -79,6 +79,19 @@ const char *loop_name(const struct loop *loop)
     return loop->impl->name;
 }
 
+void loop_deliver(struct list *ready)
+{
+    size_t n = 0;
+    struct list *l;
+
+    list_for_each (r, ready)
+        n++;
+    while (n-- && (l = list_pop_front(ready))) {
+        struct loop_op *op = container_of(l, struct loop_op, link);
+        op->done(op, op->res);
+    }
+}
+
 /* ---- operations ----------------------------------------------------------------------------- */
 
 static void start(struct loop *loop, struct loop_op *op, enum loop_op_kind kind, int fd,

@@ -271,7 +271,7 @@ static void count_post(void *arg)
     if (n != posted.last[id] + 1)
         posted.disordered = true;
     posted.last[id] = n;
-    posted.count++;
+    __atomic_fetch_add(&posted.count, 1, __ATOMIC_RELEASE); /* ping_main() waits for it */
 }
 
 static void *poster_main(void *arg)

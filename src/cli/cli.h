@@ -62,8 +62,9 @@ enum exit_code error(enum exit_code code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 void note(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Whether to go on with what destroys: --yes, or "y" typed at a terminal. Prints why not. */
-bool confirm(const struct invocation *inv, const char *format, ...)
+/* Before what destroys. EXIT_OK: --yes, or "y" typed at a terminal; else, after a message,
+ * EXIT_FAILED: another answer, EXIT_USAGE: nobody there to be asked. */
+enum exit_code confirm(const struct invocation *inv, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
 /* ---- output --------------------------------------------------------------------------------- */
@@ -100,6 +101,10 @@ enum exit_code call_quiet(const struct invocation *inv, const char *method, json
 enum exit_code call_versions(const struct invocation *inv, const char *vm, bool measure,
                              json_t **ret);
 
+/* After something that goes past the API (a copy over NBD) failed with code: where the daemon does
+ * not answer any more, say so and return EXIT_UNREACHABLE; else return code. */
+enum exit_code check_daemon(const struct invocation *inv, enum exit_code code);
+
 /* ---- names and sizes ------------------------------------------------------------------------ */
 
 struct disk_name {
@@ -116,6 +121,16 @@ void version_name_split(const char *text, struct version_name *ret);
 
 /* The same, where a version has to be named. EXIT_USAGE after a message that says how. */
 enum exit_code version_name_read(const char *text, struct version_name *ret);
+
+/* Refuse what only whole disks are good for where an import is under way or was cut off: object is
+ * a vm or a disk of the API, whose name is for the message. EXIT_OK: it is whole. */
+enum exit_code check_whole(const json_t *object, const char *what, const char *name);
+
+/* "provisional", "in use" or "idle": of a vm or a disk with so many users. */
+const char *state_text(const json_t *object, uint64_t users);
+
+/* EXIT_USAGE after a message: what cannot name a machine (a directory is made of it). */
+enum exit_code check_machine_name(const char *name);
 
 /* Read SIZE for a disk into decimal text. EXIT_USAGE after a message that says what a size is. */
 enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes);
@@ -140,10 +155,12 @@ enum exit_code cmd_df(const struct invocation *inv);
 enum exit_code cmd_stats(const struct invocation *inv);
 enum exit_code cmd_check(const struct invocation *inv);
 enum exit_code cmd_version(const struct invocation *inv);
-enum exit_code cmd_import(const struct invocation *inv); /* import.c */
-enum exit_code cmd_export(const struct invocation *inv); /* export.c */
-enum exit_code cmd_run(const struct invocation *inv);    /* run.c */
-enum exit_code cmd_help(const struct invocation *inv);   /* help.c */
+enum exit_code cmd_import(const struct invocation *inv);  /* import.c */
+enum exit_code cmd_export(const struct invocation *inv);  /* export.c */
+enum exit_code cmd_run(const struct invocation *inv);     /* run.c */
+enum exit_code cmd_console(const struct invocation *inv); /* machine.c */
+enum exit_code cmd_stop(const struct invocation *inv);
+enum exit_code cmd_help(const struct invocation *inv); /* help.c */
 
 /* ---- help ----------------------------------------------------------------------------------- */
 
@@ -154,5 +171,8 @@ const struct command *command_find(int n_words, char **words, int *ret_words);
 
 /* Say that the words are no command, and which ones begin with the first. Returns EXIT_USAGE. */
 enum exit_code no_command(int n_words, char **words);
+/* Where the words are the first one of several commands, such as "disk", list those with their
+ * summaries. False: they are not. */
+bool print_group_help(int n_words, char **words);
 
 #endif

@@ -236,3 +236,13 @@ enum exit_code call(const struct invocation *inv, const char *method, json_t *ar
         json_decref(unused);
     return r;
 }
+
+enum exit_code check_daemon(const struct invocation *inv, enum exit_code code)
+{
+    json_t *unused = NULL;
+    struct why why = {};
+    enum exit_code r = call_quiet(inv, "daemon.info", NULL, &unused, &why);
+
+    json_decref(unused);
+    return r == EXIT_UNREACHABLE ? error(r, "the daemon is gone: %s", why.text) : code;
+}

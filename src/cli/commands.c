@@ -39,16 +39,19 @@ const struct command commands[] = {
      .summary = "Make a vm or a disk from a disk image",
      .text = "Read the disk image FILE (" IMAGE_FORMATS
              ") into a new disk. The vm is made if it is not "
-             "there; the disk is root unless it is named. Holes stay holes. The vm appears under "
-             "its name "
-             "as a whole or not at all: an import that fails or is interrupted is taken back.\n\n"
+             "there; the disk is root unless it is named. Holes stay holes. What is made is "
+             "provisional until it is complete: an import that fails or is interrupted is taken "
+             "back, at the latest when the daemon starts again.\n\n"
              "An image that refers to other files (a backing file, an external data file or "
              "extents) is "
              "refused, because an image from a stranger could name any file of this machine.",
      .min_args = 2,
      .max_args = 2,
      .options = {{"format", "FORMAT",
-                  "The format of FILE: " IMAGE_FORMATS ". Detected if not given.", 'f'},
+                  "The format of FILE: " IMAGE_FORMATS
+                  ". Detected if not given; a file that begins like no "
+                  "image is taken as raw, with a message unless its name ends in .raw.",
+                  'f'},
                  {"allow-backing", NULL, "Follow references of the image to other files."}},
      .examples = {"varve import debian-12.qcow2 web1",
                   "varve import data.raw web1/data --format raw"},
@@ -216,7 +219,8 @@ const struct command commands[] = {
      .summary = "Start QEMU on a vm",
      .text = "Start QEMU in the background with all disks of the vm over NBD, and print how to "
              "reach it: "
-             "its process, its QMP socket and its console. Its files are in vm/VM in the run "
+             "its process, its QMP socket and its console (varve console, varve stop). Its files "
+             "are in vm/VM in the run "
              "directory. "
              "While the daemon is away the guest waits for it, for five minutes.\n\n"
              "RAM is a shared file on /dev/shm. KVM is used where it works, else TCG, with a "
@@ -237,6 +241,28 @@ const struct command commands[] = {
      .examples = {"varve run web1 -m 2G", "varve run web1 --forward tcp:2222:22",
                   "varve run web1 -- -device virtio-balloon-pci"},
      .run = cmd_run},
+    {.name = "console",
+     .arguments = "NAME",
+     .summary = "Connect the terminal to a running machine",
+     .text =
+         "Connect this terminal to the serial console of a machine that varve run started: NAME "
+         "is its --name, or its vm. Ctrl-] leaves the console, and the machine runs on. One "
+         "terminal at a time is served; another one waits.",
+     .min_args = 1,
+     .max_args = 1,
+     .examples = {"varve console web1"},
+     .run = cmd_console},
+    {.name = "stop",
+     .arguments = "NAME",
+     .summary = "Switch a running machine off",
+     .text = "Press the power button of a machine that varve run started, and return: its guest "
+             "shuts down if it heeds that. With --force QEMU is ended at once, as when the power "
+             "goes.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"force", NULL, "End QEMU at once, and wait for its end."}},
+     .examples = {"varve stop web1", "varve stop --force web1"},
+     .run = cmd_stop},
     {.name = "stats",
      .arguments = "",
      .summary = "Show what the daemon counts",

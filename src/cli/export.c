@@ -64,7 +64,10 @@ static enum exit_code look_at_disk(const struct invocation *inv, const struct di
             continue;
         found = true;
         *ret_size = member_u64(disk, "size");
-        if (member_u64(disk, "users"))
+        r = check_whole(vm, "vm", name->vm);
+        if (r == EXIT_OK)
+            r = check_whole(disk, "disk", inv->args[0]);
+        if (r == EXIT_OK && member_u64(disk, "users"))
             note("disk %s/%s is in use: what is written meanwhile may be in the copy or not",
                  name->vm, name->disk);
     }
@@ -72,7 +75,7 @@ static enum exit_code look_at_disk(const struct invocation *inv, const struct di
     if (!found)
         return error(EXIT_NOT_FOUND, "vm \"%s\" has no disk \"%s\"; see varve show %s", name->vm,
                      name->disk, name->vm);
-    return EXIT_OK;
+    return r;
 }
 
 static enum exit_code write_image(const struct invocation *inv, const struct disk_name *name,
@@ -98,6 +101,8 @@ static enum exit_code write_image(const struct invocation *inv, const struct dis
                               .size_bytes = size};
     enum exit_code r = image_copy(&copy);
     free(from);
+    if (r != EXIT_OK && !interrupted())
+        r = check_daemon(inv, r);
     if (r == EXIT_OK && interrupted())
         r = error(EXIT_FAILED, "interrupted");
     if (r == EXIT_OK)

@@ -43,6 +43,21 @@ enum exit_code no_command(int n_words, char **words)
     return error(EXIT_USAGE, "\"%s\" is no command; see varve help", words[0]);
 }
 
+bool print_group_help(int n_words, char **words)
+{
+    size_t len = strlen(words[0]);
+    bool found = false;
+
+    for (size_t i = 0; n_words == 1 && i < n_commands; i++)
+        if (!strncmp(commands[i].name, words[0], len) && commands[i].name[len] == ' ') {
+            if (!found)
+                printf("Commands:\n");
+            printf("  %-12s %s\n", commands[i].name, commands[i].summary);
+            found = true;
+        }
+    return found;
+}
+
 /* Print text in lines of at most WIDTH, each with an indent. */
 static void wrap(const char *text, int indent)
 {
@@ -229,8 +244,10 @@ static void print_bash(void)
         printf("        '%s') options+='", c->name);
         for (size_t o = 0; o < COMMAND_OPTIONS_MAX && c->options[o].name; o++)
             printf(" --%s", c->options[o].name);
-        printf("'%s ;;\n",
-               strstr(c->arguments, "VM") && strcmp(c->name, "create") ? "; vms=1" : "");
+        printf("'%s ;;\n", (strstr(c->arguments, "VM") && strcmp(c->name, "create")) ||
+                                   !strcmp(c->arguments, "NAME")
+                               ? "; vms=1"
+                               : "");
     }
     printf("        'disk '*) COMPREPLY=($(compgen -W 'add rm resize' -- \"$cur\")); return ;;\n"
            "        '') COMPREPLY=($(compgen -W \"$options");
@@ -274,7 +291,8 @@ enum exit_code cmd_help(const struct invocation *inv)
     }
     const struct command *command = command_find(inv->n_args, inv->args, &words);
     if (!command)
-        return no_command(inv->n_args, inv->args);
+        return print_group_help(inv->n_args, inv->args) ? EXIT_OK
+                                                        : no_command(inv->n_args, inv->args);
     print_command_help(command);
     return EXIT_OK;
 }

@@ -1,8 +1,7 @@
 /* import.c - varve import: a disk image becomes a disk.
  *
- * A new vm is provisional until everything is in it: whatever dies on the way, nothing half-made
- * stays under its name. A disk for a vm that is there has no such state; it is removed again when
- * the import fails. */
+ * What is made, a new vm or a new disk of a vm that is there, is provisional until everything is in
+ * it: whatever dies on the way, nothing half-made stays under its name. */
 #include "cli/cli.h"
 #include "cli/process.h"
 #include "cli/qemu-img.h"
@@ -36,10 +35,18 @@ static enum exit_code make_disk(struct import *im)
         size = DISK_MIN_BYTES;
     json_t *text = json_sprintf("%" PRIu64, size);
     enum exit_code r = call_quiet(inv, "vm.show", json_pack("[s]", im->name.vm), &vm, &why);
-    json_decref(vm);
     if (r == EXIT_OK && im->name.has_disk)
-        return call(inv, "disk.add", json_pack("[s, s, o]", im->name.vm, im->name.disk, text),
-                    NULL);
+        r = check_whole(vm, "vm", im->name.vm);
+    json_decref(vm);
+    if (r == EXIT_CONFLICT) {
+        json_decref(text);
+        return r;
+    }
+    if (r == EXIT_OK && im->name.has_disk)
+        return call(
+            inv, "disk.add",
+            json_pack("[s, s, o, {s:b}]", im->name.vm, im->name.disk, text, "provisional", 1),
+            NULL);
     if (r != EXIT_OK && r != EXIT_NOT_FOUND) {
         json_decref(text);
         return error(r, "%s", why.text);
@@ -77,7 +84,8 @@ static void undo(struct import *im)
              "(%s)",
              im->name.vm, im->name.vm, why.text);
     else
-        note("disk %s/%s is half-made and was not removed; do so with: varve disk rm %s/%s (%s)",
+        note("disk %s/%s is half-made and vanishes when the daemon starts again, or with: "
+             "varve disk rm %s/%s (%s)",
              im->name.vm, im->name.disk, im->name.vm, im->name.disk, why.text);
 }
 
@@ -98,9 +106,11 @@ static enum exit_code copy_and_commit(struct import *im)
     free(to);
     if (r == EXIT_OK && interrupted())
         r = error(EXIT_FAILED, "interrupted");
-    if (r == EXIT_OK && im->new_vm)
-        r = call(im->inv, "vm.commit", json_pack("[s]", im->name.vm), NULL);
-    return r;
+    if (r != EXIT_OK)
+        return interrupted() ? r : check_daemon(im->inv, r);
+    if (im->new_vm)
+        return call(im->inv, "vm.commit", json_pack("[s]", im->name.vm), NULL);
+    return call(im->inv, "disk.commit", json_pack("[s, s]", im->name.vm, im->name.disk), NULL);
 }
 
 enum exit_code cmd_import(const struct invocation *inv)

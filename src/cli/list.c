@@ -25,10 +25,7 @@ static void print_vms(const json_t *vms)
         table_row(table, member_text(vm, "name"), member_text(vm, "role"), disks, versions,
                   size_format(member_sum(list, "size"), size),
                   size_format(member_sum(list, "used"), used),
-                  json_is_true(json_object_get(vm, "provisional")) ? "provisional"
-                  : member_sum(list, "users")                      ? "in use"
-                                                                   : "idle",
-                  NULL);
+                  state_text(vm, member_sum(list, "users")), NULL);
     }
     table_print(table);
 }

@@ -163,8 +163,10 @@ int main(int argc, char **argv)
     argc -= optind;
     argv += optind;
     inv.command = command_find(argc, argv, &words);
-    if (!inv.command)
-        return no_command(argc, argv);
+    if (!inv.command) {
+        help |= argc == 2 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"));
+        return help && print_group_help(1, argv) ? EXIT_OK : no_command(argc, argv);
+    }
     if (help) {
         print_command_help(inv.command);
         return EXIT_OK;

@@ -42,25 +42,23 @@ void note(const char *format, ...)
     fputc('\n', stderr);
 }
 
-bool confirm(const struct invocation *inv, const char *format, ...)
+enum exit_code confirm(const struct invocation *inv, const char *format, ...)
 {
     char question[512], line[16];
     va_list args;
 
     if (inv->yes)
-        return true;
+        return EXIT_OK;
     va_start(args, format);
     vsnprintf(question, sizeof(question), format, args);
     va_end(args);
-    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
-        error(EXIT_USAGE, "%s? Say so with --yes", question);
-        return false;
-    }
+    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
+        return error(EXIT_USAGE, "%s? Say so with --yes", question);
     fprintf(stderr, "%s? [y/N] ", question);
     if (fgets(line, sizeof(line), stdin) && (*line == 'y' || *line == 'Y'))
-        return true;
+        return EXIT_OK;
     note("nothing was changed");
-    return false;
+    return EXIT_FAILED;
 }
 
 /* ---- output --------------------------------------------------------------------------------- */
@@ -187,6 +185,23 @@ enum exit_code version_name_read(const char *text, struct version_name *ret)
         return error(EXIT_USAGE, "\"%s\" names no version; write VM@VERSION, see varve ls %s", text,
                      *ret->vm ? ret->vm : "VM");
     return EXIT_OK;
+}
+
+enum exit_code check_whole(const json_t *object, const char *what, const char *name)
+{
+    if (!json_is_true(json_object_get(object, "provisional")))
+        return EXIT_OK;
+    return error(EXIT_CONFLICT,
+                 "%s %s is half-made: an import is under way, or was cut off; wait for it, or "
+                 "remove it with varve %srm",
+                 what, name, strcmp(what, "disk") ? "" : "disk ");
+}
+
+const char *state_text(const json_t *object, uint64_t users)
+{
+    if (json_is_true(json_object_get(object, "provisional")))
+        return "provisional";
+    return users ? "in use" : "idle";
 }
 
 enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes)

@@ -23,9 +23,13 @@ static void on_signal(int number)
 void interrupt_catch(void)
 {
     struct sigaction action = {.sa_handler = on_signal}; /* no SA_RESTART: poll() is to return */
+    struct sigaction hangup;
 
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, NULL, &hangup);
+    if (hangup.sa_handler != SIG_IGN) /* nohup's */
+        sigaction(SIGHUP, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
 }
 

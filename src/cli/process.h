@@ -6,8 +6,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* From now on SIGINT and SIGTERM are noted instead of ending the program, and writing to a closed
- * pipe is an error. */
+/* From now on SIGINT, SIGTERM and SIGHUP are noted instead of ending the program, and writing to a
+ * closed pipe is an error. */
 void interrupt_catch(void);
 bool interrupted(void);
 

@@ -129,6 +129,22 @@ static enum exit_code read_info(const char *text, bool allow_backing, struct ima
     return r;
 }
 
+/* Whatever has no header that qemu-img knows is raw to it: a damaged image, too. */
+static enum exit_code check_guess(const char *path, const struct image_info *image)
+{
+    const char *named = image_format_of_name(path), *dot = strrchr(path, '.');
+
+    if (strcmp(image->format, "raw") != 0 || (dot && !strcmp(dot, ".raw")))
+        return EXIT_OK;
+    if (strcmp(named, "raw") != 0)
+        return error(EXIT_FAILED,
+                     "%s is named as %s and does not begin like one: it is damaged; get it again, "
+                     "or, if it is raw, say so with --format raw",
+                     path, named);
+    note("%s has no header of an image format and is taken as raw; --format says otherwise", path);
+    return EXIT_OK;
+}
+
 enum exit_code image_probe(const char *path, const char *format, bool allow_backing,
                            struct image_info *ret)
 {
@@ -164,6 +180,8 @@ enum exit_code image_probe(const char *path, const char *format, bool allow_back
                      format ? format : "that it seems to have", last_line(&result));
     else
         code = read_info(out.text, allow_backing, ret);
+    if (code == EXIT_OK && !format)
+        code = check_guess(path, ret);
     free(out.text);
     return code;
 }
@@ -300,6 +318,17 @@ static void read_progress(void *arg, const char *text, size_t len)
     }
 }
 
+static const char *copy_hint(const struct image_copy *copy, const char *errors)
+{
+    if (strstr(errors, "No space left on device"))
+        return copy->existing ? "; the store is full, see varve df"
+                              : "; make room on the file system";
+    if (strstr(errors, "Input/output error"))
+        return copy->existing ? "; the image or the store cannot be used, see varve df"
+                              : "; varve check says what is damaged in the store";
+    return "";
+}
+
 enum exit_code image_copy(const struct image_copy *copy)
 {
     struct copy_progress progress = {.size_bytes = copy->size_bytes};
@@ -334,9 +363,7 @@ enum exit_code image_copy(const struct image_copy *copy)
         return error(EXIT_FAILED, "interrupted");
     if (result.exit_code == 0)
         return EXIT_OK;
-    const char *hint = !strstr(result.errors, "No space left on device") ? ""
-                       : copy->existing ? "; the store is full, see varve df"
-                                        : "; make room on the file system";
     return error(EXIT_FAILED, "%s failed: qemu-img: %s%s", copy->what,
-                 *result.errors ? last_line(&result) : "it was killed", hint);
+                 *result.errors ? last_line(&result) : "it was killed",
+                 copy_hint(copy, result.errors));
 }

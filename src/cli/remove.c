@@ -165,7 +165,7 @@ static enum exit_code print_dry(const struct targets *targets)
 
 /* ---- removing ------------------------------------------------------------------------------- */
 
-static bool ask(const struct invocation *inv, const struct targets *targets)
+static enum exit_code ask(const struct invocation *inv, const struct targets *targets)
 {
     const struct target *t = &targets->list[0];
     uint64_t vms = 0, versions = 0;
@@ -201,8 +201,8 @@ enum exit_code cmd_rm(const struct invocation *inv)
         r = look(inv, &targets, dry);
     if (r == EXIT_OK && dry)
         r = inv->json ? print_dry_json(&targets) : print_dry(&targets);
-    else if (r == EXIT_OK && !ask(inv, &targets))
-        r = EXIT_USAGE;
+    else if (r == EXIT_OK)
+        r = ask(inv, &targets);
     for (size_t i = 0; i < targets.n && r == EXIT_OK && !dry; i++) {
         r = remove_target(inv, &targets.list[i]);
         if (r != EXIT_OK && i > 0)

@@ -42,12 +42,10 @@ static enum exit_code read_options(const struct invocation *inv, struct launch *
         return error(EXIT_USAGE, "--initrd and --append belong to --kernel");
     if (option_value(inv, "name"))
         l->name = option_value(inv, "name");
-    if (!*l->name || strchr(l->name, '/') || strchr(l->name, ',') || *l->name == '.')
-        return error(EXIT_USAGE, "\"%s\" is no name of a machine", l->name);
-    return EXIT_OK;
+    return check_machine_name(l->name);
 }
 
-/* root comes first: it is the one to boot from. */
+/* root comes first: it is the one to boot from. A disk that is being imported is left out. */
 static unsigned list_disks(const json_t *vm, const char **disks, bool *ret_in_use)
 {
     unsigned n = 0;
@@ -58,6 +56,11 @@ static unsigned list_disks(const json_t *vm, const char **disks, bool *ret_in_us
         json_array_foreach(json_object_get(vm, "disks"), i, disk)
         {
             const char *name = member_text(disk, "name");
+            if (json_is_true(json_object_get(disk, "provisional"))) {
+                if (root)
+                    note("disk %s is half-made by an import: the guest does not get it", name);
+                continue;
+            }
             *ret_in_use |= member_u64(disk, "users") > 0;
             if ((strcmp(name, "root") == 0) == root && n < DISKS_MAX)
                 disks[n++] = name;
@@ -78,13 +81,10 @@ static enum exit_code print_launched(const struct invocation *inv, const struct 
         json_decref(out);
         return r;
     }
-    printf(
-        "name     %s\npid      %d\naccel    %s\nconsole  socat -,raw,echo=0,escape=0x1d "
-        "UNIX-CONNECT:%s\nlog      %s\nqmp      %s\n"
-        "stop     printf '{\"execute\":\"qmp_capabilities\"}{\"execute\":\"system_powerdown\"}' | "
-        "socat -t1 - UNIX-CONNECT:%s\n",
-        l->name, (int)done->pid, done->kvm ? "kvm" : "tcg", done->console, done->log, done->qmp,
-        done->qmp);
+    printf("name     %s\npid      %d\naccel    %s\nsocket   %s\nlog      %s\nqmp      %s\n"
+           "console  varve --run %s console %s\nstop     varve --run %s stop %s\n",
+           l->name, (int)done->pid, done->kvm ? "kvm" : "tcg", done->console, done->log, done->qmp,
+           l->run_dir, l->name, l->run_dir, l->name);
     return EXIT_OK;
 }
 
@@ -128,7 +128,9 @@ enum exit_code cmd_run(const struct invocation *inv)
         r = call(inv, "vm.show", json_pack("[s]", inv->args[0]), &vm);
     if (r != EXIT_OK)
         return r;
-    r = call(inv, "daemon.info", NULL, &info);
+    r = check_whole(vm, "vm", inv->args[0]);
+    if (r == EXIT_OK)
+        r = call(inv, "daemon.info", NULL, &info);
     if (r == EXIT_OK) {
         snprintf(nbd_socket, sizeof(nbd_socket), "%s", member_text(info, "nbd_socket"));
         json_decref(info);

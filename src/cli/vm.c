@@ -33,16 +33,17 @@ enum exit_code cmd_create(const struct invocation *inv)
 static void print_disks(const json_t *vm)
 {
     char size[SIZE_TEXT_CHARS], used[SIZE_TEXT_CHARS], users[16];
-    struct table *table = table_new("lrrr");
+    struct table *table = table_new("lrrrl");
     json_t *disk;
     size_t i;
 
-    table_row(table, "DISK", "SIZE", "USED", "CLIENTS", NULL);
+    table_row(table, "DISK", "SIZE", "USED", "CLIENTS", "STATE", NULL);
     json_array_foreach(json_object_get(vm, "disks"), i, disk)
     {
         snprintf(users, sizeof(users), "%" PRIu64, member_u64(disk, "users"));
         table_row(table, member_text(disk, "name"), size_format(member_u64(disk, "size"), size),
-                  size_format(member_u64(disk, "used"), used), users, NULL);
+                  size_format(member_u64(disk, "used"), used), users,
+                  state_text(disk, member_u64(disk, "users")), NULL);
     }
     table_print(table);
 }
@@ -196,10 +197,10 @@ enum exit_code cmd_disk_rm(const struct invocation *inv)
 
     if (r == EXIT_OK)
         r = show_disk(inv, &name, &size);
+    if (r == EXIT_OK)
+        r = confirm(inv, "Remove disk %s and all data on it", inv->args[0]);
     if (r != EXIT_OK)
         return r;
-    if (!confirm(inv, "Remove disk %s and all data on it", inv->args[0]))
-        return EXIT_USAGE;
     return call(inv, "disk.remove", json_pack("[s, s]", name.vm, name.disk), NULL);
 }
 
@@ -214,12 +215,11 @@ enum exit_code cmd_disk_resize(const struct invocation *inv)
         r = read_disk_size(inv->args[1], &bytes);
     if (r == EXIT_OK)
         r = show_disk(inv, &name, &size);
+    if (r == EXIT_OK && bytes < size)
+        r = confirm(inv, "Shrink disk %s from %s to %s and lose what lies beyond", inv->args[0],
+                    size_format(size, old_text), size_format(bytes, new_text));
     if (r != EXIT_OK)
         return r;
-    if (bytes < size &&
-        !confirm(inv, "Shrink disk %s from %s to %s and lose what lies beyond", inv->args[0],
-                 size_format(size, old_text), size_format(bytes, new_text)))
-        return EXIT_USAGE;
     return call(inv, "disk.resize", json_pack("[s, s, o]", name.vm, name.disk, decimal(bytes)),
                 NULL);
 }

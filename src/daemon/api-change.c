@@ -348,7 +348,8 @@ static void on_reason(struct engine_call *call)
 
 static bool is_of_disk(enum change_kind kind)
 {
-    return kind == CHANGE_DISK_ADD || kind == CHANGE_DISK_REMOVE || kind == CHANGE_DISK_RESIZE;
+    return kind == CHANGE_DISK_ADD || kind == CHANGE_DISK_REMOVE || kind == CHANGE_DISK_RESIZE ||
+           kind == CHANGE_DISK_COMMIT;
 }
 
 static void fault_not_found(xmlrpc_env *env, const struct store_change *c,
@@ -373,7 +374,11 @@ static void fault_exists(xmlrpc_env *env, const struct store_change *c)
 {
     const char *version = c->kind == CHANGE_SNAP ? c->version : c->new_name;
 
-    if (is_of_disk(c->kind))
+    if (c->kind == CHANGE_VM_COMMIT)
+        api_fault(env, FAULT_EXISTS, "vm \"%s\" is not provisional", c->vm);
+    else if (c->kind == CHANGE_DISK_COMMIT)
+        api_fault(env, FAULT_EXISTS, "disk \"%s/%s\" is not provisional", c->vm, c->disk);
+    else if (is_of_disk(c->kind))
         api_fault(env, FAULT_EXISTS, "vm \"%s\" has a disk \"%s\" already; choose another name",
                   c->vm, c->disk);
     else if (c->kind == CHANGE_SNAP || c->kind == CHANGE_VERSION_RENAME ||

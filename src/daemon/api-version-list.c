@@ -193,7 +193,8 @@ static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct ap
     "{vm, name, id (decimal; rises with age), guid (hexadecimal; the same in all stores), "        \
     "created, consistency (crash, filesystem, application, ram), origin (the version before it, "  \
     "maybe of another vm, as VM@NAME; empty: none, or removed), held, users, used (bytes that it " \
-    "shows), exclusive (bytes that its removal frees) and shared (the rest of used; both absent when that is not known), note, "      \
+    "shows), exclusive (bytes that its removal frees) and shared (the rest of used; both absent "  \
+    "when that is not known), note, "                                                              \
     "disks: [{name, size, used}]}"
 
 const struct method api_version_list_methods[] = {

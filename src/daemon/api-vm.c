@@ -80,6 +80,7 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
         return api_truth(env);
 
     c.size_bytes = size_bytes;
+    c.provisional = false; /* the vm is */
     c.kind = CHANGE_DISK_ADD;
     api_change(env, api, &c);
     c.kind = CHANGE_VM_COMMIT;
@@ -92,66 +93,41 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
     return api_truth(env);
 }
 
-/* A method whose arguments are a vm and nothing else. */
-static xmlrpc_value *vm_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
-                               enum change_kind kind)
+/* The methods whose arguments are names, and perhaps a size: a vm; then its disk or its new name;
+ * then the disk's size. */
+static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
+                                  enum change_kind kind)
 {
+    bool of_vm = kind == CHANGE_VM_COMMIT || kind == CHANGE_VM_REMOVE,
+         rename = kind == CHANGE_VM_RENAME;
     struct store_change c = {.kind = kind};
+    const struct api_option options[] = {{"provisional", 'b', &c.provisional}, {}};
 
     api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    api_change(env, api, &c);
-    return api_truth(env);
-}
-
-static xmlrpc_value *vm_commit(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return vm_change(env, args, api, CHANGE_VM_COMMIT);
-}
-
-static xmlrpc_value *vm_remove(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return vm_change(env, args, api, CHANGE_VM_REMOVE);
-}
-
-static xmlrpc_value *vm_rename(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    struct store_change c = {.kind = CHANGE_VM_RENAME};
-
-    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    if (!env->fault_occurred)
-        api_take_name(env, "vm name", api_text(env, args, 1), c.new_name);
-    api_change(env, api, &c);
-    return api_truth(env);
-}
-
-static xmlrpc_value *disk_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
-                                 enum change_kind kind)
-{
-    struct store_change c = {.kind = kind};
-
-    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    if (!env->fault_occurred)
-        api_take_name(env, "disk name", api_text(env, args, 1), c.disk);
-    if (!env->fault_occurred && kind != CHANGE_DISK_REMOVE)
+    if (!env->fault_occurred && !of_vm)
+        api_take_name(env, rename ? "vm name" : "disk name", api_text(env, args, 1),
+                      rename ? c.new_name : c.disk);
+    if (!env->fault_occurred && (kind == CHANGE_DISK_ADD || kind == CHANGE_DISK_RESIZE))
         take_size(env, api_text(env, args, 2), &c.size_bytes);
+    if (kind == CHANGE_DISK_ADD)
+        api_take_options(env, "disk.add", args, 3, options);
     api_change(env, api, &c);
     return api_truth(env);
 }
 
-static xmlrpc_value *disk_add(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return disk_change(env, args, api, CHANGE_DISK_ADD);
-}
+#define NAMED_CHANGE(function, kind)                                                               \
+    static xmlrpc_value *function(xmlrpc_env *env, xmlrpc_value *args, struct api *api)            \
+    {                                                                                              \
+        return named_change(env, args, api, kind);                                                 \
+    }
 
-static xmlrpc_value *disk_remove(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return disk_change(env, args, api, CHANGE_DISK_REMOVE);
-}
-
-static xmlrpc_value *disk_resize(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    return disk_change(env, args, api, CHANGE_DISK_RESIZE);
-}
+NAMED_CHANGE(vm_commit, CHANGE_VM_COMMIT)
+NAMED_CHANGE(vm_remove, CHANGE_VM_REMOVE)
+NAMED_CHANGE(vm_rename, CHANGE_VM_RENAME)
+NAMED_CHANGE(disk_add, CHANGE_DISK_ADD)
+NAMED_CHANGE(disk_commit, CHANGE_DISK_COMMIT)
+NAMED_CHANGE(disk_remove, CHANGE_DISK_REMOVE)
+NAMED_CHANGE(disk_resize, CHANGE_DISK_RESIZE)
 
 /* ---- methods that show ---------------------------------------------------------------------- */
 
@@ -188,6 +164,7 @@ static xmlrpc_value *disk_value(xmlrpc_env *env, const struct disk_info *disk)
     api_put_u64(env, value, "size", disk->size_bytes);
     api_put_u64(env, value, "used", disk->used_bytes);
     api_put_int(env, value, "users", (int)disk->users);
+    api_put_bool(env, value, "provisional", disk->provisional);
     return value;
 }
 
@@ -246,7 +223,8 @@ static xmlrpc_value *vm_show(xmlrpc_env *env, xmlrpc_value *args, struct api *ap
 #define VM_STRUCT                                                                                  \
     "{name, role, provisional, created (UTC, ISO 8601), origin (the version that its disks began " \
     "as or last became, as VM@NAME; empty: none, or removed), versions (how many), disks: "        \
-    "[{name, size, used, users}]}"
+    "[{name, size, used, users, "                                                                  \
+    "provisional}]}"
 
 const struct method api_vm_methods[] = {
     {"vm.create", "b:s,b:sS", "vm, options",
@@ -263,8 +241,11 @@ const struct method api_vm_methods[] = {
      "Remove a vm with its disks and versions. Refused while a client uses one (busy) or a version "
      "is held (held). Its clones live on.",
      vm_remove},
-    {"disk.add", "b:sss", "vm, disk, size",
-     "Add an empty disk. size: bytes in decimal, a multiple of 512 from 4096 to 2^57.", disk_add},
+    {"disk.add", "b:sss,b:sssS", "vm, disk, size, options",
+     "Add an empty disk. size: bytes in decimal, a multiple of 512 from 4096 to 2^57. Option: "
+     "provisional (true: the disk vanishes with the daemon unless disk.commit comes first).",
+     disk_add},
+    {"disk.commit", "b:ss", "vm, disk", "Make a provisional disk an ordinary one.", disk_commit},
     {"disk.remove", "b:ss", "vm, disk", "Remove a disk. Refused (busy) while a client uses it.",
      disk_remove},
     {"disk.resize", "b:sss", "vm, disk, size",

@@ -45,8 +45,12 @@ struct engine {
 static int start_loop(struct engine *e)
 {
     int r = loop_create(e->config.io_engine, LOOP_DEPTH, &e->loop);
-    if (r == 0)
+    if (r == 0) {
+        if (e->config.io_engine == LOOP_AUTO && strcmp(loop_name(e->loop), "io_uring") != 0)
+            report_warning("io_uring cannot be used here (forbidden, or an old kernel): files and "
+                           "sockets are driven by threads, more slowly");
         return 0;
+    }
     if (e->config.io_engine == LOOP_URING)
         return why_set(
             e->why, r,
@@ -93,6 +97,8 @@ int engine_storage_why(int r, const char *path, struct why *why)
                        "the store at %s is damaged beyond what recovery can mend; restore "
                        "it from a copy",
                        path);
+    case -ECANCELED:
+        return why_set(why, r, "the opening of the store at %s was given up", path);
     default:
         return why_set(why, r, "cannot open the store at %s: %s", path, err_text(r));
     }

@@ -19,12 +19,13 @@ struct engine_config {
     const char *nbd_path;   /* of the socket */
     enum loop_kind io_engine;
     struct nbd_config nbd;
-    struct store_config store;
+    struct store_config store; /* its stop may be called on the engine's thread at any time before
+                                  engine_start() returns */
 };
 
 /* Start the thread and wait until the store is open and NBD clients are served. On failure all is
  * undone and why has the sentence. Errors: those of loop_create(), storage_dir_open(), store_open()
- * and the NBD server's. */
+ * (-ECANCELED: config->store.stop said so) and the NBD server's. */
 int engine_start(const struct engine_config *config, struct engine **ret, struct why *why);
 
 /* Stop accepting, finish what is in flight, close the store, end the thread, free the engine. No

@@ -121,6 +121,20 @@ static void stop_events(struct daemon *d)
     events_free(d->events);
 }
 
+/* The signal that asks for the end and has not been taken yet; 0: none. Any thread. */
+static int pending_stop(void)
+{
+    sigset_t pending;
+
+    sigpending(&pending);
+    return sigismember(&pending, SIGTERM) ? SIGTERM : sigismember(&pending, SIGINT) ? SIGINT : 0;
+}
+
+static bool is_stop_pending(void)
+{
+    return pending_stop() != 0;
+}
+
 static int start_engine(struct daemon *d)
 {
     struct engine_config config = {
@@ -137,6 +151,7 @@ static int start_engine(struct daemon *d)
     config.store.checkpoint_bytes = d->config.checkpoint_bytes;
     config.store.event = events_add;
     config.store.event_arg = d->events;
+    config.store.stop = is_stop_pending;
     return engine_start(&config, &d->engine, &d->why);
 }
 
@@ -229,6 +244,11 @@ static int serve(struct daemon *d)
     for (size_t i = 0; i < N_STEPS; i++) {
         report_debug("starting: %s", steps[i].name);
         int r = steps[i].start(d);
+        if (r == -ECANCELED && is_stop_pending()) {
+            report_info("stopping after SIG%s: %s", sigabbrev_np(pending_stop()), d->why.text);
+            undo_steps(d, i);
+            return EXIT_OK;
+        }
         if (r < 0) {
             report_error("%s", d->why.text);
             undo_steps(d, i);

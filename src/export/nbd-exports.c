@@ -51,6 +51,8 @@ static int list(struct nbd_exports *exports, void (*each)(void *arg, const char 
             continue;
         for (uint32_t j = 0; j < vms[i].n_disks; j++) {
             char name[2 * NAME_MAX_CHARS + 2];
+            if (vms[i].disks[j].provisional)
+                continue;
             strcpy(name, vms[i].name);
             strcat(name, "/");
             strcat(name, vms[i].disks[j].name);

@@ -11,6 +11,7 @@
 #include "export/fake-store.h"
 #include "export/nbd.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -75,87 +76,119 @@ static bool option(const char *arg, const char *name, uint64_t *ret)
     return true;
 }
 
-int main(int argc, char **argv)
-{
-    struct nbd_config config = nbd_config_default;
-    struct store *store;
-    struct nbd_store_exports exports;
-    uint64_t size = 1ull << 30, n;
-    enum loop_kind kind = LOOP_AUTO;
-    bool read_only = false, tcp = false;
+struct server_options {
+    struct nbd_config config;
+    uint64_t size;
+    enum loop_kind kind;
+    bool read_only, tcp;
+};
 
-    if (argc < 2 || fake_store_create(&store))
-        return 2;
-    struct fake_faults *faults = fake_store_faults(store);
-    for (int i = 2; i < argc; i++) {
-        if (option(argv[i], "size", &size) || option(argv[i], "bad", &faults->bad_page) ||
-            option(argv[i], "buffers", &config.buffer_bytes) ||
-            option(argv[i], "handshake", &config.handshake_ms) ||
-            option(argv[i], "stall", &config.stall_ms))
-            continue;
-        if (option(argv[i], "connections", &n))
-            config.max_connections = (unsigned)n;
-        else if (option(argv[i], "requests", &n))
-            config.connection_requests = (unsigned)n;
-        else if (!strcmp(argv[i], "later"))
-            faults->later = true;
-        else if (!strcmp(argv[i], "hold"))
-            faults->hold = true;
-        else if (!strcmp(argv[i], "full"))
-            faults->write_error = ERR_STORE_FULL;
-        else if (!strcmp(argv[i], "threads"))
-            kind = LOOP_THREADS;
-        else if (!strcmp(argv[i], "readonly"))
-            read_only = true;
-        else if (!strcmp(argv[i], "tcp"))
-            tcp = true;
-        else
-            return 2;
-    }
-    if (fake_store_add(store, "vm", "root", size) ||
+static bool take_flag(const char *arg, struct server_options *o, struct fake_faults *faults)
+{
+    if (!strcmp(arg, "later"))
+        faults->later = true;
+    else if (!strcmp(arg, "hold"))
+        faults->hold = true;
+    else if (!strcmp(arg, "full"))
+        faults->write_error = ERR_STORE_FULL;
+    else if (!strcmp(arg, "threads"))
+        o->kind = LOOP_THREADS;
+    else if (!strcmp(arg, "readonly"))
+        o->read_only = true;
+    else if (!strcmp(arg, "tcp"))
+        o->tcp = true;
+    else
+        return false;
+    return true;
+}
+
+static bool take_option(const char *arg, struct server_options *o, struct fake_faults *faults)
+{
+    uint64_t n;
+
+    if (option(arg, "connections", &n))
+        o->config.max_connections = (unsigned)n;
+    else if (option(arg, "requests", &n))
+        o->config.connection_requests = (unsigned)n;
+    else
+        return option(arg, "size", &o->size) || option(arg, "bad", &faults->bad_page) ||
+               option(arg, "buffers", &o->config.buffer_bytes) ||
+               option(arg, "handshake", &o->config.handshake_ms) ||
+               option(arg, "stall", &o->config.stall_ms) || take_flag(arg, o, faults);
+    return true;
+}
+
+static int add_exports(struct store *store, const struct server_options *o,
+                       struct nbd_store_exports *exports)
+{
+    if (fake_store_add(store, "vm", "root", o->size) ||
         fake_store_add(store, "vm", "data", (1 << 20) + 1) ||
         fake_store_add(store, "provisional", "root", 1 << 20))
-        return 1;
-    nbd_store_exports_init(&exports, store);
-    find_plain = exports.exports.find;
-    if (read_only)
-        exports.exports.find = find_read_only;
+        return -ENOMEM;
+    nbd_store_exports_init(exports, store);
+    find_plain = exports->exports.find;
+    if (o->read_only)
+        exports->exports.find = find_read_only;
+    return 0;
+}
 
-    int err = loop_create(kind, 256, &loop);
-    if (!err)
-        err = nbd_server_create(loop, &config, &exports.exports, &server);
-    if (!err)
-        err = nbd_server_listen_unix(server, argv[1], 0600);
-    uint16_t port = 0;
-    if (!err && tcp)
-        err = nbd_server_listen_tcp(server, "127.0.0.1", 0, &port);
-    if (err) {
-        fprintf(stderr, "%s: %s\n", argv[1], err_text(err));
-        nbd_server_free(server);
-        loop_free(loop);
-        fake_store_free(store);
-        return 1;
-    }
+/* Until a signal. */
+static void serve(struct store *store, uint16_t port)
+{
     struct dispatcher dispatcher = {.hook.run = dispatch, .store = store};
     struct loop_hook signal_hook = {.run = check_signal};
+    struct sigaction action = {.sa_handler = on_signal};
+
     loop_add_hook(loop, &dispatcher.hook);
     loop_add_hook(loop, &signal_hook);
-    struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     printf("ready %s %u\n", loop_name(loop), port);
     fflush(stdout);
     loop_run(loop);
-
-    struct nbd_counter counters[32];
-    size_t n_counters = nbd_server_counters(server, counters, 32);
-    for (size_t i = 0; i < n_counters; i++)
-        printf("%s %llu\n", counters[i].name, (unsigned long long)counters[i].value);
-    printf("most_in_flight %u\n", fake_store_stats(store)->most_in_flight);
-    nbd_server_free(server);
     loop_remove_hook(loop, &dispatcher.hook);
     loop_remove_hook(loop, &signal_hook);
+}
+
+static void print_counters(struct store *store)
+{
+    struct nbd_counter counters[32];
+    size_t n = nbd_server_counters(server, counters, 32);
+
+    for (size_t i = 0; i < n; i++)
+        printf("%s %llu\n", counters[i].name, (unsigned long long)counters[i].value);
+    printf("most_in_flight %u\n", fake_store_stats(store)->most_in_flight);
+}
+
+int main(int argc, char **argv)
+{
+    struct server_options o = {.config = nbd_config_default, .size = 1ull << 30, .kind = LOOP_AUTO};
+    struct nbd_store_exports exports;
+    struct store *store;
+    uint16_t port = 0;
+
+    if (argc < 2 || fake_store_create(&store))
+        return 2;
+    for (int i = 2; i < argc; i++)
+        if (!take_option(argv[i], &o, fake_store_faults(store)))
+            return 2;
+    int err = add_exports(store, &o, &exports);
+    if (!err)
+        err = loop_create(o.kind, 256, &loop);
+    if (!err)
+        err = nbd_server_create(loop, &o.config, &exports.exports, &server);
+    if (!err)
+        err = nbd_server_listen_unix(server, argv[1], 0600);
+    if (!err && o.tcp)
+        err = nbd_server_listen_tcp(server, "127.0.0.1", 0, &port);
+    if (err) {
+        fprintf(stderr, "%s: %s\n", argv[1], err_text(err));
+    } else {
+        serve(store, port);
+        print_counters(store);
+    }
+    nbd_server_free(server);
     loop_free(loop);
     fake_store_free(store);
-    return 0;
+    return err ? 1 : 0;
 }

@@ -82,12 +82,11 @@ static int make_dir(const char *path, struct why *why)
     return why_set(why, r, "cannot make the directory %s: %s", path, strerror(-r));
 }
 
-static int prepare_files(const struct launch *l, struct files *files, struct launched *ret,
-                         struct why *why)
+static int name_files(const char *run_dir, const char *name, struct files *files,
+                      struct launched *ret, struct why *why)
 {
     struct sockaddr_un limit;
-    char parent[LAUNCH_PATH_MAX];
-    int n = snprintf(files->dir, sizeof(files->dir), "%s/vm/%s", l->run_dir, l->name);
+    int n = snprintf(files->dir, sizeof(files->dir), "%s/vm/%s", run_dir, name);
 
     if (n + strlen("/console.sock") >= sizeof(limit.sun_path))
         return why_set(
@@ -95,16 +94,21 @@ static int prepare_files(const struct launch *l, struct files *files, struct lau
             "the socket path %s/console.sock has %zu characters, and a Unix socket's may "
             "have %zu; use a shorter run directory or --name",
             files->dir, (size_t)n + strlen("/console.sock"), sizeof(limit.sun_path) - 1);
-    snprintf(parent, sizeof(parent), "%s/vm", l->run_dir);
-    int r = make_dir(parent, why);
-    if (r == 0)
-        r = make_dir(files->dir, why);
     /* The length is known to fit; the compiler is told so by the precision. */
     snprintf(files->pid, sizeof(files->pid), "%.120s/pid", files->dir);
     snprintf(ret->qmp, sizeof(ret->qmp), "%.120s/qmp.sock", files->dir);
     snprintf(ret->console, sizeof(ret->console), "%.120s/console.sock", files->dir);
     snprintf(ret->log, sizeof(ret->log), "%.120s/console.log", files->dir);
-    return r;
+    return 0;
+}
+
+static int make_dirs(const char *run_dir, const struct files *files, struct why *why)
+{
+    char parent[LAUNCH_PATH_MAX];
+
+    snprintf(parent, sizeof(parent), "%s/vm", run_dir);
+    int r = make_dir(parent, why);
+    return r < 0 ? r : make_dir(files->dir, why);
 }
 
 /* QEMU keeps its pid file locked while it runs. */
@@ -119,6 +123,21 @@ static pid_t running_pid(const char *path)
     if (pread(fd, text, sizeof(text) - 1, 0) > 0)
         return atoi(text);
     return lock.l_pid > 0 ? lock.l_pid : 1;
+}
+
+int launch_find(const char *run_dir, const char *name, struct launched *ret, struct why *why)
+{
+    struct launched found = {};
+    struct files files;
+    int r = name_files(run_dir, name, &files, &found, why);
+
+    if (r < 0)
+        return r;
+    found.pid = running_pid(files.pid);
+    if (!found.pid)
+        return why_set(why, -ENOENT, "no machine %s runs; start it with varve run", name);
+    *ret = found;
+    return 0;
 }
 
 /* ---- arguments ------------------------------------------------------------------------------ */
@@ -390,7 +409,9 @@ int launch_qemu(const struct launch *given, struct launched *ret, struct why *wh
     if (r == 0)
         r = check_memory(l->memory_bytes, why);
     if (r == 0)
-        r = prepare_files(l, &files, &result, why);
+        r = name_files(l->run_dir, l->name, &files, &result, why);
+    if (r == 0)
+        r = make_dirs(l->run_dir, &files, why);
     if (r < 0)
         return r;
     result.pid = running_pid(files.pid);

@@ -44,6 +44,10 @@ struct launched {
  * -EOPNOTSUPP (ACCEL_KVM, and it does not work), -EINVAL, or -EIO with what QEMU said. */
 int launch_qemu(const struct launch *launch, struct launched *ret, struct why *why);
 
+/* The machine that launch_qemu() started under a name and that still runs: its process and paths.
+ * Returns 0, -ENOENT (there is none), -ENAMETOOLONG. */
+int launch_find(const char *run_dir, const char *name, struct launched *ret, struct why *why);
+
 /* Whether KVM runs code here: makes a machine with one page that halts, and runs it, in a child
  * process with a time limit. Returns 0, or -EOPNOTSUPP with why not. */
 int kvm_probe(struct why *why);

@@ -204,6 +204,8 @@ static int validate_disk(const struct store_change *c, struct vm *vm)
         if (!disk)
             return -ENOENT;
         return disk->users ? -EBUSY : 0;
+    case CHANGE_DISK_COMMIT:
+        return !disk ? -ENOENT : disk->provisional ? 0 : -EEXIST;
     default:
         if (!disk)
             return -ENOENT;
@@ -218,7 +220,7 @@ static int validate(struct store *store, const struct store_change *c)
     struct vm *vm = vm_find(store, c->vm);
     if (store->log->error)
         return ERR_READ_ONLY;
-    if (c->kind > CHANGE_DISK_RESIZE)
+    if (c->kind > CHANGE_DISK_COMMIT)
         return -EOPNOTSUPP;
     if (c->kind == CHANGE_VM_CREATE)
         return !name_is_valid(c->vm) ? ERR_BAD_NAME : vm ? -EEXIST : 0;
@@ -248,10 +250,19 @@ struct parsed_change {
 static int do_disk_change(struct store *store, struct vm *vm, const struct parsed_change *c)
 {
     struct disk *disk = disk_find(vm, c->disk);
-    if (c->r.kind == CHANGE_DISK_ADD)
-        return disk_new(store, vm, c->disk, c->r.id, c->r.size_bytes) ? 0 : -ENOMEM;
+    if (c->r.kind == CHANGE_DISK_ADD) {
+        disk = disk_new(store, vm, c->disk, c->r.id, c->r.size_bytes);
+        if (!disk)
+            return -ENOMEM;
+        disk->provisional = c->r.flags & DISK_PROVISIONAL;
+        return 0;
+    }
     if (!disk)
         return ERR_DAMAGED;
+    if (c->r.kind == CHANGE_DISK_COMMIT) {
+        disk->provisional = false;
+        return 0;
+    }
     if (c->r.kind == CHANGE_DISK_REMOVE) {
         doom(store, disk);
         return 0;
@@ -302,6 +313,7 @@ static int do_change(struct store *store, const struct parsed_change *c)
     case CHANGE_DISK_ADD:
     case CHANGE_DISK_REMOVE:
     case CHANGE_DISK_RESIZE:
+    case CHANGE_DISK_COMMIT:
         return do_disk_change(store, vm, c);
     default:
         return ERR_FORMAT_NEWER;
@@ -314,9 +326,10 @@ static uint32_t change_encode(struct store *store, const struct store_change *c,
 {
     struct change_record *r = (struct change_record *)buf;
     bool makes = c->kind == CHANGE_VM_CREATE || c->kind == CHANGE_DISK_ADD;
+    bool provisional = c->provisional && makes;
     *r = (struct change_record){.kind = c->kind,
                                 .role = c->role,
-                                .flags = c->provisional ? VM_PROVISIONAL : 0,
+                                .flags = provisional ? VM_PROVISIONAL : 0,
                                 .vm_len = strlen(c->vm),
                                 .disk_len = strlen(c->disk),
                                 .new_len = strlen(c->new_name),
@@ -354,7 +367,7 @@ static int change_decode(const uint8_t *bytes, uint32_t len, struct parsed_chang
         take_name(&at, end, c->r.new_len, c->new_name, true) < 0)
         return ERR_DAMAGED;
     bool sized = c->r.kind == CHANGE_DISK_ADD || c->r.kind == CHANGE_DISK_RESIZE;
-    bool named = sized || c->r.kind == CHANGE_DISK_REMOVE;
+    bool named = sized || c->r.kind == CHANGE_DISK_REMOVE || c->r.kind == CHANGE_DISK_COMMIT;
     if ((sized && !size_is_valid(c->r.size_bytes)) || (named && !c->r.disk_len) ||
         (c->r.kind == CHANGE_VM_RENAME && !c->r.new_len))
         return ERR_DAMAGED;
@@ -502,21 +515,33 @@ static void dropped(struct store_change *change)
     container_of(change, struct dropping, change)->done = true;
 }
 
+/* The change that removes one vm or disk that an import left; false: there is none. */
+static bool find_provisional(struct store *store, struct store_change *ret)
+{
+    list_for_each (l, &store->vms) {
+        const struct vm *vm = container_of(l, struct vm, link);
+        strcpy(ret->vm, vm->name);
+        ret->kind = CHANGE_VM_REMOVE;
+        if (vm->provisional)
+            return true;
+        ret->kind = CHANGE_DISK_REMOVE;
+        list_for_each (k, &vm->disks) {
+            const struct disk *disk = container_of(k, struct disk, link);
+            strcpy(ret->disk, disk->name);
+            if (disk->provisional)
+                return true;
+        }
+    }
+    return false;
+}
+
 /* Remove what an interrupted import left. At start-up: turns until it is done. */
 int changes_drop_provisional(struct store *store)
 {
     for (;;) {
-        struct vm *vm = NULL;
-        list_for_each (l, &store->vms) {
-            vm = container_of(l, struct vm, link);
-            if (vm->provisional)
-                break;
-            vm = NULL;
-        }
-        if (!vm)
+        struct dropping d = {.change.done = dropped};
+        if (!find_provisional(store, &d.change))
             return 0;
-        struct dropping d = {.change.kind = CHANGE_VM_REMOVE, .change.done = dropped};
-        strcpy(d.change.vm, vm->name);
         store_change(store, &d.change);
         while (!d.done) {
             bool more = store_dispatch(store);
@@ -558,7 +583,8 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
             *disks = (struct disk_info){.id = disk->id,
                                         .size_bytes = disk->size_bytes,
                                         .used_bytes = disk->tree.used_pages * PAGE_BYTES,
-                                        .users = disk->users};
+                                        .users = disk->users,
+                                        .provisional = disk->provisional};
             strcpy(disks->name, disk->name);
             disks++;
         }
@@ -595,6 +621,7 @@ static void put_disk(struct cursor *c, struct disk *disk)
     struct catalogue_disk d = {.id = disk->id,
                                .levels = disk->tree.levels,
                                .name_len = strlen(disk->name),
+                               .flags = disk->provisional ? DISK_PROVISIONAL : 0,
                                .size_bytes = disk->size_bytes,
                                .used_pages = disk->tree.used_pages,
                                .root = disk->tree.root_entry};
@@ -659,6 +686,7 @@ static int load_disk(struct store *store, struct vm *vm, const uint8_t **at, con
         return -ENOMEM;
     tree_init(&disk->tree, store->table, d->id, d->levels, d->root);
     disk->tree.used_pages = d->used_pages;
+    disk->provisional = d->flags & DISK_PROVISIONAL;
     return 0;
 }
 

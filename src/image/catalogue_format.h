@@ -11,7 +11,8 @@ struct catalogue_header {
     uint32_t n_doomed; /* removed disks whose pages are not all freed; follow the vms */
 };
 
-#define VM_PROVISIONAL 1u
+#define VM_PROVISIONAL   1u /* in catalogue_vm, and in the record that makes it */
+#define DISK_PROVISIONAL 1u /* in catalogue_disk, and in the record that makes it */
 
 struct catalogue_vm { /* then its name, then its disks */
     uint32_t id;
@@ -29,7 +30,8 @@ struct catalogue_disk { /* then its name */
     uint32_t id;
     uint8_t levels; /* of its page table */
     uint8_t name_len;
-    uint16_t zero;
+    uint8_t flags;
+    uint8_t zero;
     uint64_t size_bytes;
     uint64_t used_pages;
     struct entry root;

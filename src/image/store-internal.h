@@ -28,6 +28,7 @@ struct disk {
     uint32_t id;
     uint32_t users;
     bool shrinking;
+    bool provisional;
     uint64_t size_bytes;
     struct tree tree;
     size_t root_offset; /* of its root in the running checkpoint's body */

@@ -312,10 +312,17 @@ static int replay_record(struct store *store, const struct batch_header *h, cons
     return replay_pages(store, h, r, (const uint32_t *)(r + 1), slot);
 }
 
+static bool is_stopped(const struct store *store)
+{
+    return store->config.stop && store->config.stop();
+}
+
 static int replay_batch(void *arg, const struct batch_header *h, const uint8_t *block)
 {
     struct store *store = arg;
     uint32_t left = 0;
+    if (is_stopped(store))
+        return -ECANCELED;
     /* Twice: the first round may end at a node above the leaves. */
     for (int round = 0; round < 2; round++) {
         for_each_record(store, h, block, prefetch_record, &left);
@@ -361,7 +368,8 @@ static int find_files(struct store *store)
 {
     uint32_t stuck_turns = 0;
     /* Where nothing more is to be won, the store opens as it is. */
-    while (!store->log->error && log_is_low(store->log) && stuck_turns <= MAX_STUCK_TURNS) {
+    while (!store->log->error && log_is_low(store->log) && stuck_turns <= MAX_STUCK_TURNS &&
+           !is_stopped(store)) {
         bool more = store_dispatch(store);
         bool wait = !more && busy(store);
         stuck_turns = more || wait ? 0 : stuck_turns + 1;

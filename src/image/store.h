@@ -55,6 +55,9 @@ struct store_config {
     uint64_t checkpoint_bytes; /* of log between two checkpoints of the tables; 0: the default */
     void (*event)(void *arg, const struct store_event *event);
     void *event_arg;
+    /* Asked again and again while a store is opened, which may take long: true gives the opening up
+     * with -ECANCELED, or, once it changes things, cuts short what may wait. NULL: never. */
+    bool (*stop)(void);
 };
 
 /* The defaults, from which a caller changes what it wants. */
@@ -65,7 +68,7 @@ int store_format(struct storage *storage, const struct store_format *format);
 
 /* Open a store and recover it. storage: borrowed until store_close().
  * Errors: ERR_NOT_A_STORE, ERR_FORMAT_NEWER, ERR_DAMAGED (both checkpoints, or the log's middle),
- * -ENOMEM, -EIO. Nothing is changed on error. */
+ * -ENOMEM, -EIO, -ECANCELED (config->stop said so). Nothing is changed on error. */
 int store_open(struct storage *storage, const struct store_config *config, struct store **ret);
 
 /* Finish what is in flight, flush, write a checkpoint of the tables, free the store. No request may
@@ -143,7 +146,7 @@ void store_tick(struct store *store);
 
 /* ---- vms and disks -------------------------------------------------------------------------- */
 
-/* NULL when there is none. A provisional vm (see below) is found too. */
+/* NULL when there is none. What is provisional (see below) is found too. */
 struct disk *store_find_disk(struct store *store, const char *vm, const char *disk);
 
 /* A user of a disk: it is not removed while it has any. */
@@ -178,19 +181,20 @@ enum change_kind {
     CHANGE_VM_COMMIT = 1,   /* vm: a provisional vm becomes an ordinary one */
     CHANGE_VM_RENAME = 2,   /* vm, new_name */
     CHANGE_VM_REMOVE = 3,   /* vm and its disks; -EBUSY while one is in use */
-    CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes */
+    CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes, provisional */
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
     CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
-    CHANGE_SNAP = 7, /* vm, version, note, consistency, guid: the state of all its disks at one
+    CHANGE_DISK_COMMIT = 7, /* vm, disk: a provisional disk becomes an ordinary one */
+    CHANGE_SNAP = 8, /* vm, version, note, consistency, guid: the state of all its disks at one
                         instant becomes vm@version; -EEXIST, ERR_STORE_FULL */
-    CHANGE_VERSION_REMOVE = 8,  /* vm, versions: all of them or none; -EBUSY while one is in use or
+    CHANGE_VERSION_REMOVE = 9,  /* vm, versions: all of them or none; -EBUSY while one is in use or
                                    held; space comes back later */
-    CHANGE_VERSION_HOLD = 9,    /* vm, version, hold; -EALREADY when it is so */
-    CHANGE_VERSION_RENAME = 10, /* vm, version, new_name */
-    CHANGE_ROLLBACK = 11, /* vm, version; new_name: the version that keeps the replaced head, or ""
+    CHANGE_VERSION_HOLD = 10,   /* vm, version, hold; -EALREADY when it is so */
+    CHANGE_VERSION_RENAME = 11, /* vm, version, new_name */
+    CHANGE_ROLLBACK = 12, /* vm, version; new_name: the version that keeps the replaced head, or ""
                              to drop it; -EBUSY while a disk is in use */
-    CHANGE_CLONE = 12,    /* vm, version, new_name: a new vm whose disks start there; provisional */
-    CHANGE_ADOPT = 13, /* vm: a provisional clone of a version of vm new_name; its versions become
+    CHANGE_CLONE = 13,    /* vm, version, new_name: a new vm whose disks start there; provisional */
+    CHANGE_ADOPT = 14, /* vm: a provisional clone of a version of vm new_name; its versions become
                           new_name's, its disks new_name's disks; the clone is gone. -EBUSY while a
                           disk of new_name is in use, -ESTALE when new_name's head is not what the
                           clone was made from, and hold (force) is not set */
@@ -208,8 +212,9 @@ enum consistency {
 #define CHANGE_MAX_VERSIONS 512u  /* that one change removes */
 #define GUID_BYTES          16u
 
-/* A change of the catalogue: in the log and durable when done. A provisional vm (an import under
- * way) takes its name but is removed when the store is next opened unless it was committed. */
+/* A change of the catalogue: in the log and durable when done. A provisional vm or disk (an import
+ * under way) takes its name but is removed when the store is next opened unless it was committed;
+ * committing what is not provisional gives -EEXIST. */
 struct store_change {
     enum change_kind kind;
     char vm[NAME_MAX_CHARS + 1], disk[NAME_MAX_CHARS + 1], new_name[NAME_MAX_CHARS + 1];
@@ -242,6 +247,7 @@ struct disk_info {
     uint32_t id;
     uint64_t size_bytes, used_bytes; /* used: pages that hold data */
     uint32_t users;
+    bool provisional;
 };
 
 struct vm_info {

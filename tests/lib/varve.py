@@ -43,7 +43,9 @@ def program(name):
 
 class Daemon:
     def __init__(self, capacity=None, config=None):
-        """capacity: of the store, such as "4G". config: text of a configuration file."""
+        """capacity: of the store, such as "4G". config: text of a configuration file; else that in
+        $VARVE_TEST_CONFIG, if there is one."""
+        config = config or os.environ.get("VARVE_TEST_CONFIG")
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="varved.", dir=os.environ.get("TMPDIR", "/var/tmp")))
         self.store, self.run_dir = self.dir / "store", self.dir / "run"
         self.process = None

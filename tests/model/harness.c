@@ -603,7 +603,7 @@ static bool choose_change(struct run *run, struct store_change *c)
     uint32_t n_vms = 0;
     while (model_vm(run->model, n_vms, NULL))
         n_vms++;
-    c->kind = (enum change_kind)rng_below(rng, CHANGE_DISK_RESIZE + 1);
+    c->kind = (enum change_kind)rng_below(rng, CHANGE_DISK_COMMIT + 1);
     c->size_bytes = random_size(run);
     c->role = (enum vm_role)rng_below(rng, ROLE_BALANCER + 1);
     if (vm)
@@ -616,11 +616,12 @@ static bool choose_change(struct run *run, struct store_change *c)
         c->provisional = rng_percent(rng, 30);
         return n_vms < run->knobs.vms_max;
     case CHANGE_VM_COMMIT:
-        return vm && provisional;
+        return vm && (provisional || rng_percent(rng, 10));
     case CHANGE_VM_REMOVE:
         run->change_vm = model_vm(run->model, 0, NULL) ? vm : NULL;
         return vm && rng_percent(rng, 30) && !has_requests(run, NULL, vm);
     case CHANGE_DISK_ADD:
+        c->provisional = rng_percent(rng, 30);
         return vm && model_n_disks(run->model) < run->knobs.disks_max;
     case CHANGE_DISK_REMOVE:
     case CHANGE_DISK_RESIZE:
@@ -630,6 +631,12 @@ static bool choose_change(struct run *run, struct store_change *c)
         strcpy(c->disk, model_disk_name(disk));
         run->change_disk = disk;
         return c->kind == CHANGE_DISK_RESIZE || rng_percent(rng, 30);
+    case CHANGE_DISK_COMMIT:
+        if (disk) {
+            strcpy(c->vm, model_disk_vm(disk));
+            strcpy(c->disk, model_disk_name(disk));
+        }
+        return disk;
     case CHANGE_VM_RENAME:
         return vm && strcmp(vm, c->new_name) != 0;
     default: /* not chosen */

@@ -53,6 +53,7 @@ struct model_vm {
 struct model_disk {
     struct model_vm *vm;
     char name[NAME_MAX_CHARS + 1];
+    bool provisional;
     uint64_t size;
     struct page **buckets, **pages;
     size_t n_buckets, n_pages;

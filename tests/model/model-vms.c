@@ -136,7 +136,7 @@ int model_change_expect(const struct model *model, const struct store_change *c,
     case CHANGE_VM_CREATE:
         return !good_name(c->vm) ? ERR_BAD_NAME : vm ? -EEXIST : 0;
     case CHANGE_VM_COMMIT:
-        return vm ? 0 : -ENOENT;
+        return !vm ? -ENOENT : model->vms[vm_index(model, c->vm)]->provisional ? 0 : -EEXIST;
     case CHANGE_VM_RENAME:
         return !vm                                 ? -ENOENT
                : !good_name(c->new_name)           ? ERR_BAD_NAME
@@ -154,6 +154,10 @@ int model_change_expect(const struct model *model, const struct store_change *c,
         return !disk ? -ENOENT : busy ? -EBUSY : 0;
     case CHANGE_DISK_RESIZE:
         return !disk ? -ENOENT : good_size(c->size_bytes) ? 0 : ERR_BAD_SIZE;
+    case CHANGE_DISK_COMMIT:
+        return !disk                                                          ? -ENOENT
+               : model->disks[disk_index(model, c->vm, c->disk)]->provisional ? 0
+                                                                              : -EEXIST;
     default:
         return -EOPNOTSUPP;
     }
@@ -176,6 +180,7 @@ static void add_disk(struct model *model, const struct store_change *c)
     disk->vm = model->vms[vm_index(model, c->vm)];
     strcpy(disk->name, c->disk);
     disk->size = c->size_bytes;
+    disk->provisional = c->provisional;
     list_init(&disk->busy);
     model->disks =
         model_must(realloc(model->disks, (model->n_disks + 1) * sizeof(struct model_disk *)));
@@ -207,6 +212,9 @@ static void apply(struct model *model, const struct store_change *c)
     case CHANGE_DISK_RESIZE:
         pages_free(model, model->disks[disk], c->size_bytes / PAGE_BYTES);
         model->disks[disk]->size = c->size_bytes;
+        break;
+    case CHANGE_DISK_COMMIT:
+        model->disks[disk]->provisional = false;
         break;
     default: /* versions: none yet */
         abort();
@@ -265,7 +273,8 @@ static const char *list_differs(const struct model *model, const struct vm_info 
         if (i > 0 && strcmp(vms[i - 1].name, vms[i].name) >= 0)
             return "order of names";
         for (uint32_t d = 0; d < model->n_disks; d++)
-            n_disks += model->disks[d]->vm == vm;
+            n_disks +=
+                model->disks[d]->vm == vm && !(skip_provisional && model->disks[d]->provisional);
         if (n_disks != vms[i].n_disks)
             return text;
         for (uint32_t d = 0; d < vms[i].n_disks; d++) {
@@ -273,7 +282,8 @@ static const char *list_differs(const struct model *model, const struct vm_info 
             int k = disk_index(model, vm->name, info->name);
             snprintf(text, sizeof(text), "disk %s/%s of %llu bytes", vm->name, info->name,
                      (unsigned long long)info->size_bytes);
-            if (k < 0 || model->disks[k]->size != info->size_bytes)
+            if (k < 0 || model->disks[k]->size != info->size_bytes ||
+                model->disks[k]->provisional != info->provisional)
                 return text;
         }
     }
@@ -307,4 +317,7 @@ void model_judge_begin(struct model *model, enum model_end_kind kind, const stru
     for (uint32_t i = model->n_vms; i-- > 0;)
         if (model->vms[i]->provisional)
             vm_drop(model, i);
+    for (uint32_t i = model->n_disks; i-- > 0;)
+        if (model->disks[i]->provisional)
+            disk_drop(model, i);
 }

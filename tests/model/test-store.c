@@ -719,6 +719,70 @@ static void shrinking(void **state)
     disk_put(disk(env));
 }
 
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static unsigned stop_after;
+
+static bool stop_now(void)
+{
+    return stop_after == 0 || --stop_after == 0;
+}
+
+/* An opening that is given up, early or late, changes nothing. */
+static void given_up(void **state)
+{
+    struct env *env = *state;
+    for (uint32_t i = 0; i < 40; i++)
+        write_pages(env, i * 10, 10, i);
+    kill_store(env);
+    env->config.stop = stop_now;
+    for (unsigned after = 0; after < 40; after++) {
+        stop_after = after;
+        assert_int_equal(open_store(env), -ECANCELED);
+        sim_restart(env->sim, SIM_KILL);
+    }
+    env->config.stop = NULL;
+    assert_int_equal(open_store(env), 0);
+    for (uint32_t i = 0; i < 400; i++)
+        assert_int_equal(read_page(env, i, i / 10), 0);
+    assert_int_equal(env->n_damage, 0);
+}
+
+static int add_provisional(struct env *env, const char *name)
+{
+    struct store_change c = {
+        .kind = CHANGE_DISK_ADD, .size_bytes = MIB, .provisional = true, .done = change_done};
+    strcpy(c.vm, "vm");
+    strcpy(c.disk, name);
+    change_done_flag = false;
+    store_change(env->store, &c);
+    while (!change_done_flag)
+        turn(env);
+    return c.error;
+}
+
+/* A provisional disk goes with the daemon, by the log and by a checkpoint; a committed one stays.
+ */
+static void provisional_disk(void **state)
+{
+    struct env *env = *state;
+    for (int with_checkpoint = 0; with_checkpoint < 2; with_checkpoint++) {
+        assert_int_equal(add_provisional(env, "left"), 0);
+        assert_int_equal(add_provisional(env, "whole"), 0);
+        assert_int_equal(change(env, CHANGE_DISK_COMMIT, "vm", "whole", 0), 0);
+        assert_int_equal(change(env, CHANGE_DISK_COMMIT, "vm", "whole", 0), -EEXIST);
+        assert_int_equal(change(env, CHANGE_DISK_COMMIT, "vm", "none", 0), -ENOENT);
+        if (with_checkpoint)
+            checkpoint(env);
+        kill_store(env);
+        assert_int_equal(open_store(env), 0);
+        assert_null(store_find_disk(env->store, "vm", "left"));
+        assert_non_null(store_find_disk(env->store, "vm", "whole"));
+        assert_non_null(store_find_disk(env->store, "vm", "root"));
+        assert_int_equal(change(env, CHANGE_DISK_REMOVE, "vm", "whole", 0), 0);
+    }
+}
+
 /* Thousands of vms are loaded, found by name and by id, and replayed, in no more than a moment. */
 static void many_vms(void **state)
 {
@@ -846,6 +910,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
+        cmocka_unit_test_setup_teardown(given_up, setup, teardown),
+        cmocka_unit_test_setup_teardown(provisional_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
 #endif

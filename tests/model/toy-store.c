@@ -183,7 +183,11 @@ static void apply_change(struct store *s, const struct store_change *c)
         d->store = s;
         d->vm = vm;
         strcpy(d->info.name, c->disk);
+        d->info.provisional = c->provisional;
         disk_resize(d, c->size_bytes);
+        break;
+    case CHANGE_DISK_COMMIT:
+        d->info.provisional = false;
         break;
     case CHANGE_DISK_REMOVE:
         disk_free(d);
@@ -419,6 +423,29 @@ static bool file_follows(struct store *s, uint32_t file, uint8_t *buf)
     return follows;
 }
 
+static void drop_provisional(struct store *s, bool log)
+{
+    for (int i = 0; i < DISKS_MAX; i++) {
+        struct header h = {.kind = RECORD_CHANGE, .change.kind = CHANGE_VM_REMOVE};
+        if (!s->vms[i].used || !s->vms[i].info.provisional)
+            continue;
+        strcpy(h.change.vm, s->vms[i].info.name);
+        if (log)
+            record_new(s, &h, NULL, true);
+        vm_remove(s, &s->vms[i]);
+    }
+    for (int i = 0; i < DISKS_MAX; i++) {
+        struct header h = {.kind = RECORD_CHANGE, .change.kind = CHANGE_DISK_REMOVE};
+        if (!s->disks[i].used || !s->disks[i].info.provisional)
+            continue;
+        strcpy(h.change.vm, s->disks[i].vm->info.name);
+        strcpy(h.change.disk, s->disks[i].info.name);
+        if (log)
+            record_new(s, &h, NULL, true);
+        disk_free(&s->disks[i]);
+    }
+}
+
 int store_open(struct storage *storage, const struct store_config *config, struct store **ret)
 {
     struct store *s = calloc(1, sizeof(*s));
@@ -434,16 +461,7 @@ int store_open(struct storage *storage, const struct store_config *config, struc
         recover_file(s, buf);
     }
     int r = s->file == UINT32_MAX ? ERR_NOT_A_STORE : start_file(s);
-    for (int i = 0; i < DISKS_MAX; i++)
-        if (s->vms[i].used && s->vms[i].info.provisional) {
-            struct store_change remove = {.kind = CHANGE_VM_REMOVE};
-            struct header h = {.kind = RECORD_CHANGE};
-            strcpy(remove.vm, s->vms[i].info.name);
-            h.change = remove;
-            if (!r)
-                record_new(s, &h, NULL, true);
-            vm_remove(s, &s->vms[i]);
-        }
+    drop_provisional(s, !r);
     while (!list_empty(&s->records))
         storage->poll(storage, true);
     r = r ? r : s->error;
@@ -571,6 +589,7 @@ static int change_error(struct store *s, const struct store_change *c)
                : find_vm(s, c->new_name)     ? -EEXIST
                                              : 0;
     case CHANGE_VM_COMMIT:
+        return !vm ? -ENOENT : vm->info.provisional ? 0 : -EEXIST;
     case CHANGE_VM_REMOVE:
         return vm ? 0 : -ENOENT;
     case CHANGE_DISK_ADD:
@@ -583,6 +602,8 @@ static int change_error(struct store *s, const struct store_change *c)
         return !d ? -ENOENT : d->info.users ? -EBUSY : 0;
     case CHANGE_DISK_RESIZE:
         return !d ? -ENOENT : size_ok ? 0 : ERR_BAD_SIZE;
+    case CHANGE_DISK_COMMIT:
+        return !d ? -ENOENT : d->info.provisional ? 0 : -EEXIST;
     default:
         return -EOPNOTSUPP;
     }
