@@ -2,6 +2,8 @@
  * it. */
 #include "cli/cli.h"
 
+#include <limits.h>
+
 #define IMAGE_FORMATS "raw, qcow2, vmdk, vhdx or vdi"
 
 const struct command commands[] = {
@@ -69,39 +71,120 @@ const struct command commands[] = {
      .run = cmd_export},
     {.name = "ls",
      .arguments = "[VM]",
-     .summary = "List the vms, or the disks of one",
-     .text = "List all vms, or the disks of the vm that is named. Sizes are in powers of 1024.",
+     .summary = "List the vms, or the versions of one",
+     .text = "List all vms, or the versions of the vm that is named, by age. Sizes are in powers "
+             "of 1024.\n\n"
+             "USED is what a version shows; EXCLUSIVE is the part of it that nothing else shows, "
+             "which is what its removal alone frees; SHARED is the rest. The daemon looks for what "
+             "is exclusive for a moment only: what it did not find out is shown as -, and is null "
+             "in JSON.",
      .max_args = 1,
-     .examples = {"varve ls", "varve --json ls"},
+     .options = {{"versions", NULL, "List versions: of all vms, if none is named."},
+                 {"tree", NULL,
+                  "Show what came from what, over all vms, versions and clones. A line of "
+                  "descent stands one under the other; what branches off is indented."}},
+     .examples = {"varve ls", "varve ls web1", "varve ls --tree", "varve --json ls --versions"},
      .run = cmd_ls},
     {.name = "show",
-     .arguments = "VM",
-     .summary = "Show a vm and its disks",
-     .text = "Show what is known of a vm.",
+     .arguments = "VM[@VERSION]",
+     .summary = "Show a vm or a version, and its disks",
+     .text = "Show what is known of a vm, or of a version.",
      .min_args = 1,
      .max_args = 1,
-     .examples = {"varve show web1"},
+     .examples = {"varve show web1", "varve show web1@before"},
      .run = cmd_show},
     {.name = "rename",
-     .arguments = "VM NEW",
-     .summary = "Give a vm another name",
+     .arguments = "VM[@VERSION] NEW",
+     .summary = "Give a vm or a version another name",
      .text = "Give a vm another name. Clients that are connected stay connected; new ones find it "
              "under the new name, and so must those that connect again: a guest that runs does not "
-             "find its disks after a restart of the daemon.",
+             "find its disks after a restart of the daemon.\n\n"
+             "A version gets the name NEW, which may be written as VM@NEW too.",
      .min_args = 2,
      .max_args = 2,
-     .examples = {"varve rename web1 www"},
+     .examples = {"varve rename web1 www", "varve rename web1@before web1@before-upgrade"},
      .run = cmd_rename},
     {.name = "rm",
-     .arguments = "VM",
-     .summary = "Remove a vm and its disks",
+     .arguments = "NAME...",
+     .summary = "Remove vms and versions",
      .text =
-         "Remove a vm with all its disks. Refused while a client uses one of them. Asks first at a "
+         "Remove what is named: a vm, which goes with all its disks and versions; a version VM@V; "
+         "or "
+         "versions VM@A..C from A to C in the order of age, both included, where an end may be "
+         "left out "
+         "(VM@..C, VM@A.., VM@..). What was cloned from them lives on.\n\n"
+         "It returns at once, and the space comes back in the background: varve df shows what is "
+         "pending. Refused while a client uses one of a vm's disks, and while a version is held "
+         "(varve release). Up to 512 versions of a vm go all together or not at all. Asks first at "
+         "a "
          "terminal, and wants --yes elsewhere.",
      .min_args = 1,
-     .max_args = 1,
-     .examples = {"varve rm web1", "varve rm --yes web1"},
+     .max_args = INT_MAX,
+     .options = {{"dry-run", NULL, "Remove nothing; say what would be, and how much it would free.",
+                  'n'}},
+     .examples = {"varve rm web1", "varve rm --yes web1@before web2@before",
+                  "varve rm --dry-run web1@monday..friday"},
      .run = cmd_rm},
+    {.name = "snap",
+     .arguments = "VM[@VERSION]",
+     .summary = "Take a version of a vm",
+     .text =
+         "Take a version: the state of all disks of the vm at one instant, while it runs. It costs "
+         "nothing to keep but what is written afterwards, and nothing to read. When the command "
+         "returns it is durable; it prints the version's name. Without a name it is the time, in "
+         "UTC: "
+         "VM@2026-11-20T18-05-09Z, with -2, -3 and so on behind it when that is taken.\n\n"
+         "Names have up to 64 letters, digits, '.', '_' and '-', and no two dots in a row.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"note", "TEXT", "Keep a note with it, of up to 1024 bytes on one line.", 'm'}},
+     .examples = {"varve snap web1", "varve snap web1@before --note 'before the upgrade'"},
+     .run = cmd_snap},
+    {.name = "hold",
+     .arguments = "VM@VERSION...",
+     .summary = "Keep versions from being removed",
+     .text = "Hold versions: they cannot be removed, nor can their vm, until they are released.",
+     .min_args = 1,
+     .max_args = INT_MAX,
+     .examples = {"varve hold web1@before"},
+     .run = cmd_hold},
+    {.name = "release",
+     .arguments = "VM@VERSION...",
+     .summary = "Let versions go that are held",
+     .text = "Release versions that were held: they can be removed again.",
+     .min_args = 1,
+     .max_args = INT_MAX,
+     .examples = {"varve release web1@before"},
+     .run = cmd_release},
+    {.name = "rollback",
+     .arguments = "VM@VERSION",
+     .summary = "Make a vm what it was in a version",
+     .text = "Make the vm's disks, their sizes and their list what they were in the version, in "
+             "constant "
+             "time. What is replaced is kept as a version, before-rollback- and the time, whose "
+             "name is "
+             "printed. All other versions stay, younger ones too.",
+     .min_args = 1,
+     .max_args = 1,
+     .options =
+         {{"force", NULL, "Disconnect the clients of the vm's disks."},
+          {"keep", "NAME", "The name of the version that keeps what is replaced."},
+          {"discard", NULL,
+           "Do not keep what is replaced. Asks first at a terminal, and wants --yes elsewhere."}},
+     .examples = {"varve rollback web1@before", "varve rollback web1@before --keep broken"},
+     .run = cmd_rollback},
+    {.name = "clone",
+     .arguments = "VM[@VERSION] NEW",
+     .summary = "Make a vm from a version",
+     .text = "Make the vm NEW, whose disks begin as those of the version, in constant time. It is "
+             "writable "
+             "at once and as fast as any other; both live on whatever is removed. Without a "
+             "version the "
+             "vm's present state becomes one first.",
+     .min_args = 2,
+     .max_args = 2,
+     .examples = {"varve clone web1@before web2", "varve clone web1 test"},
+     .run = cmd_clone},
     {.name = "disk add",
      .arguments = "VM/DISK SIZE",
      .summary = "Add an empty disk to a vm",

@@ -16,12 +16,17 @@ enum fault {
     FAULT_BAD_NAME = 103,
     FAULT_BAD_SIZE = 104,
     FAULT_BAD_ARGUMENT = 105,
+    FAULT_NO_VERSION = 106,
+    FAULT_HELD = 107,
+    FAULT_UNRELATED = 108,
+    FAULT_ALREADY = 109,
     FAULT_STORE_FULL = 110,
     FAULT_READ_ONLY = 111,
     FAULT_DAMAGED = 112,
     FAULT_IO = 113,
     FAULT_NO_MEMORY = 114,
     FAULT_UNSUPPORTED = 115,
+    FAULT_NOT_FROZEN = 116,
 };
 
 /* Exit codes of the commands (DESIGN section 3). */
