@@ -65,4 +65,12 @@ uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint3
 void engine_hold(struct engine *engine);
 void engine_release(struct engine *engine);
 
+/* On the engine's thread: tick() is called there about once a second, as long as it is added. */
+struct engine_ticker {
+    void (*tick)(struct engine_ticker *ticker, struct store *store);
+    struct list link; /* the engine's own */
+};
+void engine_add_ticker(struct engine *engine, struct engine_ticker *ticker);
+void engine_remove_ticker(struct engine *engine, struct engine_ticker *ticker);
+
 #endif
