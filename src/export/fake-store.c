@@ -16,6 +16,7 @@ struct disk {
     struct list link;
     struct store *store;
     char vm[NAME_MAX_CHARS + 1], name[NAME_MAX_CHARS + 1];
+    char version[NAME_MAX_CHARS + 1]; /* "": the head */
     uint64_t size;
     uint8_t *bytes, *pages; /* the content; what each page is */
 };
@@ -131,6 +132,18 @@ static void fake_clear(struct disk *disk, uint64_t at, uint64_t end, bool edges,
     }
 }
 
+static bool is_changed(const struct disk *disk, const struct disk *base, uint64_t at)
+{
+    uint64_t page = at / PAGE_BYTES, start = page * PAGE_BYTES;
+
+    if (!base)
+        return false;
+    if (start >= base->size)
+        return disk->pages[page] != PAGE_HOLE;
+    return disk->pages[page] != base->pages[page] ||
+           memcmp(disk->bytes + start, base->bytes + start, PAGE_BYTES) != 0;
+}
+
 static void fake_extents(const struct disk *disk, struct store_io *io)
 {
     uint64_t at = io->offset, end = io->offset + io->length;
@@ -138,13 +151,17 @@ static void fake_extents(const struct disk *disk, struct store_io *io)
     io->n_extents = 0;
     while (at < end && io->n_extents < io->max_extents) {
         uint8_t kind = disk->pages[at / PAGE_BYTES];
+        bool changed = is_changed(disk, io->base, at);
         uint64_t stop = at;
-        while (stop < end && disk->pages[stop / PAGE_BYTES] == kind)
+        while (stop < end && disk->pages[stop / PAGE_BYTES] == kind &&
+               is_changed(disk, io->base, stop) == changed)
             stop = (stop / PAGE_BYTES + 1) * PAGE_BYTES;
         if (stop > end)
             stop = end;
-        io->extents[io->n_extents++] = (struct store_extent){
-            .length = stop - at, .hole = kind == PAGE_HOLE, .zero = kind != PAGE_DATA};
+        io->extents[io->n_extents++] = (struct store_extent){.length = stop - at,
+                                                             .hole = kind == PAGE_HOLE,
+                                                             .zero = kind != PAGE_DATA,
+                                                             .changed = changed};
         at = stop;
     }
 }
@@ -232,14 +249,50 @@ bool store_dispatch(struct store *store)
     return !list_empty(&store->later);
 }
 
-struct disk *store_find_disk(struct store *store, const char *vm, const char *name)
+struct disk *store_find_version_disk(struct store *store, const char *vm, const char *version,
+                                     const char *name)
 {
     list_for_each (l, &store->disks) {
         struct disk *disk = container_of(l, struct disk, link);
-        if (!strcmp(disk->vm, vm) && !strcmp(disk->name, name))
+        if (!strcmp(disk->vm, vm) && !strcmp(disk->name, name) && !strcmp(disk->version, version))
             return disk;
     }
     return NULL;
+}
+
+struct disk *store_find_disk(struct store *store, const char *vm, const char *name)
+{
+    return store_find_version_disk(store, vm, "", name);
+}
+
+bool disk_is_read_only(const struct disk *disk)
+{
+    return *disk->version != 0;
+}
+
+/* Disks of one name of a vm and of its versions. */
+bool disk_is_related(const struct disk *a, const struct disk *b)
+{
+    return !strcmp(a->vm, b->vm) && !strcmp(a->name, b->name);
+}
+
+int fake_store_snap(struct store *store, const char *vm, const char *version)
+{
+    list_for_each (l, &store->disks) {
+        const struct disk *from = container_of(l, struct disk, link);
+        if (strcmp(from->vm, vm) || *from->version)
+            continue;
+        if (fake_store_add(store, vm, from->name, from->size))
+            return -ENOMEM;
+        struct disk *to = container_of(store->disks.prev, struct disk, link);
+        strncpy(to->version, version, NAME_MAX_CHARS);
+        for (uint64_t page = 0; page * PAGE_BYTES < from->size; page++) {
+            to->pages[page] = from->pages[page];
+            if (from->pages[page] == PAGE_DATA)
+                memcpy(to->bytes + page * PAGE_BYTES, from->bytes + page * PAGE_BYTES, PAGE_BYTES);
+        }
+    }
+    return 0;
 }
 
 void disk_get(struct disk *disk)
@@ -289,6 +342,8 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
     n = 0;
     list_for_each (d, &store->disks) {
         const struct disk *disk = container_of(d, struct disk, link);
+        if (*disk->version)
+            continue;
         strcpy(vms[n].name, disk->vm);
         strcpy(disks[n].name, disk->name);
         vms[n].provisional = !strncmp(disk->vm, "provisional", 11);

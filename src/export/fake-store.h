@@ -26,6 +26,8 @@ int fake_store_create(struct store **ret);
 void fake_store_free(struct store *store); /* no user, nothing in flight */
 /* Add a disk. Sizes need not be whole pages. Returns 0 or -ENOMEM. */
 int fake_store_add(struct store *store, const char *vm, const char *disk, uint64_t size_bytes);
+/* Keep what the disks of vm are as vm@version. Returns 0 or -ENOMEM. */
+int fake_store_snap(struct store *store, const char *vm, const char *version);
 struct fake_faults *fake_store_faults(struct store *store);
 const struct fake_stats *fake_store_stats(const struct store *store);
 

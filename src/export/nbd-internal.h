@@ -21,7 +21,9 @@
 #define NBD_OUT_IOV        256u
 #define NBD_OUT_HEADS      12288u     /* bytes of headers in one sendmsg() */
 #define NBD_OUT_BYTES      (1u << 20) /* no further reply is added to a sendmsg() of this size */
-#define NBD_CONTEXT_ID     1u         /* of base:allocation */
+#define NBD_ALLOCATION_ID  1u         /* of the contexts: base:allocation */
+#define NBD_DIFF_ID        2u         /* varve:diff:BASE */
+#define NBD_DIFF_NAME_MAX  160u       /* bytes of a diff context's name */
 #define NBD_HEAD_MAX_BYTES 128u       /* of one reply, without its data */
 
 /* Received bytes; writes use their payloads in place. One reference is the connection's. */
@@ -32,7 +34,8 @@ struct nbd_block {
     uint8_t *data;
 };
 
-/* The parts of a read that was split. */
+/* The parts of a request that is answered in several: a read that was split, a BLOCK_STATUS in two
+ * contexts. */
 struct nbd_group {
     unsigned left; /* chunks that were not put into a reply yet */
 };
@@ -48,8 +51,9 @@ struct nbd_request {
     uint32_t length;
     uint32_t counted_bytes; /* in conn->n_bytes */
     uint16_t command;
-    uint16_t error; /* NBD's; 0 if fine */
-    int code;       /* our own, for the text */
+    uint16_t context; /* BLOCK_STATUS: its id */
+    uint16_t error;   /* NBD's; 0 if fine */
+    int code;         /* our own, for the text */
     uint64_t error_offset;
     bool probing; /* a failed read looks for the page */
 };
@@ -112,8 +116,13 @@ struct nbd_conn {
     struct disk *disk;
     struct store *store;
     uint64_t size_bytes;
-    bool read_only, structured, no_zeroes, allocation;
-    char meta_name[NBD_EXPORT_NAME_MAX + 1]; /* the export that the context was set for */
+    bool read_only, structured, no_zeroes;
+
+    /* The contexts that were set, and the export that they were set for. */
+    bool allocation;
+    struct disk *diff_base; /* used by this connection; NULL: no diff context */
+    char diff_name[NBD_DIFF_NAME_MAX + 1];
+    char meta_name[NBD_EXPORT_NAME_MAX + 1];
 
     /* The handshake's answers. */
     uint8_t *text;
@@ -183,6 +192,8 @@ void nbd_conn_release(struct nbd_conn *conn);
 void nbd_block_put(struct nbd_server *server, struct nbd_block *block);
 
 /* nbd-handshake.c */
+/* Forget the contexts that were set. */
+void nbd_drop_contexts(struct nbd_conn *conn);
 void nbd_handshake_start(struct nbd_conn *conn);
 /* Consume what is complete in the input. */
 void nbd_handshake_parse(struct nbd_conn *conn);

@@ -280,13 +280,19 @@ static bool start_simple(struct nbd_conn *conn, const struct header *h, enum sto
     return true;
 }
 
-static bool start_status(struct nbd_conn *conn, const struct header *h)
+static unsigned n_contexts(const struct nbd_conn *conn)
 {
-    if (!nbd_may_allocate(conn, STATUS_BYTES))
-        return false;
+    return conn->allocation + (conn->diff_base != NULL);
+}
+
+static bool start_status_in(struct nbd_conn *conn, const struct header *h, uint16_t context,
+                            struct nbd_group *group)
+{
     struct nbd_request *req = request_new(conn, h);
     if (!req)
         return false;
+    req->group = group;
+    req->context = context;
     if (nbd_pool_get(&conn->server->pool, STATUS_BYTES, &req->buffer)) {
         reply_error(req, -ENOMEM);
         return true;
@@ -294,11 +300,36 @@ static bool start_status(struct nbd_conn *conn, const struct header *h)
     req->io.op = STORE_EXTENTS;
     req->io.offset = h->offset;
     req->io.length = h->length;
+    req->io.base = context == NBD_DIFF_ID ? conn->diff_base : NULL;
     req->io.extents = req->buffer.data;
     req->io.max_extents =
         h->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : STATUS_BYTES / sizeof(struct store_extent);
     submit(req);
     return true;
+}
+
+static bool start_status(struct nbd_conn *conn, const struct header *h)
+{
+    unsigned n = n_contexts(conn);
+    struct nbd_group *group = NULL;
+
+    if (!nbd_may_allocate(conn, (uint64_t)n * STATUS_BYTES))
+        return false;
+    if (n == 1)
+        return start_status_in(conn, h, conn->allocation ? NBD_ALLOCATION_ID : NBD_DIFF_ID, NULL);
+    group = malloc(sizeof(*group));
+    if (!group) {
+        nbd_conn_kill(conn);
+        return false;
+    }
+    /* As for reads: one more than there are parts, until all are started. */
+    group->left = 3;
+    bool first = start_status_in(conn, h, NBD_ALLOCATION_ID, group);
+    bool second = first && start_status_in(conn, h, NBD_DIFF_ID, group);
+    group->left -= 1u + !first + !second;
+    if (!group->left)
+        free(group);
+    return second;
 }
 
 /* One read, or one part of a split one. */
@@ -330,6 +361,8 @@ static bool is_split(const struct nbd_conn *conn, const struct header *h)
 
 static unsigned n_parts(const struct nbd_conn *conn, const struct header *h)
 {
+    if (h->command == NBD_CMD_BLOCK_STATUS)
+        return n_contexts(conn);
     if (h->command != NBD_CMD_READ || !is_split(conn, h))
         return 1;
     uint64_t first = h->offset / NBD_SPLIT_BYTES, end = h->offset + h->length;
@@ -491,7 +524,7 @@ static int check(const struct nbd_conn *conn, const struct header *h)
     if (h->flags & ~(rule->flags | NBD_CMD_FLAG_FUA))
         return -EINVAL;
     if ((h->flags & NBD_CMD_FLAG_DF && !conn->structured) ||
-        (h->command == NBD_CMD_BLOCK_STATUS && !conn->allocation))
+        (h->command == NBD_CMD_BLOCK_STATUS && !n_contexts(conn)))
         return -EINVAL;
     if (rule->writes && conn->read_only)
         return -EPERM;

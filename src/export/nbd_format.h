@@ -127,8 +127,9 @@ enum nbd_command {
 #define NBD_CHUNK_ERROR        0x8001u
 #define NBD_CHUNK_ERROR_OFFSET 0x8002u
 
-#define NBD_STATE_HOLE 1u /* base:allocation */
-#define NBD_STATE_ZERO 2u
+#define NBD_STATE_HOLE  1u /* base:allocation */
+#define NBD_STATE_DIRTY 1u /* varve:diff:BASE, as in QEMU's qemu:dirty-bitmap: */
+#define NBD_STATE_ZERO  2u
 
 enum nbd_error {
     NBD_EPERM = 1,

@@ -4,6 +4,7 @@ nbdcopy, qemu-io, qemu-img, fio) and against hostile ones.
 
     test-nbd.py NBD-TEST-SERVER [unittest arguments]
 """
+import errno
 import json
 import os
 import random
@@ -47,6 +48,11 @@ class Server:
 
     def uri(self, export="vm"):
         return f"nbd+unix:///{export}?socket={self.path}"
+
+    def ask(self, number):
+        """Send a signal to which it answers with a line."""
+        self.process.send_signal(number)
+        return self.process.stdout.readline().split()
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
@@ -214,6 +220,138 @@ class Negotiation(TestCase):
                 self.assertEqual(e.exception.errno, "EPERM")
             self.assertEqual(h.pread(4, 0), bytes(4))
             h.flush()
+
+    # ---- versions
+
+    def test_versions_are_read_only_exports(self):
+        with Server("size=%d" % (64 * MIB)) as server:
+            h = server.connect()
+            h.pwrite(b"1" * 8192, MIB)
+            self.assertEqual(server.ask(signal.SIGUSR1), ["snap", "s1"])
+            h.pwrite(b"2" * 4096, MIB)
+            for name in ("vm@s1", "vm/root@s1"):
+                v = server.connect(name)
+                self.assertTrue(v.is_read_only())
+                self.assertTrue(v.can_multi_conn() and v.can_cache() and not v.can_trim())
+                self.assertEqual(v.pread(8192, MIB), b"1" * 8192)
+                self.assertEqual(v.get_size(), 64 * MIB)
+                v.set_strict_mode(0)
+                for write in (lambda: v.pwrite(b"3" * 512, MIB), lambda: v.zero(4096, MIB),
+                              lambda: v.trim(4096, MIB)):
+                    with self.assertRaises(nbd.Error) as caught:
+                        write()
+                    self.assertEqual(caught.exception.errnum, errno.EPERM)
+                self.assertEqual(v.pread(8192, MIB), b"1" * 8192)
+                v.shutdown()
+            self.assertEqual(server.connect("vm/data@s1").get_size(), MIB + 1)
+            self.assertEqual(h.pread(8192, MIB), b"2" * 4096 + b"1" * 4096)
+            for name in ("vm@", "@s1", "vm@s2", "vm@s1/root", "vm/root@s1@s1", "vm/@s1", "vm@s1/", "vm/nope@s1",
+                         "vm@" + "x" * 65, "vm/root@s1 "):
+                with self.assertRaises(nbd.Error):
+                    server.connect(name)
+            # There may be very many: nobody wants them in a list.
+            listed = subprocess.run(["nbdinfo", "--list", "--json", server.uri("")], capture_output=True, text=True,
+                                    check=True)
+            self.assertEqual(sorted(e["export-name"] for e in json.loads(listed.stdout)["exports"]),
+                             ["vm/data", "vm/root"])
+
+    def diff(self, h, context, length=64 * MIB):
+        """What differs, as a set of pages; each extent is asked for from the one before."""
+        found, at = set(), 0
+
+        def extents(name, offset, entries, error):
+            nonlocal at
+            self.assertEqual(name, context)
+            for size, flags in zip(entries[::2], entries[1::2]):
+                self.assertIn(flags, (0, 1))
+                if flags:
+                    found.update(range(offset // 4096, (offset + size + 4095) // 4096))
+                offset += size
+            at = offset
+            return 0
+        while at < length:
+            h.block_status(length - at, at, extents)
+        return found
+
+    def test_diff_context(self):
+        for kind in KINDS:
+            with Server("size=%d" % (64 * MIB), *kind) as server:
+                h = server.connect()
+                h.pwrite(b"1" * 16384, MIB)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"2" * 4096, MIB + 4096)
+                h.trim(4096, MIB + 12288)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"3" * 10, 5 * MIB)
+                page = MIB // 4096
+                for export, base, pages in (("vm@s2", "s1", {page + 1, page + 3}),
+                                            ("vm/root@s2", "vm@s1", {page + 1, page + 3}),
+                                            ("vm", "s2", {5 * page}), ("vm", "s1", {page + 1, page + 3, 5 * page}),
+                                            ("vm@s1", "s2", {page + 1, page + 3}), ("vm@s1", "s1", set())):
+                    context = "varve:diff:" + base
+                    d = nbd.NBD()
+                    d.add_meta_context(context)
+                    d.connect_uri(server.uri(export))
+                    self.assertTrue(d.can_meta_context(context))
+                    self.assertFalse(d.can_meta_context("base:allocation"))
+                    self.assertEqual(self.diff(d, context), pages, (export, base))
+                    d.shutdown()
+
+    def test_both_contexts_at_once(self):
+        for kind in KINDS:
+            with Server("size=%d" % (64 * MIB), *kind) as server:
+                h = server.connect()
+                h.pwrite(b"1" * 8192, 0)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"2" * 4096, 0)
+                d = nbd.NBD()
+                d.add_meta_context("base:allocation")
+                d.add_meta_context("varve:diff:s1")
+                d.connect_uri(server.uri())
+                for _ in range(100):
+                    seen = {}
+                    d.block_status(MIB, 0, lambda name, offset, entries, error: seen.setdefault(name, entries) and 0)
+                    self.assertEqual(seen, {"base:allocation": [8192, 0, MIB - 8192, 3],
+                                            "varve:diff:s1": [4096, 1, MIB - 4096, 0]})
+                    self.assertEqual(d.pread(4096, 0), b"2" * 4096)
+
+    def test_contexts_that_are_none(self):
+        with Server() as server:
+            server.ask(signal.SIGUSR1)
+            for name in ("varve:diff:", "varve:diff:s2", "varve:diff:other@s1", "varve:diff:vm@", "varve:diff:@s1",
+                         "varve:diff:" + "x" * 300, "varve:diff:s1/x", "varve:", "varve:diff"):
+                d = nbd.NBD()
+                d.add_meta_context(name)
+                d.connect_uri(server.uri())
+                self.assertFalse(d.can_meta_context(name), name)
+            # One that was asked for another export is none; the version is not used any more.
+            h = nbd.NBD()
+            h.set_opt_mode(True)
+            h.connect_unix(server.path)
+            h.add_meta_context("varve:diff:s1")
+            h.set_export_name("vm")
+            found = []
+            h.opt_list_meta_context(lambda name: found.append(name))
+            self.assertEqual(found, ["varve:diff:s1"])
+            h.opt_abort()
+
+    def test_disconnect(self):
+        for kind in KINDS:
+            with Server(*kind) as server:
+                h, other = server.connect(), server.connect("vm/data")
+                h.pwrite(b"x" * 4096, 0)
+                server.ask(signal.SIGUSR1)
+                version = server.connect("vm@s1")
+                self.assertEqual(server.ask(signal.SIGUSR2), ["disconnected", "1"])
+                with self.assertRaises(nbd.Error):
+                    h.pread(4096, 0)
+                other.pread(512, 0)
+                self.assertEqual(version.pread(4096, 0), b"x" * 4096)
+                with self.assertRaises(nbd.Error):  # nobody comes in
+                    server.connect()
+                server.connect("vm@s1").shutdown()
+                server.ask(signal.SIGUSR2)
+                self.assertEqual(server.connect().pread(4096, 0), b"x" * 4096)
 
     def test_old_option(self):
         """EXPORT_NAME, with and without the zeroes."""
