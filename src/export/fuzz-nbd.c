@@ -35,7 +35,7 @@ static struct disk *find(struct nbd_exports *e, const char *name, bool *ret)
 {
     struct disk *disk = find_writable(e, name, ret);
     if (disk)
-        *ret = read_only;
+        *ret |= read_only;
     return disk;
 }
 
@@ -60,6 +60,7 @@ static void set_up(void)
     check(!loop_create(LOOP_AUTO, 64, &loop), "no loop");
     check(!fake_store_create(&store), "no store");
     check(!fake_store_add(store, "vm", "root", DISK_BYTES), "no disk");
+    check(!fake_store_snap(store, "vm", "s"), "no version");
     nbd_store_exports_init(&exports, store);
     find_writable = exports.exports.find;
     exports.exports.find = find;
