@@ -150,6 +150,7 @@ enum exit_code cmd_hold(const struct invocation *inv);
 enum exit_code cmd_release(const struct invocation *inv);
 enum exit_code cmd_rollback(const struct invocation *inv);
 enum exit_code cmd_clone(const struct invocation *inv);
+enum exit_code cmd_diff(const struct invocation *inv); /* diff.c */
 enum exit_code cmd_init(const struct invocation *inv); /* store.c */
 enum exit_code cmd_df(const struct invocation *inv);
 enum exit_code cmd_stats(const struct invocation *inv);

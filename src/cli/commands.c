@@ -185,6 +185,23 @@ const struct command commands[] = {
      .max_args = 2,
      .examples = {"varve clone web1@before web2", "varve clone web1 test"},
      .run = cmd_clone},
+    {.name = "diff",
+     .arguments = "VM@VERSION VM[@VERSION]",
+     .summary = "Show what differs between two versions",
+     .text =
+         "Show for each disk how much differs from the first version to the second, or to what "
+         "the vm holds now: pages with other data (DATA), pages that read as zeros now (ZERO) "
+         "and pages where nothing is now (DISCARDED). It takes as long as there are differences, "
+         "however large the disks are. The second may be of another vm with the same origin, "
+         "such as a clone.\n\n"
+         "With --json all extents are printed: offset and length in bytes, as numbers, and type "
+         "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
+         "is compared with nothing. The same is there over NBD, as the context "
+         "varve:diff:VERSION of an export.",
+     .min_args = 2,
+     .max_args = 2,
+     .examples = {"varve diff web1@monday web1@tuesday", "varve --json diff web1@before web1"},
+     .run = cmd_diff},
     {.name = "disk add",
      .arguments = "VM/DISK SIZE",
      .summary = "Add an empty disk to a vm",

@@ -264,10 +264,46 @@ static void check_fit(xmlrpc_env *env, const struct fit *fit, struct begin *b)
 
 /* ---- recv.begin: whether the target has changed --------------------------------------------- */
 
-static void check_unchanged(xmlrpc_env *env, struct api *api, const struct begin *b)
+static int compare_disk(struct api *api, const struct begin *b, const char *disk, struct compare *c,
+                        bool *ret_differs)
 {
+    int r = 0;
+
+    *c = (struct compare){};
+    strcpy(c->from.vm, b->vm);
+    strcpy(c->from.version, b->from);
+    strcpy(c->from.disk, disk);
+    strcpy(c->to.vm, b->vm);
+    strcpy(c->to.disk, disk);
+    while (r == 0 && !c->done && !c->n_extents)
+        r = compare_disks(api->engine, c);
+    *ret_differs = c->n_extents || r == -ENOENT || r == ERR_NO_VERSION || r == ERR_UNRELATED;
+    return *ret_differs ? 0 : r;
+}
+
+/* Whether the head is still what its version `from` is: the disks, their sizes, their pages. */
+static int compare_head(struct api *api, const struct fit *fit, bool *ret_differs)
+{
+    const struct begin *b = fit->begin;
+    const struct version_info *from = find_guid(fit, b->vm, b->from_guid);
+    const struct vm_info *head = find_vm(fit, b->vm);
+    _cleanup_free_ struct compare *c = malloc(sizeof(*c));
+    int r = c ? 0 : -ENOMEM;
+
+    *ret_differs = head->n_disks != from->n_disks;
+    for (uint32_t i = 0; r == 0 && !*ret_differs && i < from->n_disks; i++) {
+        const struct disk_info *was = &from->disks[i];
+        r = compare_disk(api, b, was->name, c, ret_differs);
+        *ret_differs |= r == 0 && c->size_bytes != was->size_bytes;
+    }
+    return r;
+}
+
+static void check_unchanged(xmlrpc_env *env, struct api *api, const struct fit *fit)
+{
+    const struct begin *b = fit->begin;
     bool differs = false;
-    int r = compare_head(api->engine, b->vm, b->from, &differs);
+    int r = compare_head(api, fit, &differs);
 
     if (r < 0)
         api_fault(env, (int)fault_from_code(r), "cannot compare \"%s\" with \"%s@%s\": %s", b->vm,
@@ -388,7 +424,7 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
     if (!env->fault_occurred)
         check_fit(env, &fit, &b);
     if (!env->fault_occurred && b.incremental && !b.what.force)
-        check_unchanged(env, api, &b);
+        check_unchanged(env, api, &fit);
     if (!env->fault_occurred)
         make_provisional(env, api, &b, &fit);
     if (!env->fault_occurred) {

@@ -378,3 +378,8 @@ void engine_release(struct engine *e)
     e->holds--;
     loop_again(e->loop); /* stop_dispatch() may be in a turn that would sleep, waiting for this */
 }
+
+void engine_again(struct engine *e)
+{
+    loop_again(e->loop);
+}

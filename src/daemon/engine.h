@@ -60,6 +60,10 @@ void engine_call_done(struct engine_call *call);
  * many there are. */
 uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint32_t max);
 
+/* On the engine's thread: a request was submitted to the store outside of a call, from a callback
+ * of the store's: the loop takes another turn. */
+void engine_again(struct engine *engine);
+
 /* On the engine's thread: something asynchronous outlives the call that started it (a check). The
  * store is closed only when all of them were released. */
 void engine_hold(struct engine *engine);

@@ -45,6 +45,11 @@ void engine_release(struct engine *engine)
     abort();
 }
 
+void engine_again(struct engine *engine)
+{
+    abort();
+}
+
 void engine_add_ticker(struct engine *engine, struct engine_ticker *ticker)
 {
     abort();

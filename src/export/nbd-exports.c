@@ -41,6 +41,25 @@ static struct store *store_of(struct nbd_exports *exports)
     return container_of(exports, struct nbd_store_exports, exports)->store;
 }
 
+static bool is_barred(struct nbd_exports *exports, const char *vm)
+{
+    list_for_each (l, &container_of(exports, struct nbd_store_exports, exports)->barred)
+        if (!strcmp(container_of(l, struct nbd_bar, link)->vm, vm))
+            return true;
+    return false;
+}
+
+void nbd_bar(struct nbd_store_exports *exports, struct nbd_bar *bar, const char *vm)
+{
+    bar->vm = vm;
+    list_push_back(&exports->barred, &bar->link);
+}
+
+void nbd_unbar(struct nbd_bar *bar)
+{
+    list_del(&bar->link);
+}
+
 static struct disk *find_by_name(struct store *store, const struct name *name)
 {
     if (*name->version)
@@ -52,7 +71,7 @@ static struct disk *find(struct nbd_exports *exports, const char *text, bool *re
 {
     struct name name;
 
-    if (!split_name(text, &name))
+    if (!split_name(text, &name) || (!*name.version && is_barred(exports, name.vm)))
         return NULL;
     struct disk *disk = find_by_name(store_of(exports), &name);
     if (!disk || disk_is_shrinking(disk))
@@ -147,4 +166,5 @@ void nbd_store_exports_init(struct nbd_store_exports *exports, struct store *sto
             },
         .store = store,
     };
+    list_init(&exports->barred);
 }

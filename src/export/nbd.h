@@ -11,6 +11,8 @@
 #ifndef VARVE_EXPORT_NBD_H
 #define VARVE_EXPORT_NBD_H
 
+#include "base/list.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -46,8 +48,18 @@ struct nbd_exports {
 struct nbd_store_exports {
     struct nbd_exports exports;
     struct store *store;
+    struct list barred; /* struct nbd_bar */
 };
 void nbd_store_exports_init(struct nbd_store_exports *exports, struct store *store);
+
+/* While a bar stands nothing of a vm but its versions is found: whoever connects is refused. The
+ * bar and the name are the caller's, until nbd_unbar(). */
+struct nbd_bar {
+    struct list link;
+    const char *vm;
+};
+void nbd_bar(struct nbd_store_exports *exports, struct nbd_bar *bar, const char *vm);
+void nbd_unbar(struct nbd_bar *bar);
 
 struct nbd_config {
     unsigned max_connections;
@@ -88,6 +100,11 @@ void nbd_server_stop(struct nbd_server *server, void (*done)(void *arg), void *a
 /* After nbd_server_stop() is done, or without it if the loop never ran and never will (a start-up
  * that failed). NULL is legal. */
 void nbd_server_free(struct nbd_server *server);
+
+/* Close the connections to a disk, at once: what they have in flight is finished and not answered.
+ * They are gone, and the disk has its users back, some turns of the loop later. Returns how many.
+ */
+unsigned nbd_server_disconnect(struct nbd_server *server, const struct disk *disk);
 
 struct nbd_counter {
     const char *name, *description; /* static */

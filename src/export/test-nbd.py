@@ -4,6 +4,7 @@ nbdcopy, qemu-io, qemu-img, fio) and against hostile ones.
 
     test-nbd.py NBD-TEST-SERVER [unittest arguments]
 """
+import errno
 import json
 import os
 import random
@@ -48,6 +49,11 @@ class Server:
     def uri(self, export="vm"):
         return f"nbd+unix:///{export}?socket={self.path}"
 
+    def ask(self, number):
+        """Send a signal to which it answers with a line."""
+        self.process.send_signal(number)
+        return self.process.stdout.readline().split()
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         out, _ = self.process.communicate(timeout=30)
@@ -76,8 +82,7 @@ class Server:
 
     def snap(self):
         """Take a version of vm, and a clone of it. Returns the version's name."""
-        self.process.send_signal(signal.SIGUSR1)
-        return self.process.stdout.readline().strip()
+        return self.ask(signal.SIGUSR1)[1]
 
     def raw(self):
         s = socket.socket(socket.AF_UNIX)
@@ -222,6 +227,138 @@ class Negotiation(TestCase):
             self.assertEqual(h.pread(4, 0), bytes(4))
             h.flush()
 
+    # ---- versions
+
+    def test_versions_are_read_only_exports(self):
+        with Server("size=%d" % (64 * MIB)) as server:
+            h = server.connect()
+            h.pwrite(b"1" * 8192, MIB)
+            self.assertEqual(server.ask(signal.SIGUSR1), ["snap", "s1"])
+            h.pwrite(b"2" * 4096, MIB)
+            for name in ("vm@s1", "vm/root@s1"):
+                v = server.connect(name)
+                self.assertTrue(v.is_read_only())
+                self.assertTrue(v.can_multi_conn() and v.can_cache() and not v.can_trim())
+                self.assertEqual(v.pread(8192, MIB), b"1" * 8192)
+                self.assertEqual(v.get_size(), 64 * MIB)
+                v.set_strict_mode(0)
+                for write in (lambda: v.pwrite(b"3" * 512, MIB), lambda: v.zero(4096, MIB),
+                              lambda: v.trim(4096, MIB)):
+                    with self.assertRaises(nbd.Error) as caught:
+                        write()
+                    self.assertEqual(caught.exception.errnum, errno.EPERM)
+                self.assertEqual(v.pread(8192, MIB), b"1" * 8192)
+                v.shutdown()
+            self.assertEqual(server.connect("vm/data@s1").get_size(), MIB + 1)
+            self.assertEqual(h.pread(8192, MIB), b"2" * 4096 + b"1" * 4096)
+            for name in ("vm@", "@s1", "vm@s2", "vm@s1/root", "vm/root@s1@s1", "vm/@s1", "vm@s1/", "vm/nope@s1",
+                         "vm@" + "x" * 65, "vm/root@s1 "):
+                with self.assertRaises(nbd.Error):
+                    server.connect(name)
+            # There may be very many: nobody wants them in a list.
+            listed = subprocess.run(["nbdinfo", "--list", "--json", server.uri("")], capture_output=True, text=True,
+                                    check=True)
+            self.assertEqual(sorted(e["export-name"] for e in json.loads(listed.stdout)["exports"]),
+                             ["vm/data", "vm/root"])
+
+    def diff(self, h, context, length=64 * MIB):
+        """What differs, as a set of pages; each extent is asked for from the one before."""
+        found, at = set(), 0
+
+        def extents(name, offset, entries, error):
+            nonlocal at
+            self.assertEqual(name, context)
+            for size, flags in zip(entries[::2], entries[1::2]):
+                self.assertIn(flags, (0, 1))
+                if flags:
+                    found.update(range(offset // 4096, (offset + size + 4095) // 4096))
+                offset += size
+            at = offset
+            return 0
+        while at < length:
+            h.block_status(length - at, at, extents)
+        return found
+
+    def test_diff_context(self):
+        for kind in KINDS:
+            with Server("size=%d" % (64 * MIB), *kind) as server:
+                h = server.connect()
+                h.pwrite(b"1" * 16384, MIB)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"2" * 4096, MIB + 4096)
+                h.trim(4096, MIB + 12288)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"3" * 10, 5 * MIB)
+                page = MIB // 4096
+                for export, base, pages in (("vm@s2", "s1", {page + 1, page + 3}),
+                                            ("vm/root@s2", "vm@s1", {page + 1, page + 3}),
+                                            ("vm", "s2", {5 * page}), ("vm", "s1", {page + 1, page + 3, 5 * page}),
+                                            ("vm@s1", "s2", {page + 1, page + 3}), ("vm@s1", "s1", set())):
+                    context = "varve:changed:" + base
+                    d = nbd.NBD()
+                    d.add_meta_context(context)
+                    d.connect_uri(server.uri(export))
+                    self.assertTrue(d.can_meta_context(context))
+                    self.assertFalse(d.can_meta_context("base:allocation"))
+                    self.assertEqual(self.diff(d, context), pages, (export, base))
+                    d.shutdown()
+
+    def test_both_contexts_at_once(self):
+        for kind in KINDS:
+            with Server("size=%d" % (64 * MIB), *kind) as server:
+                h = server.connect()
+                h.pwrite(b"1" * 8192, 0)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"2" * 4096, 0)
+                d = nbd.NBD()
+                d.add_meta_context("base:allocation")
+                d.add_meta_context("varve:changed:s1")
+                d.connect_uri(server.uri())
+                for _ in range(100):
+                    seen = {}
+                    d.block_status(MIB, 0, lambda name, offset, entries, error: seen.setdefault(name, entries) and 0)
+                    self.assertEqual(seen, {"base:allocation": [8192, 0, MIB - 8192, 3],
+                                            "varve:changed:s1": [4096, 1, MIB - 4096, 0]})
+                    self.assertEqual(d.pread(4096, 0), b"2" * 4096)
+
+    def test_contexts_that_are_none(self):
+        with Server() as server:
+            server.ask(signal.SIGUSR1)
+            for name in ("varve:changed:", "varve:changed:s2", "varve:changed:other@s1", "varve:changed:vm@", "varve:changed:@s1",
+                         "varve:changed:" + "x" * 300, "varve:changed:s1/x", "varve:", "varve:changed"):
+                d = nbd.NBD()
+                d.add_meta_context(name)
+                d.connect_uri(server.uri())
+                self.assertFalse(d.can_meta_context(name), name)
+            # One that was asked for another export is none; the version is not used any more.
+            h = nbd.NBD()
+            h.set_opt_mode(True)
+            h.connect_unix(server.path)
+            h.add_meta_context("varve:changed:s1")
+            h.set_export_name("vm")
+            found = []
+            h.opt_list_meta_context(lambda name: found.append(name))
+            self.assertEqual(found, ["varve:changed:s1"])
+            h.opt_abort()
+
+    def test_disconnect(self):
+        for kind in KINDS:
+            with Server(*kind) as server:
+                h, other = server.connect(), server.connect("vm/data")
+                h.pwrite(b"x" * 4096, 0)
+                server.ask(signal.SIGUSR1)
+                version = server.connect("vm@s1")
+                self.assertEqual(server.ask(signal.SIGUSR2), ["disconnected", "1"])
+                with self.assertRaises(nbd.Error):
+                    h.pread(4096, 0)
+                other.pread(512, 0)
+                self.assertEqual(version.pread(4096, 0), b"x" * 4096)
+                with self.assertRaises(nbd.Error):  # nobody comes in
+                    server.connect()
+                server.connect("vm@s1").shutdown()
+                server.ask(signal.SIGUSR2)
+                self.assertEqual(server.connect().pread(4096, 0), b"x" * 4096)
+
     def test_old_option(self):
         """EXPORT_NAME, with and without the zeroes."""
         with Server("size=1048576") as server:
@@ -361,7 +498,7 @@ class Data(TestCase):
         for args in (["requests=3"], ["later", "requests=4"], ["threads", "later"]):
             with self.subTest(args=args), Server("size=16777216", *args) as server:
                 server.snap()
-                h = server.connect(contexts=("varve:changed:v1",))
+                h = server.connect(contexts=("varve:changed:s1",))
                 answers = []
                 cookies = []
                 for i in range(200):
@@ -454,9 +591,9 @@ class Versions(TestCase):
         with Server("size=1048576") as server:
             h = server.connect()
             h.pwrite(b"1" * 8192, 4096)
-            self.assertEqual(server.snap(), "v1")
+            self.assertEqual(server.snap(), "s1")
             h.pwrite(b"2" * 8192, 8192)
-            for name in ("vm@v1", "vm/root@v1"):
+            for name in ("vm@s1", "vm/root@s1"):
                 v = server.connect(name)
                 self.assertTrue(v.is_read_only())
                 self.assertEqual(v.pread(16384, 0), bytes(4096) + b"1" * 8192 + bytes(4096))
@@ -464,8 +601,8 @@ class Versions(TestCase):
                 with self.assertRaises(nbd.Error) as e:
                     v.pwrite(b"x", 0)
                 self.assertEqual(e.exception.errno, "EPERM")
-            self.assertEqual(server.connect("vm/data@v1").get_size(), MIB + 1)
-            for name in ("vm@", "vm@v2", "vm/none@v1", "@v1", "vm/@v1", "vm@v1/root", "vm@v1@v1", "vm/root@" + "v" * 65):
+            self.assertEqual(server.connect("vm/data@s1").get_size(), MIB + 1)
+            for name in ("vm@", "vm@s2", "vm/none@s1", "@s1", "vm/@s1", "vm@s1/root", "vm@s1@s1", "vm/root@" + "v" * 65):
                 with self.assertRaises(nbd.Error, msg=name):
                     server.connect(name)
 
@@ -480,40 +617,40 @@ class Versions(TestCase):
             server.snap()
             h.pwrite(b"3", 65536)
             h.shutdown()
-            names = ("base:allocation", changed + "v1", changed + "v2", changed + "none", changed)
+            names = ("base:allocation", changed + "s1", changed + "s2", changed + "none", changed)
             h = server.connect(contexts=names[1:])
             self.assertEqual([h.can_meta_context(n) for n in names], [True, True, True, False, False])
             self.assertEqual(self.status(h, MIB), {
                 "base:allocation": [(0, 8192, 3), (8192, 4096, 0), (12288, 53248, 3), (65536, 4096, 0), (69632, MIB - 69632, 3)],
-                changed + "v1": [(0, 4096, 0), (4096, 8192, 1), (12288, 53248, 0), (65536, 4096, 1), (69632, MIB - 69632, 0)],
-                changed + "v2": [(0, 65536, 0), (65536, 4096, 1), (69632, MIB - 69632, 0)]})
+                changed + "s1": [(0, 4096, 0), (4096, 8192, 1), (12288, 53248, 0), (65536, 4096, 1), (69632, MIB - 69632, 0)],
+                changed + "s2": [(0, 65536, 0), (65536, 4096, 1), (69632, MIB - 69632, 0)]})
             one = self.status(h, MIB - 5000, 5000, nbd.CMD_FLAG_REQ_ONE)
-            self.assertEqual(one[changed + "v1"], [(5000, 8192 - 5000, 1)])
-            self.assertEqual(one[changed + "v2"], [(5000, 8192 - 5000, 0)])
+            self.assertEqual(one[changed + "s1"], [(5000, 8192 - 5000, 1)])
+            self.assertEqual(one[changed + "s2"], [(5000, 8192 - 5000, 0)])
             # One version against another, and a clone against where it comes from.
-            h = server.connect("vm@v2", allocation=False, contexts=(changed + "v1", changed + "vm@v2"))
+            h = server.connect("vm@s2", allocation=False, contexts=(changed + "s1", changed + "vm@s2"))
             self.assertEqual(self.status(h, MIB), {
-                changed + "v1": [(0, 4096, 0), (4096, 8192, 1), (12288, MIB - 12288, 0)], changed + "vm@v2": [(0, MIB, 0)]})
-            h = server.connect("clone1", allocation=False, contexts=(changed + "vm@v1", changed + "vm@v2", changed + "v1"))
-            self.assertFalse(h.can_meta_context(changed + "v1"))
+                changed + "s1": [(0, 4096, 0), (4096, 8192, 1), (12288, MIB - 12288, 0)], changed + "vm@s2": [(0, MIB, 0)]})
+            h = server.connect("provisional1", allocation=False, contexts=(changed + "vm@s1", changed + "vm@s2", changed + "s1"))
+            self.assertFalse(h.can_meta_context(changed + "s1"))
             h.pwrite(b"c" * 4096, 40960)
             self.assertEqual(self.status(h, MIB), {
-                changed + "vm@v1": [(0, 40960, 0), (40960, 4096, 1), (45056, MIB - 45056, 0)],
-                changed + "vm@v2": [(0, 4096, 0), (4096, 8192, 1), (12288, 28672, 0), (40960, 4096, 1), (45056, MIB - 45056, 0)]})
+                changed + "vm@s1": [(0, 40960, 0), (40960, 4096, 1), (45056, MIB - 45056, 0)],
+                changed + "vm@s2": [(0, 4096, 0), (4096, 8192, 1), (12288, 28672, 0), (40960, 4096, 1), (45056, MIB - 45056, 0)]})
             # Without being related there is none.
-            h = server.connect("vm/data", contexts=(changed + "v1",))
-            self.assertTrue(h.can_meta_context(changed + "v1"))
-            h = server.connect("provisional", contexts=(changed + "vm@v1",))
-            self.assertFalse(h.can_meta_context(changed + "vm@v1"))
+            h = server.connect("vm/data", contexts=(changed + "s1",))
+            self.assertTrue(h.can_meta_context(changed + "s1"))
+            h = server.connect("provisional", contexts=(changed + "vm@s1",))
+            self.assertFalse(h.can_meta_context(changed + "vm@s1"))
 
     def test_only_changed(self):
         """Without base:allocation; the status is refused where no context was set."""
         with Server("size=1048576") as server:
             server.snap()
-            h = server.connect(allocation=False, contexts=("varve:changed:v1",))
+            h = server.connect(allocation=False, contexts=("varve:changed:s1",))
             h.pwrite(b"x", 0)
-            self.assertEqual(self.status(h, 8192), {"varve:changed:v1": [(0, 4096, 1), (4096, 4096, 0)]})
-            h = server.connect(allocation=False, contexts=("varve:changed:v9",))
+            self.assertEqual(self.status(h, 8192), {"varve:changed:s1": [(0, 4096, 1), (4096, 4096, 0)]})
+            h = server.connect(allocation=False, contexts=("varve:changed:s9",))
             h.set_strict_mode(0)
             self.assertRaises(nbd.Error, h.block_status, 4096, 0, lambda *a: 0)
 
@@ -534,20 +671,20 @@ class Versions(TestCase):
             self.assertEqual(listed("varve:"), [])
             server.snap()
             server.snap()
-            both = ["varve:changed:v1", "varve:changed:v2"]
+            both = ["varve:changed:s1", "varve:changed:s2"]
             self.assertEqual(listed(), ["base:allocation", "varve:changed:"])
             for queries in (["varve:"], ["varve:changed:"], ["varve:", "varve:changed:"]):
                 self.assertEqual(listed(*queries), both)
             self.assertEqual(listed("varve:", "base:"), both + ["base:allocation"])
-            self.assertEqual(listed("varve:", name="vm@v2"), both)
-            self.assertEqual(listed("varve:changed:v2", "varve:changed:v3", "other:"), ["varve:changed:v2"])
-            self.assertEqual(listed("varve:changed:vm@v1", name="clone1"), ["varve:changed:vm@v1"])
-            self.assertEqual(listed("varve:", name="clone1"), [])
+            self.assertEqual(listed("varve:", name="vm@s2"), both)
+            self.assertEqual(listed("varve:changed:s2", "varve:changed:s3", "other:"), ["varve:changed:s2"])
+            self.assertEqual(listed("varve:changed:vm@s1", name="provisional1"), ["varve:changed:vm@s1"])
+            self.assertEqual(listed("varve:", name="provisional1"), [])
 
     def test_set_for_another_export(self):
         """A context goes with the export that it was set for, and a new set forgets the old one."""
         name = struct.pack(">I", 2) + b"vm"
-        query = b"varve:changed:v1"
+        query = b"varve:changed:s1"
         with Server("size=1048576") as server:
             server.snap()
             s = server.raw()
@@ -560,7 +697,7 @@ class Versions(TestCase):
                     kind, data = option_reply(s)
                     self.assertEqual((kind, struct.unpack(">I", data[:4])[0]), (4, expected))
                 self.assertEqual(option_reply(s)[0], 1)
-            s.sendall(option(7, struct.pack(">I", 5) + b"vm@v1\0\0"))
+            s.sendall(option(7, struct.pack(">I", 5) + b"vm@s1\0\0"))
             self.assertEqual([option_reply(s)[0], option_reply(s)[0]], [3, 1])
             s.sendall(request(7, 0, 4096))
             self.assertEqual(struct.unpack(">IHHQI", receive(s, 20))[2], 0x8001)
@@ -571,10 +708,10 @@ class Versions(TestCase):
             server.snap()
             h = server.connect()
             h.pwrite(b"x" * 8192, 65536)
-            lines = run("nbdinfo", "--map=varve:changed:v1", server.uri()).split("\n")
+            lines = run("nbdinfo", "--map=varve:changed:s1", server.uri()).split("\n")
             self.assertEqual([line.split()[:3] for line in lines if line],
                              [["0", "65536", "0"], ["65536", "8192", "1"], ["73728", str(MIB - 73728), "0"]])
-            image = f"driver=nbd,export=vm,server.type=unix,server.path={server.path},x-dirty-bitmap=varve:changed:v1"
+            image = f"driver=nbd,export=vm,server.type=unix,server.path={server.path},x-dirty-bitmap=varve:changed:s1"
             dirty = [(e["start"], e["length"]) for e in json.loads(run("qemu-img", "map", "--output=json", "--image-opts", image))
                      if not e["data"]]
             self.assertEqual(dirty, [(65536, 8192)])
