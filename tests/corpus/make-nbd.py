@@ -48,19 +48,6 @@ inputs = {
     "contexts": b"\0" + flags + option(9, context(b"vm")) + option(10, context(b"vm", b"base:allocation"))
     + option(8) + option(9, context(b"vm", b"base:", b"qemu:")) + option(10, context(b"vm", b"x", b"base:allocation"))
     + option(7, info(b"vm")) + request(STATUS, 0, 65536),
-    "diff": b"\0" + flags + option(8) + option(10, context(b"vm", b"varve:diff:s", b"varve:diff:t"))
-    + option(7, info(b"vm")) + write(4096, 4096) + request(STATUS, 0, 65536) + request(STATUS, 0, 65536, 8),
-    "diff-both": b"\0" + flags + option(8) + option(10, context(b"vm", b"varve:diff:s"))
-    + option(10, context(b"vm", b"base:allocation", b"varve:diff:vm@s")) + option(7, info(b"vm"))
-    + write(4095, 4098) + request(STATUS, 0, 614400) * 3 + request(READ, 0, 8192) + request(STATUS, 614400, 1),
-    "diff-none": b"\0" + flags + option(8) + option(10, context(b"vm", b"varve:diff:x@s", b"varve:diff:", b"varve:diff:@"))
-    + option(9, context(b"vm", b"varve:diff:s")) + option(10, context(b"vm/root", b"varve:diff:s")) + option(7, info(b"vm"))
-    + request(STATUS, 0, 65536),
-    "version": b"\0" + flags + option(6, info(b"vm@s", 0, 1, 3)) + option(6, info(b"vm@x")) + option(8)
-    + option(10, context(b"vm/root@s", b"base:allocation", b"varve:diff:s")) + option(7, info(b"vm/root@s"))
-    + request(READ) + write(0, 600) + request(TRIM) + request(ZERO) + request(STATUS, 0, 65536) + request(FLUSH, 0, 0),
-    "context-other": b"\0" + flags + option(8) + option(10, context(b"vm", b"base:allocation"))
-    + option(7, info(b"vm/root")) + request(STATUS, 0, 65536),
     "changed": b"\0" + flags + option(8) + option(9, context(b"vm", b"varve:")) + option(9, context(b"vm", b"varve:changed:"))
     + option(9, context(b"vm", b"varve:changed:", b"varve:", b"varve:changed:a", b"base:"))
     + option(10, context(b"vm", b"varve:changed:a", b"varve:changed:vm@b", b"varve:changed:a")) + option(7, info(b"vm"))
