@@ -197,7 +197,7 @@ const struct command commands[] = {
          "With --json all extents are printed: offset and length in bytes, as numbers, and type "
          "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
          "is compared with nothing. The same is there over NBD, as the context "
-         "varve:diff:VERSION of an export.",
+         "varve:changed:VERSION of an export.",
      .min_args = 2,
      .max_args = 2,
      .examples = {"varve diff web1@monday web1@tuesday", "varve --json diff web1@before web1"},

@@ -48,6 +48,8 @@ inputs = {
     "contexts": b"\0" + flags + option(9, context(b"vm")) + option(10, context(b"vm", b"base:allocation"))
     + option(8) + option(9, context(b"vm", b"base:", b"qemu:")) + option(10, context(b"vm", b"x", b"base:allocation"))
     + option(7, info(b"vm")) + request(STATUS, 0, 65536),
+    "context-other": b"\0" + flags + option(8) + option(10, context(b"vm", b"base:allocation"))
+    + option(7, info(b"vm/root")) + request(STATUS, 0, 65536),
     "changed": b"\0" + flags + option(8) + option(9, context(b"vm", b"varve:")) + option(9, context(b"vm", b"varve:changed:"))
     + option(9, context(b"vm", b"varve:changed:", b"varve:", b"varve:changed:a", b"base:"))
     + option(10, context(b"vm", b"varve:changed:a", b"varve:changed:vm@b", b"varve:changed:a")) + option(7, info(b"vm"))
