@@ -197,7 +197,8 @@ const struct command commands[] = {
          "With --json all extents are printed: offset and length in bytes, as numbers, and type "
          "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
          "is compared with nothing. The same is there over NBD, as the context "
-         "varve:changed:VERSION of an export.",
+         "varve:diff:VERSION of an export, and as QEMU's dirty bitmaps "
+         "have it as varve:changed:VERSION.",
      .min_args = 2,
      .max_args = 2,
      .examples = {"varve diff web1@monday web1@tuesday", "varve --json diff web1@before web1"},

@@ -30,14 +30,13 @@ void nbd_session_fail(struct nbd_session *s, const char *format, ...)
 }
 
 int nbd_session_connect(struct nbd_session *s, uint32_t i, const char *export_name,
-                        const char *context, const char *context2)
+                        const char *context)
 {
     struct nbd_handle *h = s->handles[i] = nbd_create();
 
     snprintf(s->names[i], sizeof(s->names[i]), "%s", export_name);
     if (!h || nbd_set_export_name(h, export_name) < 0 ||
         (context && nbd_add_meta_context(h, context) < 0) ||
-        (context2 && nbd_add_meta_context(h, context2) < 0) ||
         nbd_set_pread_initialize(h, false) < 0 || nbd_connect_unix(h, s->socket_path) < 0) {
         nbd_session_fail(s, "cannot open %s over NBD: %s", export_name, nbd_get_error());
         return -1;

@@ -27,9 +27,9 @@ struct nbd_session {
 /* Room for n disks. Returns 0 or -1 (no memory; why is set). Close it in any case. */
 int nbd_session_init(struct nbd_session *session, const char *socket_path, uint32_t n);
 
-/* Connect disk i to an export, with the metadata contexts that are not NULL. 0 or -1. */
+/* Connect disk i to an export, with a metadata context (NULL: none). 0 or -1. */
 int nbd_session_connect(struct nbd_session *session, uint32_t i, const char *export_name,
-                        const char *context, const char *context2);
+                        const char *context);
 
 /* The session has failed; the sentence is a format. Only the first one counts. */
 void nbd_session_fail(struct nbd_session *session, const char *format, ...)

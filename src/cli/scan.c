@@ -1,7 +1,4 @@
-/* scan.c - what of a disk goes into a stream, from BLOCK_STATUS.
- *
- * With a context of changes there are two answers to each request, which may reach differently far:
- * what both cover counts. */
+/* scan.c - what of a disk goes into a stream, from BLOCK_STATUS. */
 #include "cli/scan.h"
 
 #include <inttypes.h>
@@ -9,9 +6,8 @@
 
 #define ASK_BYTES (2ULL << 30) /* at most; the protocol's lengths have 32 bits */
 
-#define STATE_HOLE    1u /* base:allocation */
-#define STATE_ZERO    2u
-#define STATE_CHANGED 1u
+enum { HOLE = 1, ZERO = 2 };                              /* base:allocation */
+enum { CHANGED = 1, CHANGED_HOLE = 2, CHANGED_ZERO = 4 }; /* varve:diff: */
 
 const struct stream_run *scan_first(const struct scan *scan)
 {
@@ -50,56 +46,38 @@ static void add_run(struct scan *scan, uint64_t length, enum stream_run_kind kin
     scan->n++;
 }
 
-static void take_extent(struct scan *scan, uint64_t length, uint32_t state, bool changed)
+static bool is_wanted(const struct scan *scan, uint32_t state)
 {
-    enum stream_run_kind kind = state & STATE_HOLE   ? STREAM_RUN_HOLE
-                                : state & STATE_ZERO ? STREAM_RUN_ZERO
-                                                     : STREAM_RUN_DATA;
-
-    if (length > scan->size_bytes - scan->next)
-        length = scan->size_bytes - scan->next;
-    /* A full stream begins with a hole. */
-    if (length && changed && (scan->changed || kind != STREAM_RUN_HOLE))
-        add_run(scan, length, kind);
-    scan->next += length;
+    return scan->diff ? state & CHANGED : !(state & HOLE);
 }
 
-static void take_answers(struct scan *scan)
+static enum stream_run_kind kind_of(const struct scan *scan, uint32_t state)
 {
-    const struct scan_answer *a = &scan->allocation, *c = &scan->change;
-    uint32_t i = 0, k = 0;
-    uint64_t left_a = a->n ? a->entries[0] : 0, left_c = c->n ? c->entries[0] : 0;
-    uint64_t before = scan->next;
+    if (state & (scan->diff ? CHANGED_HOLE : HOLE))
+        return STREAM_RUN_HOLE;
+    return state & (scan->diff ? CHANGED_ZERO : ZERO) ? STREAM_RUN_ZERO : STREAM_RUN_DATA;
+}
 
-    while (i < a->n && (!scan->changed || k < c->n)) {
-        uint64_t length = scan->changed && left_c < left_a ? left_c : left_a;
-        take_extent(scan, length, a->entries[2 * i + 1],
-                    !scan->changed || c->entries[2 * k + 1] & STATE_CHANGED);
-        left_a -= length;
-        left_c -= scan->changed ? length : 0;
-        if (!left_a && ++i < a->n)
-            left_a = a->entries[2 * i];
-        if (scan->changed && !left_c && ++k < c->n)
-            left_c = c->entries[2 * k];
-    }
-    if (scan->next == before)
-        nbd_session_fail(scan->session, "%s does not say what it holds at byte %" PRIu64,
-                         scan->session->names[scan->disk], before);
+static void take_extent(struct scan *scan, uint64_t length, uint32_t state)
+{
+    if (length > scan->size_bytes - scan->next)
+        length = scan->size_bytes - scan->next;
+    if (length && is_wanted(scan, state))
+        add_run(scan, length, kind_of(scan, state));
+    scan->next += length;
 }
 
 static int on_extents(void *arg, const char *context, uint64_t offset, uint32_t *entries,
                       size_t n_entries, int *error)
 {
     struct scan *scan = arg;
-    bool is_change = scan->changed && !strcmp(context, scan->changed);
-    struct scan_answer *answer = is_change ? &scan->change : &scan->allocation;
-    size_t n = n_entries / 2;
 
-    (void)error;
-    if (offset != scan->next)
+    (void)context, (void)error;
+    if (offset != scan->next || scan->answered)
         return 0;
-    answer->n = (uint32_t)(n < SCAN_EXTENTS_MAX ? n : SCAN_EXTENTS_MAX);
-    memcpy(answer->entries, entries, answer->n * 2 * sizeof(*entries));
+    scan->answered = true;
+    for (size_t i = 0; i + 1 < n_entries && i < 2 * SCAN_EXTENTS_MAX; i += 2)
+        take_extent(scan, entries[i], entries[i + 1]);
     return 0;
 }
 
@@ -113,8 +91,9 @@ static int on_done(void *arg, int *error)
         nbd_session_fail(scan->session,
                          "cannot read the tables of %s at byte %" PRIu64 ": %s; see varve check",
                          scan->session->names[scan->disk], scan->next, strerror(*error));
-    else
-        take_answers(scan);
+    else if (scan->next == scan->asked)
+        nbd_session_fail(scan->session, "%s does not say what it holds at byte %" PRIu64,
+                         scan->session->names[scan->disk], scan->next);
     return 1;
 }
 
@@ -123,10 +102,10 @@ void scan_pump(struct scan *scan)
     struct nbd_session *session = scan->session;
     uint64_t left = scan->size_bytes - scan->next;
 
-    /* Two answers may make one run for each extent of either. */
-    if (scan->busy || !left || session->failed || scan->n + 2 * SCAN_EXTENTS_MAX > SCAN_RUNS_MAX)
+    if (scan->busy || !left || session->failed || scan->n + SCAN_EXTENTS_MAX > SCAN_RUNS_MAX)
         return;
-    scan->allocation.n = scan->change.n = 0;
+    scan->asked = scan->next;
+    scan->answered = false;
     scan->busy = true;
     session->in_flight++;
     if (nbd_aio_block_status(

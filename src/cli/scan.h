@@ -6,23 +6,20 @@
 #include "cli/nbd-session.h"
 #include "cli/stream.h"
 
-#define SCAN_EXTENTS_MAX 2048u /* of one answer and context; what is more is asked for again */
+#define SCAN_EXTENTS_MAX 2048u /* of one answer; what is more is asked for again */
 #define SCAN_RUNS_MAX    8192u
 
-struct scan_answer {
-    uint32_t n; /* pairs of length and flags */
-    uint32_t entries[2 * SCAN_EXTENTS_MAX];
-};
-
-/* Set session, disk, size_bytes and changed, the rest zero. */
+/* Set session, disk, size_bytes and diff, the rest zero. */
 struct scan {
     struct nbd_session *session;
     uint32_t disk;
     uint64_t size_bytes;
-    const char *changed; /* the context that says what changed; NULL: all but holes is wanted */
-    uint64_t next;       /* bytes: what lies before is in runs, or was */
-    bool busy;           /* a request is on its way */
-    struct scan_answer allocation, change;
+    bool diff;      /* the context is varve:diff:, and what changed is wanted; else base:allocation,
+                       and all but holes is */
+    uint64_t asked; /* bytes: where the last request begins */
+    uint64_t next;  /* bytes: what lies before is in runs, or was */
+    bool busy;      /* a request is on its way */
+    bool answered;
     unsigned first, n; /* of runs, a ring */
     struct stream_run runs[SCAN_RUNS_MAX];
 };

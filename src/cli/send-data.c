@@ -217,7 +217,7 @@ static void start_scan(struct scan *scan, const struct send_data *send, uint32_t
     scan->session = send->session;
     scan->disk = disk;
     scan->size_bytes = send->info->disks[disk].size_bytes;
-    scan->changed = send->changed[disk];
+    scan->diff = *send->info->from && !send->info->disks[disk].fresh;
     scan->next = 0;
     scan->busy = false;
     scan->first = scan->n = 0;

@@ -6,9 +6,10 @@
 #include "cli/stream.h"
 
 struct send_data {
-    struct nbd_session *session; /* connected to all disks of info, in its order */
+    struct nbd_session *session; /* connected to all disks of info, in its order, each with one
+                                    context: varve:diff:, or for what is sent whole (a full stream,
+                                    a fresh disk) base:allocation */
     struct stream_info *info;    /* data_bytes: for progress */
-    const char *const *changed;  /* for each disk: the context that says what changed, or NULL */
     int fd;                      /* where the stream goes */
     int level;                   /* of zstd */
     struct why why;              /* out: why it failed */

@@ -23,8 +23,6 @@ struct send {
     int level;
     char nbd_socket[256];
     struct stream_info info;
-    char (*contexts)[128]; /* for each disk */
-    const char **changed;
     struct nbd_session session;
 };
 
@@ -112,9 +110,7 @@ static enum exit_code read_info(struct send *s)
     s->info.role = (uint8_t)member_u64(json, "role");
     s->info.created_us = member_u64(json, "created_us");
     s->info.disks = calloc(json_array_size(disks) + 1, sizeof(*s->info.disks));
-    s->contexts = calloc(json_array_size(disks) + 1, sizeof(*s->contexts));
-    s->changed = calloc(json_array_size(disks) + 1, sizeof(*s->changed));
-    if (!s->info.disks || !s->contexts || !s->changed)
+    if (!s->info.disks)
         r = error(EXIT_FAILED, "no memory");
     else if (!read_guid(json, "guid", s->info.guid) ||
              !read_guid(json, "from_guid", s->info.from_guid))
@@ -128,19 +124,15 @@ static enum exit_code read_info(struct send *s)
 static enum exit_code connect_disk(struct send *s, uint32_t i)
 {
     const struct stream_disk *disk = &s->info.disks[i];
-    char export_name[256];
+    char export_name[256], context[128] = "base:allocation";
 
     snprintf(export_name, sizeof(export_name), "%s/%s@%s", s->info.vm, disk->name, s->info.version);
-    if (*s->from && !disk->fresh) {
-        snprintf(s->contexts[i], sizeof(s->contexts[i]), "varve:changed:%s", s->from);
-        s->changed[i] = s->contexts[i];
-    }
-    if (nbd_session_connect(&s->session, i, export_name, "base:allocation", s->changed[i]) < 0)
+    if (*s->from && !disk->fresh)
+        snprintf(context, sizeof(context), "varve:diff:%s", s->info.from);
+    if (nbd_session_connect(&s->session, i, export_name, context) < 0)
         return EXIT_FAILED;
     struct nbd_handle *h = s->session.handles[i];
-    if (nbd_can_meta_context(h, "base:allocation") != 1 ||
-        (s->changed[i] && nbd_can_meta_context(h, s->changed[i]) != 1) ||
-        nbd_get_size(h) != (int64_t)disk->size_bytes)
+    if (nbd_can_meta_context(h, context) != 1 || nbd_get_size(h) != (int64_t)disk->size_bytes)
         nbd_session_fail(&s->session,
                          "%s@%s or %s@%s has been removed or renamed just now; send it again",
                          s->info.vm, s->info.version, s->info.vm, *s->from ? s->from : "?");
@@ -221,11 +213,8 @@ static enum exit_code send_stream(struct send *s, int fd)
 
     if (!data)
         return error(EXIT_FAILED, "no memory");
-    *data = (struct send_data){.session = &s->session,
-                               .info = &s->info,
-                               .changed = s->changed,
-                               .fd = fd,
-                               .level = s->level};
+    *data =
+        (struct send_data){.session = &s->session, .info = &s->info, .fd = fd, .level = s->level};
     int r = *s->from ? send_count(data, &s->info.data_bytes) : 0;
     if (r == 0)
         r = interrupted() ? 1 : send_run(data);
@@ -260,10 +249,7 @@ enum exit_code cmd_send(const struct invocation *inv)
     bool fine = r == EXIT_OK;
     nbd_session_close(&s.session, fine);
     r = close_output(&out, r);
-    if (fine) {
+    if (fine)
         free(s.info.disks);
-        free(s.contexts);
-        free(s.changed);
-    }
     return r;
 }

@@ -57,7 +57,8 @@ struct nbd_request {
 
 /* A metadata context that the client has set; its id is its place, from 1. */
 struct nbd_context {
-    struct disk *base; /* of varve:changed:, with a user; NULL: base:allocation */
+    struct disk *base; /* with a user; NULL: base:allocation */
+    bool diff;         /* varve:diff:, not varve:changed: */
 };
 
 /* One sendmsg(). */
@@ -201,7 +202,7 @@ struct nbd_context_option {
     struct nbd_conn *conn;
     const char *export_name;
     uint32_t option;
-    bool listed; /* all bases, once */
+    bool listed_changed, listed_diff; /* all bases */
     void (*found)(struct nbd_conn *conn, uint32_t option, uint32_t id, const char *name);
 };
 /* query: NULL: short input, nothing is done. */

@@ -147,8 +147,13 @@ static void add_read(struct nbd_out *out, struct nbd_request *req)
 
 static uint32_t state(const struct nbd_request *req, const struct store_extent *extent)
 {
+    if (req->io.base && !extent->changed)
+        return 0;
+    if (req->io.base && !req->conn->contexts[req->context].diff)
+        return NBD_STATE_CHANGED;
     if (req->io.base)
-        return extent->changed ? NBD_STATE_CHANGED : 0;
+        return NBD_STATE_CHANGED | (extent->hole ? NBD_STATE_CHANGED_HOLE : 0) |
+               (extent->zero ? NBD_STATE_CHANGED_ZERO : 0);
     return (extent->hole ? NBD_STATE_HOLE : 0) | (extent->zero ? NBD_STATE_ZERO : 0);
 }
 

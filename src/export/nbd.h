@@ -30,8 +30,8 @@ struct nbd_exports {
     /* The disk under an export name, borrowed: the server takes disk_get() itself. ret_read_only is
      * set on success. NULL: there is none. */
     struct disk *(*find)(struct nbd_exports *exports, const char *name, bool *ret_read_only);
-    /* What the context varve:changed:BASE compares that export with, borrowed as above. NULL: there
-     * is none, or it is not related to the export. */
+    /* What the contexts varve:changed:BASE and varve:diff:BASE compare that export with, borrowed
+     * as above. NULL: there is none, or it is not related to the export. */
     struct disk *(*find_base)(struct nbd_exports *exports, const char *name, const char *base);
     /* Call each(arg, base) for what find_base() finds, or the best known part of it. Returns 0,
      * -ENOENT (no such export) or -ENOMEM. */

@@ -183,7 +183,7 @@ class Negotiation(TestCase):
             for feature in ("cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"):
                 self.assertTrue(info["can_" + feature], feature)
             self.assertFalse(info["is_read_only"])
-            self.assertEqual(info["contexts"], ["base:allocation", "varve:changed:"])
+            self.assertEqual(info["contexts"], ["base:allocation", "varve:changed:", "varve:diff:"])
             exports = json.loads(run("nbdinfo", "--list", "--json", server.uri("")))["exports"]
             self.assertEqual({e["export-name"] for e in exports}, {"vm/root", "vm/data"})
 
@@ -643,6 +643,22 @@ class Versions(TestCase):
             h = server.connect("provisional", contexts=(changed + "vm@s1",))
             self.assertFalse(h.can_meta_context(changed + "vm@s1"))
 
+    def test_diff(self):
+        """What changed, and what it is now; both contexts of one base at once."""
+        with Server("size=1048576") as server:
+            h = server.connect()
+            h.pwrite(b"1" * 65536, 0)
+            server.snap()
+            h.pwrite(b"2" * 4096, 4096)
+            h.trim(8192, 8192)
+            h.zero(4096, 20480, nbd.CMD_FLAG_NO_HOLE)
+            h = server.connect(allocation=False, contexts=("varve:diff:s1", "varve:changed:s1"))
+            self.assertEqual(self.status(h, MIB), {
+                "varve:diff:s1": [(0, 4096, 0), (4096, 4096, 1), (8192, 8192, 7), (16384, 4096, 0), (20480, 4096, 5),
+                                  (24576, MIB - 24576, 0)],
+                "varve:changed:s1": [(0, 4096, 0), (4096, 12288, 1), (16384, 4096, 0), (20480, 4096, 1),
+                                     (24576, MIB - 24576, 0)]})
+
     def test_only_changed(self):
         """Without base:allocation; the status is refused where no context was set."""
         with Server("size=1048576") as server:
@@ -672,11 +688,14 @@ class Versions(TestCase):
             server.snap()
             server.snap()
             both = ["varve:changed:s1", "varve:changed:s2"]
-            self.assertEqual(listed(), ["base:allocation", "varve:changed:"])
-            for queries in (["varve:"], ["varve:changed:"], ["varve:", "varve:changed:"]):
-                self.assertEqual(listed(*queries), both)
-            self.assertEqual(listed("varve:", "base:"), both + ["base:allocation"])
-            self.assertEqual(listed("varve:", name="vm@s2"), both)
+            diffs = ["varve:diff:s1", "varve:diff:s2"]
+            self.assertEqual(listed(), ["base:allocation", "varve:changed:", "varve:diff:"])
+            for queries in (["varve:"], ["varve:changed:", "varve:diff:"], ["varve:", "varve:changed:", "varve:"]):
+                self.assertEqual(listed(*queries), both + diffs)
+            self.assertEqual(listed("varve:changed:", "varve:changed:"), both)
+            self.assertEqual(listed("varve:diff:"), diffs)
+            self.assertEqual(listed("varve:", "base:"), both + diffs + ["base:allocation"])
+            self.assertEqual(listed("varve:", name="vm@s2"), both + diffs)
             self.assertEqual(listed("varve:changed:s2", "varve:changed:s3", "other:"), ["varve:changed:s2"])
             self.assertEqual(listed("varve:changed:vm@s1", name="provisional1"), ["varve:changed:vm@s1"])
             self.assertEqual(listed("varve:", name="provisional1"), [])

@@ -54,6 +54,9 @@ inputs = {
     + option(9, context(b"vm", b"varve:changed:", b"varve:", b"varve:changed:a", b"base:"))
     + option(10, context(b"vm", b"varve:changed:a", b"varve:changed:vm@b", b"varve:changed:a")) + option(7, info(b"vm"))
     + write(4096, 600) + request(STATUS, 0, 65536) + request(STATUS, 0, 65536, 8),
+    "diff": b"\0" + flags + option(8) + option(9, context(b"vm", b"varve:diff:", b"varve:"))
+    + option(10, context(b"vm", b"varve:diff:a", b"varve:changed:a", b"varve:diff:")) + option(7, info(b"vm"))
+    + write(4096, 600) + request(TRIM, 8192, 65536) + request(STATUS, 0, 614405),
     "changed-version": b"\0" + flags + option(8) + option(10, context(b"vm@b", b"base:allocation", b"varve:changed:a"))
     + option(7, info(b"vm@b")) + write(0, 100) + request(READ, 0, 600) + request(STATUS, 5, 614400) + request(DISC),
     "changed-clone": b"\0" + flags + option(8) + option(10, context(b"clone", b"varve:changed:vm@a"))
