@@ -9,13 +9,14 @@
  *   TAKEN    -> FREE      pipeline_release() */
 #include "cli/pipeline.h"
 
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
+#define STOP_NS      200000000
 #define WORKERS_MAX  8
 #define SPARE_FRAMES 6 /* beside two for each worker: being filled, and being taken */
 #define FRAMES_MAX   (2 * WORKERS_MAX + SPARE_FRAMES)
@@ -193,6 +194,18 @@ void pipeline_stop(struct pipeline *p)
     pthread_mutex_unlock(&p->lock);
     if (p->fd >= 0)
         pipeline_wake(p);
+}
+
+bool pipeline_stop_thread(struct pipeline *p, pthread_t thread)
+{
+    struct timespec at;
+
+    pipeline_stop(p);
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_nsec += STOP_NS;
+    at.tv_sec += at.tv_nsec / 1000000000;
+    at.tv_nsec %= 1000000000;
+    return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &at) == 0;
 }
 
 /* ---- the filler ----------------------------------------------------------------------------- */

@@ -9,6 +9,8 @@
 
 #include "cli/stream.h"
 
+#include <pthread.h>
+
 struct pipeline;
 
 /* One frame and its data. What is said of it as it passes the workers is in data. */
@@ -50,6 +52,11 @@ void pipeline_release(struct pipeline *pipeline, struct work *work);
 
 /* Something went wrong: whoever waits, or will, gets NULL. */
 void pipeline_stop(struct pipeline *pipeline);
+
+/* Stop, and wait a moment for the end of a thread that fills or takes. False: it hangs in something
+ * else, such as a write to a pipe; then the pipeline and all that it uses must stay where they are.
+ */
+bool pipeline_stop_thread(struct pipeline *pipeline, pthread_t thread);
 
 /* Readable when a frame became ready or free, or the pipeline ended or was stopped, since the last
  * pipeline_clear(): to be waited for beside other things. */

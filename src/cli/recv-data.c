@@ -107,7 +107,6 @@ static int on_written(void *arg, int *error)
                          session->names[piece->work->frame.disk], piece->offset, strerror(*error));
     else
         release_if_done(r, piece->work);
-    free(piece);
     return 1;
 }
 
@@ -125,7 +124,7 @@ static void start_write(struct receiver *r, const struct stream_run *run)
         return;
     }
     *piece = (struct piece){r, r->writing, offset};
-    nbd_completion_callback done = {.callback = on_written, .user_data = piece};
+    nbd_completion_callback done = {.callback = on_written, .user_data = piece, .free = free};
     r->writing->pending++;
     session->in_flight++;
     if (run->kind == STREAM_RUN_DATA) {
@@ -237,12 +236,11 @@ int recv_run(struct recv_data *recv)
     }
     run(r);
     int n = result(r);
-    if (n) {
-        pipeline_stop(r->pipeline); /* and leave all where it is: the reader may hang in it */
+    if (n == 0)
+        pthread_join(r->reader, NULL);
+    else if (!pipeline_stop_thread(r->pipeline, r->reader))
         return n;
-    }
-    pthread_join(r->reader, NULL);
     pipeline_free(r->pipeline);
     free(r);
-    return 0;
+    return n;
 }

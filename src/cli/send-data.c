@@ -132,7 +132,6 @@ static int on_read(void *arg, int *error)
                          session->names[piece->work->frame.disk], piece->offset, strerror(*error));
     else
         put_if_full(s, piece->work);
-    free(piece);
     return 1;
 }
 
@@ -159,10 +158,11 @@ static void start_read(struct sender *s, struct work *work, uint64_t offset, uin
     *piece = (struct piece){s, work, offset};
     work->pending++;
     session->in_flight++;
-    if (nbd_aio_pread(session->handles[work->frame.disk], work->plain + work->frame.plain_bytes,
-                      length, offset,
-                      (nbd_completion_callback){.callback = on_read, .user_data = piece}, 0) < 0)
-        /* Its completion is not called; nothing of this frame is used any more. */
+    if (nbd_aio_pread(
+            session->handles[work->frame.disk], work->plain + work->frame.plain_bytes, length,
+            offset,
+            (nbd_completion_callback){.callback = on_read, .user_data = piece, .free = free},
+            0) < 0)
         nbd_session_fail(session, "cannot read %s: %s", session->names[work->frame.disk],
                          nbd_get_error());
 }
@@ -310,12 +310,11 @@ int send_run(struct send_data *send)
     }
     run(s);
     int r = result(s);
-    if (r) {
-        pipeline_stop(s->pipeline); /* and leave all where it is: the writer may hang in it */
+    if (r == 0)
+        pthread_join(s->writer, NULL);
+    else if (!pipeline_stop_thread(s->pipeline, s->writer))
         return r;
-    }
-    pthread_join(s->writer, NULL);
     pipeline_free(s->pipeline);
     free(s);
-    return 0;
+    return r;
 }
