@@ -229,6 +229,10 @@ static void take_over(struct version *before, struct version *version, struct de
             tree->young_pages += disk->tree.young_pages;
         if (tree->young_pages > tree->used_pages)
             tree->young_pages = tree->used_pages;
+        const struct disk *older = before ? version_relative(before, tree) : NULL;
+        if (child->is_head && disk &&
+            (!older || older->tree.root_entry.address != disk->tree.root_entry.address))
+            tree->changes->touched = true;
     }
     if (!child->is_head && !container_of(child, struct version, descent)->vm)
         container_of(child, struct version, descent)->stale = UINT64_MAX / 2;
