@@ -301,7 +301,8 @@ static void resume_release(struct version *version)
 /* Tell everybody his parent, and from that what others hold. */
 static int connect(struct loading *l)
 {
-    qsort(l->all, l->n, sizeof(*l->all), by_id);
+    if (l->n)
+        qsort(l->all, l->n, sizeof(*l->all), by_id);
     for (size_t i = 0; i < l->n; i++) {
         if (!l->all[i].parent)
             continue;
