@@ -1,6 +1,8 @@
 /* nbd-session.c - the daemon's NBD exports, by libnbd. */
 #include "cli/nbd-session.h"
 
+#include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +29,18 @@ void nbd_session_fail(struct nbd_session *s, const char *format, ...)
     va_start(args, format);
     vsnprintf(s->why.text, sizeof(s->why.text), format, args);
     va_end(args);
+}
+
+void nbd_session_fail_io(struct nbd_session *s, uint32_t i, const char *doing, uint64_t offset,
+                         int error)
+{
+    if (error == ENOTCONN)
+        nbd_session_fail(s, "the connection to %s was lost", s->names[i]);
+    else if (error == ENOSPC)
+        nbd_session_fail(s, "the store is full; remove what is not needed, see varve df");
+    else
+        nbd_session_fail(s, "cannot %s %s at byte %" PRIu64 ": %s%s", doing, s->names[i], offset,
+                         strerror(error), error == EIO ? "; see varve check" : "");
 }
 
 int nbd_session_connect(struct nbd_session *s, uint32_t i, const char *export_name,

@@ -35,6 +35,10 @@ int nbd_session_connect(struct nbd_session *session, uint32_t i, const char *exp
 void nbd_session_fail(struct nbd_session *session, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+/* The same for a request on disk i that completed with a positive errno; doing: "read". */
+void nbd_session_fail_io(struct nbd_session *session, uint32_t i, const char *doing,
+                         uint64_t offset_bytes, int error);
+
 /* Wait until something can be read or written on a connection, or fd is readable, or timeout_ms is
  * over; run the callbacks. Returns whether fd was readable. */
 bool nbd_session_wait(struct nbd_session *session, int fd, int timeout_ms);

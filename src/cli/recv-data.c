@@ -9,13 +9,10 @@
 #include "cli/process.h"
 #include "cli/progress.h"
 
-#include <errno.h>
-#include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define IN_FLIGHT_MAX 256u         /* requests */
 #define ZERO_BYTES    (1ULL << 30) /* of one of zeros or holes */
@@ -98,13 +95,8 @@ static int on_written(void *arg, int *error)
 
     session->in_flight--;
     piece->work->pending--;
-    if (*error == ENOSPC)
-        nbd_session_fail(session,
-                         "the store is full; remove what is not needed (see varve df), and "
-                         "receive the stream again");
-    else if (*error)
-        nbd_session_fail(session, "cannot write %s at byte %" PRIu64 ": %s",
-                         session->names[piece->work->frame.disk], piece->offset, strerror(*error));
+    if (*error)
+        nbd_session_fail_io(session, piece->work->frame.disk, "write", piece->offset, *error);
     else
         release_if_done(r, piece->work);
     return 1;

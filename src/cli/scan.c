@@ -2,7 +2,6 @@
 #include "cli/scan.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #define ASK_BYTES (2ULL << 30) /* at most; the protocol's lengths have 32 bits */
 
@@ -88,9 +87,7 @@ static int on_done(void *arg, int *error)
     scan->busy = false;
     scan->session->in_flight--;
     if (*error)
-        nbd_session_fail(scan->session,
-                         "cannot read the tables of %s at byte %" PRIu64 ": %s; see varve check",
-                         scan->session->names[scan->disk], scan->next, strerror(*error));
+        nbd_session_fail_io(scan->session, scan->disk, "read the tables of", scan->next, *error);
     else if (scan->next == scan->asked)
         nbd_session_fail(scan->session, "%s does not say what it holds at byte %" PRIu64,
                          scan->session->names[scan->disk], scan->next);

@@ -13,7 +13,6 @@
 #include "cli/scan.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -128,8 +127,7 @@ static int on_read(void *arg, int *error)
     session->in_flight--;
     piece->work->pending--;
     if (*error)
-        nbd_session_fail(session, "cannot read %s at byte %" PRIu64 ": %s; see varve check",
-                         session->names[piece->work->frame.disk], piece->offset, strerror(*error));
+        nbd_session_fail_io(session, piece->work->frame.disk, "read", piece->offset, *error);
     else
         put_if_full(s, piece->work);
     return 1;

@@ -24,6 +24,7 @@ struct send {
     char nbd_socket[256];
     struct stream_info info;
     struct nbd_session session;
+    struct send_data data;
 };
 
 /* ---- what is sent --------------------------------------------------------------------------- */
@@ -209,22 +210,17 @@ static enum exit_code close_output(struct output *out, enum exit_code r)
 
 static enum exit_code send_stream(struct send *s, int fd)
 {
-    struct send_data *data = calloc(1, sizeof(*data));
-
-    if (!data)
-        return error(EXIT_FAILED, "no memory");
-    *data =
+    s->data =
         (struct send_data){.session = &s->session, .info = &s->info, .fd = fd, .level = s->level};
-    int r = *s->from ? send_count(data, &s->info.data_bytes) : 0;
+    int r = *s->from ? send_count(&s->data, &s->info.data_bytes) : 0;
+
     if (r == 0)
-        r = interrupted() ? 1 : send_run(data);
-    if (r == 0) {
-        free(data);
+        r = interrupted() ? 1 : send_run(&s->data);
+    if (r == 0)
         return EXIT_OK;
-    }
     if (r > 0)
         return error(EXIT_FAILED, "interrupted");
-    error(EXIT_FAILED, "%s", data->why.text);
+    error(EXIT_FAILED, "%s", s->data.why.text);
     return s->session.failed ? check_daemon(s->inv, EXIT_FAILED) : EXIT_FAILED;
 }
 
