@@ -13,10 +13,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
-#define STOP_NS      200000000
+#define STOP_TRIES    100
+#define STOP_PAUSE_US 2000
+
 #define WORKERS_MAX  8
 #define SPARE_FRAMES 6 /* beside two for each worker: being filled, and being taken */
 #define FRAMES_MAX   (2 * WORKERS_MAX + SPARE_FRAMES)
@@ -198,14 +199,15 @@ void pipeline_stop(struct pipeline *p)
 
 bool pipeline_stop_thread(struct pipeline *p, pthread_t thread)
 {
-    struct timespec at;
+    bool ended = false;
 
     pipeline_stop(p);
-    clock_gettime(CLOCK_MONOTONIC, &at);
-    at.tv_nsec += STOP_NS;
-    at.tv_sec += at.tv_nsec / 1000000000;
-    at.tv_nsec %= 1000000000;
-    return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &at) == 0;
+    for (int i = 0; i < STOP_TRIES && !ended; i++) {
+        if (i)
+            usleep(STOP_PAUSE_US);
+        ended = pthread_tryjoin_np(thread, NULL) == 0;
+    }
+    return ended;
 }
 
 /* ---- the filler ----------------------------------------------------------------------------- */
