@@ -16,6 +16,7 @@
 #include "daemon/jobs.h"
 #include "daemon/offline.h"
 #include "daemon/options.h"
+#include "daemon/receive.h"
 #include "daemon/rundir.h"
 
 #include <errno.h>
@@ -42,6 +43,7 @@ struct daemon {
     struct events *events;
     struct engine *engine;
     struct jobs *jobs;
+    struct receives *receives;
     struct api api;
     struct api_registry *registry;
     struct http *http;
@@ -172,19 +174,22 @@ static int start_api(struct daemon *d)
     if (!realpath(d->options.store, d->store_path))
         return why_set(&d->why, -errno, "cannot find %s: %s", d->options.store, strerror(errno));
     d->jobs = jobs_new(d->engine);
+    d->receives = receives_new(d->engine);
     d->api = (struct api){
         .engine = d->engine,
         .events = d->events,
         .jobs = d->jobs,
+        .receives = d->receives,
         .store_path = d->store_path,
         .control_path = d->control_path,
         .nbd_path = d->nbd_path,
         .started_us = mono_us(),
     };
-    if (d->jobs)
+    if (d->jobs && d->receives)
         d->registry = api_registry_new(&d->api);
     if (d->registry)
         return 0;
+    receives_free(d->receives);
     jobs_free(d->jobs);
     return no_memory(d);
 }
@@ -192,6 +197,7 @@ static int start_api(struct daemon *d)
 static void stop_api(struct daemon *d)
 {
     api_registry_free(d->registry);
+    receives_free(d->receives);
     jobs_free(d->jobs);
 }
 
