@@ -148,13 +148,11 @@ static int validate_adoption(struct store *store, const struct store_change *c, 
         return -EINVAL;
     if (vm_in_use(vm) || vm_in_use(to))
         return -EBUSY;
-    if (!c->hold && (to->descent.parent != origin || !is_unchanged(to)))
-        return -ESTALE;
     list_for_each (l, &vm->versions) {
         if (version_by_name(to, container_of(l, struct version, link)->name))
             return -EEXIST;
     }
-    return 0;
+    return c->hold || (to->descent.parent == origin && is_unchanged(to)) ? 0 : -ESTALE;
 }
 
 static int validate_version(struct store *store, const struct store_change *c, struct vm *vm)
@@ -354,7 +352,11 @@ static int do_adoption(struct store *store, struct vm *vm, const struct parsed_c
         version->vm = to;
         to->n_versions++;
         version_set_name(version, version->name);
-        list_push_back(&to->versions, &version->link);
+        struct list *at = &to->versions; /* by age */
+        while (at->prev != &to->versions &&
+               container_of(at->prev, struct version, link)->id > version->id)
+            at = at->prev;
+        list_insert_before(at, &version->link);
     }
     while (!list_empty(&vm->disks)) {
         struct disk *disk = container_of(vm->disks.next, struct disk, link);
@@ -551,7 +553,7 @@ bool catalogue_replay_waits(struct store *store, const uint8_t *bytes, uint32_t 
     struct vm *vm = change_decode(bytes, len, &c) < 0 ? NULL : vm_find(store, c.vm);
     if (vm && c.r.kind == CHANGE_DISK_RESIZE) {
         const struct disk *disk = disk_find(&vm->disks, c.disk);
-        return disk && tree_is_frozen(&disk->tree);
+        return disk && (tree_is_frozen(&disk->tree) || disk->tree.origin);
     }
     return vm && (c.r.kind == CHANGE_SNAP || c.r.kind == CHANGE_ROLLBACK) && !vm_may_freeze(vm);
 }
