@@ -94,18 +94,20 @@ static bool is_shared(const struct walk *walk, const struct entry *form)
 static void read_ahead(struct walk *walk, uint8_t level, uint64_t index)
 {
     uint64_t end = (index / NODE_ENTRIES + 1) * NODE_ENTRIES;
-    uint32_t asked = 0;
-    for (uint64_t i = index; i < end && asked < AHEAD; i++) {
+    uint32_t n = 0, ahead = table_ahead(walk->tree->table, AHEAD);
+    for (uint64_t i = index; i < end && n < ahead; i++) {
         struct peek p;
         struct node *node;
         if (tree_peek(walk->tree, level, i, NULL, &p) != TREE_FOUND)
             continue;
         if (peek_others(walk, level, i, NULL) != TREE_FOUND || is_shared(walk, &p.entry))
             continue;
-        asked += !p.node && tree_node(walk->tree, level, i, NULL, &node) == TREE_WAIT;
+        if (!p.node)
+            tree_node(walk->tree, level, i, NULL, &node);
         for (uint32_t k = 0; level == 0 && k < walk->n_compared; k++)
             if (walk->others[k] && !walk->peeks[k].node)
-                asked += tree_node(walk->others[k], level, i, NULL, &node) == TREE_WAIT;
+                tree_node(walk->others[k], level, i, NULL, &node);
+        n += level == 0 ? 1 + walk->n_compared : 1;
     }
 }
 
