@@ -129,22 +129,24 @@ static bool is_unchanged(const struct vm *vm)
     return true;
 }
 
-/* The version that a clone's line began at. */
-static struct version *origin_of(const struct vm *vm)
+/* The version of another vm that a clone was made from; NULL: it is gone. */
+static struct version *origin_of(const struct vm *clone, const struct vm *vm)
 {
-    struct version *version = vm->descent.parent;
-    while (version && version->vm == vm)
-        version = version->descent.parent;
-    return version;
+    list_for_each (l, &vm->versions) {
+        struct version *version = container_of(l, struct version, link);
+        if (version->id == clone->cloned_from)
+            return version;
+    }
+    return NULL;
 }
 
 static int validate_adoption(struct store *store, const struct store_change *c, struct vm *vm)
 {
     struct vm *to = vm_find(store, c->new_name);
-    struct version *origin = origin_of(vm);
     if (!to)
         return -ENOENT;
-    if (to == vm || !vm->provisional || !origin || origin->vm != to)
+    const struct version *origin = origin_of(vm, to);
+    if (to == vm || !vm->provisional || !origin)
         return -EINVAL;
     if (vm_in_use(vm) || vm_in_use(to))
         return -EBUSY;
@@ -330,6 +332,7 @@ static int do_clone(struct store *store, const struct version *version,
     if (!vm)
         return ERR_DAMAGED;
     vm->role = version->vm->role;
+    vm->cloned_from = version->id;
     vm->provisional = c->r.flags & VM_PROVISIONAL;
     vm->created_us = c->r.time_us;
     int code = head_from(store, vm, version, c->r.id + 1);

@@ -216,13 +216,18 @@ static bool is_begun(const struct version *version)
     return false;
 }
 
-/* The next one to be freed, or swept; NULL: none, or none yet. */
+/* The next one to be freed, or swept; NULL: none, or none yet. One that was begun comes first: what
+ * it has passed it does not hold for its child any more. */
 static struct version *find_version(struct store *store)
 {
     list_for_each (l, &store->dying) {
         struct version *version = container_of(l, struct version, link);
-        bool splices = version->n_children <= 1 || is_begun(version);
-        if ((splices || wants_sweep(version)) && is_finished(version))
+        if (is_begun(version))
+            return version;
+    }
+    list_for_each (l, &store->dying) {
+        struct version *version = container_of(l, struct version, link);
+        if ((version->n_children <= 1 || wants_sweep(version)) && is_finished(version))
             return version;
     }
     return NULL;
@@ -322,10 +327,17 @@ static int walk_disk(struct splice *s)
     return 1;
 }
 
+/* An error that may pass; not damage, which stays. */
+static bool is_transient(int error)
+{
+    return error && error != ERR_CHECKSUM && error != ERR_DAMAGED;
+}
+
 bool splice_step(struct store *store)
 {
     struct splice *s = store->splice;
-    if (store->log->error || store->measuring || (!s->version && list_empty(&store->dying)))
+    if (store->log->error || store->measuring || store->splice_pauses ||
+        (!s->version && list_empty(&store->dying)))
         return false;
     if (!s->version) {
         struct version *version = find_version(store);
@@ -335,6 +347,13 @@ bool splice_step(struct store *store)
     }
     if (s->disk && s->walk.waits)
         return false;
+    if (s->disk && is_transient(s->walk.failed)) {
+        /* It is taken up where it was, later. */
+        walk_free(&s->walk);
+        s->version = NULL;
+        store->splice_pauses = true;
+        return false;
+    }
     int code = 0;
     if (s->disk)
         code = walk_disk(s);
