@@ -137,8 +137,21 @@ const struct command commands[] = {
          "Names have up to 64 letters, digits, '.', '_' and '-', and no two dots in a row.",
      .min_args = 1,
      .max_args = 1,
-     .options = {{"note", "TEXT", "Keep a note with it, of up to 1024 bytes on one line.", 'm'}},
-     .examples = {"varve snap web1", "varve snap web1@before --note 'before the upgrade'"},
+     .options =
+         {{"note", "TEXT", "Keep a note with it, of up to 1024 bytes on one line.", 'm'},
+          {"quiesce", "MODE",
+           "Whether the guest's file systems are frozen meanwhile, by qemu-guest-agent in the "
+           "guest: off (the default; the version is what a crash would leave, which file "
+           "systems and databases recover from), require (frozen, or no version), auto "
+           "(frozen if that works, else a warning)."},
+          {"timeout", "SECONDS",
+           "How long the freezing may take, and how long the guest may then stay frozen: 1 to "
+           "60, by default 10. Whatever happens, it is thawed."},
+          {"agent", "SOCKET",
+           "The Unix socket of the guest's agent, for a machine that was not started by varve "
+           "run, or under another name than the vm's."}},
+     .examples = {"varve snap web1", "varve snap web1@before --note 'before the upgrade'",
+                  "varve snap web1@nightly --quiesce require"},
      .run = cmd_snap},
     {.name = "hold",
      .arguments = "VM@VERSION...",
