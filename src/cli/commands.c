@@ -180,7 +180,10 @@ const struct command commands[] = {
      .min_args = 1,
      .max_args = 1,
      .options =
-         {{"force", NULL, "Disconnect the clients of the vm's disks."},
+         {{"force", NULL,
+           "Disconnect the NBD clients of the vm's disks first. QEMU comes back by itself "
+           "(reconnect-delay); a machine that ran meanwhile must be reset, for what it has in "
+           "memory is not of these disks any more."},
           {"keep", "NAME", "The name of the version that keeps what is replaced."},
           {"discard", NULL,
            "Do not keep what is replaced. Asks first at a terminal, and wants --yes elsewhere."}},

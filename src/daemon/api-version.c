@@ -180,38 +180,7 @@ static xmlrpc_value *version_remove(xmlrpc_env *env, xmlrpc_value *args, struct 
     return env->fault_occurred ? NULL : xmlrpc_int_new(env, (int)s.n);
 }
 
-/* ---- rollback and clone --------------------------------------------------------------------- */
-
-static xmlrpc_value *vm_rollback(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    char stem[16 + API_STAMP_CHARS] = "before-rollback-";
-    bool discard = false, force = false;
-    const char *keep = NULL;
-    const struct api_option options[] = {
-        {"keep", 's', &keep}, {"discard", 'b', &discard}, {"force", 'b', &force}, {}};
-    struct store_change c = {.kind = CHANGE_ROLLBACK};
-
-    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    if (!env->fault_occurred)
-        api_take_version(env, api_text(env, args, 1), c.version);
-    api_take_options(env, "vm.rollback", args, 2, options);
-    if (keep && discard && !env->fault_occurred)
-        api_fault(env, FAULT_BAD_ARGUMENT,
-                  "options \"keep\" and \"discard\" of vm.rollback exclude each other");
-    api_take_version(env, keep, c.new_name);
-
-    if (keep || discard) {
-        api_change(env, api, &c);
-    } else {
-        api_stamp(stem + strlen(stem));
-        api_change_named(env, api, &c, c.new_name, stem);
-    }
-    if (env->fault_occurred)
-        return NULL;
-    xmlrpc_value *value = xmlrpc_struct_new(env);
-    api_put_text(env, value, "kept", c.new_name);
-    return api_result(env, value);
-}
+/* ---- clone ---------------------------------------------------------------------------------- */
 
 /* Without a version the vm's present state becomes one first, which goes again if there is no
  * clone. */
@@ -253,12 +222,6 @@ static xmlrpc_value *vm_clone(xmlrpc_env *env, xmlrpc_value *args, struct api *a
 }
 
 const struct method api_version_methods[] = {
-    {"vm.rollback", "S:ss,S:ssS", "vm, version, options",
-     "Make the vm's disks what they were in a version, in constant time. What is replaced becomes "
-     "a version, before-rollback- and the time, unless an option says otherwise: keep (its name), "
-     "discard (true: it is gone). Refused (busy) while a client uses a disk. Other versions stay. "
-     "Returns {kept: the version's name, empty if discarded}.",
-     vm_rollback},
     {"vm.clone", "S:sss,S:sssS", "vm, version, new_name, options",
      "Make a vm whose disks begin as those of a version, in constant time. With an empty version "
      "the present state becomes one first. Options: provisional (as in vm.create). Returns {vm, "

@@ -40,7 +40,7 @@ struct method {
 /* Parts of the table, each ended by an entry without a name. */
 extern const struct method *const api_methods[];
 extern const struct method api_vm_methods[], api_snap_methods[], api_version_methods[],
-    api_version_list_methods[], api_diff_methods[], api_store_methods[];
+    api_rollback_methods[], api_version_list_methods[], api_diff_methods[], api_store_methods[];
 
 /* NULL: no memory. api: borrowed for the registry's life. */
 struct api_registry;

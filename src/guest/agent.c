@@ -83,7 +83,7 @@ static void drop(struct agent *a, size_t n)
     memmove(a->text, a->text + n, a->len);
 }
 
-/* The next line as JSON; *ret NULL: it is none. */
+/* The next line as JSON, from its last sentinel on; *ret NULL: it is none. */
 static int read_line(struct agent *a, uint64_t end_us, json_t **ret, struct why *why)
 {
     char *newline;
@@ -94,7 +94,9 @@ static int read_line(struct agent *a, uint64_t end_us, json_t **ret, struct why 
             return r;
     }
     size_t len = (size_t)(newline - a->text) + 1;
-    *ret = json_loadb(a->text, len, 0, NULL);
+    const char *sentinel = memrchr(a->text, SENTINEL, len),
+               *from = sentinel ? sentinel + 1 : a->text;
+    *ret = json_loadb(from, (size_t)(newline + 1 - from), 0, NULL);
     drop(a, len);
     return 0;
 }
@@ -167,6 +169,23 @@ int agent_open(struct agent *a, const char *path, uint64_t end_us, struct why *w
     return r;
 }
 
+/* The next line that is an answer. */
+static int read_reply(struct agent *a, uint64_t end_us, json_t **ret, struct why *why)
+{
+    json_t *message = NULL;
+    int r = 0;
+
+    while (r == 0 && !message) {
+        r = read_line(a, end_us, &message, why);
+        if (r == 0 && !json_object_get(message, "return") && !json_object_get(message, "error")) {
+            json_decref(message);
+            message = NULL;
+        }
+    }
+    *ret = message;
+    return r;
+}
+
 int agent_command(struct agent *a, const char *command, uint64_t end_us, int64_t *ret,
                   struct why *why)
 {
@@ -177,8 +196,8 @@ int agent_command(struct agent *a, const char *command, uint64_t end_us, int64_t
     if (a->fd < 0)
         return closed(why);
     int r = send_all(a, text, (size_t)n, end_us, why);
-    while (r == 0 && !message)
-        r = read_line(a, end_us, &message, why);
+    if (r == 0)
+        r = read_reply(a, end_us, &message, why);
     if (r < 0)
         return r;
     const json_t *value = json_object_get(message, "return");
