@@ -94,8 +94,8 @@ enum store_op {
 struct store_extent {
     uint64_t length; /* bytes */
     bool hole, zero; /* hole: nothing allocated; zero: reads as zeros */
-    bool changed;    /* EXTENTS with base: not the same page as there; what lies beyond base's end
-                        and is not a hole is changed */
+    bool changed; /* EXTENTS with base: other than there. Of what is not, hole and zero are not told
+                     (both are false): it is not looked at */
 };
 
 /* One request. Owned by the caller, who keeps it and its buffers in place until it is done. */

@@ -573,12 +573,18 @@ bool log_header_is_whole(const struct log *log, uint32_t number, const struct fi
            crc32c(0, &copy, sizeof(copy)) == h->crc;
 }
 
+void log_check_dead(struct log *log)
+{
+    for (uint32_t i = 0; i < log->max_files; i++)
+        if (log->files[i])
+            file_check_dead(log, log->files[i]);
+}
+
 void log_hold(struct log *log, bool hold)
 {
     log->hold = hold;
-    for (uint32_t i = 0; !hold && i < log->max_files; i++)
-        if (log->files[i])
-            file_check_dead(log, log->files[i]);
+    if (!hold)
+        log_check_dead(log);
 }
 
 bool log_wants_checkpoint(const struct log *log)

@@ -258,6 +258,8 @@ int log_load_footers(struct log *log);
  * start-up only. ERR_DAMAGED: there is a file that the store went on into behind what is known
  * (survey.c). */
 int log_load_free(struct log *log);
+/* After the tail was applied: look for sealed files in which nothing lives. */
+void log_check_dead(struct log *log);
 /* Is any request to a log file in flight? */
 bool log_files_are_busy(const struct log *log);
 /* After recovery: take up writing with fresh segments. */

@@ -55,6 +55,8 @@ static void work(struct run *run, uint64_t n_requests)
             start_random_change(run);
         if (rng_below(&run->rng, 1000) < run->knobs.race_permille)
             run_race(run);
+        if (rng_below(&run->rng, 1000) < run->knobs.chore_permille && !sim_is_dead(run->sim))
+            random_chore(run);
         turn(run, run->n_active >= run->knobs.depth || rng_percent(&run->rng, 50));
         if (run->n_active && rng_percent(&run->rng, 2))
             drain(run);
@@ -151,6 +153,30 @@ static void profile_mix(struct run *run, uint64_t seed)
     make_disks(run, 1 + (unsigned)rng_below(&rng, 2), 1 + (unsigned)rng_below(&rng, 2),
                k.disk_pages_max);
     crash_rounds(run, 20, n_requests(rng_percent(&rng, 80) ? 60 : 400));
+    run_end(run);
+}
+
+/* Small disks with many versions and clones, of which as many go as come. */
+static void profile_versions(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x7e25);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = rng_percent(&rng, 70) ? 40 : 200;
+    k.write_pages_max = 12;
+    k.disks_max = 8;
+    k.vms_max = 6;
+    k.change_permille = 30 << rng_below(&rng, 4);
+    k.versions_max = 2 + (unsigned)rng_below(&rng, 30);
+    k.version_percent = 85;
+    k.version_read_percent = 15;
+    k.chore_permille = 15;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1 + (unsigned)rng_below(&rng, 2), 1 + (unsigned)rng_below(&rng, 2),
+               k.disk_pages_max);
+    crash_rounds(run, 20, n_requests(rng_percent(&rng, 70) ? 80 : 400));
+    compare_space(run);
     run_end(run);
 }
 
@@ -941,10 +967,10 @@ static const struct profile {
     void (*run)(struct run *run, uint64_t seed);
     unsigned weight; /* of a hundred seeds */
 } profiles[] = {
-    {"mix", profile_mix, 70},    {"edge", profile_edge, 5},   {"every", profile_every, 3},
-    {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8}, {"flip", profile_flip, 4},
-    {"wide", profile_wide, 2},   {"churn", profile_churn, 1}, {"full", profile_full, 1},
-    {"press", profile_press, 3},
+    {"mix", profile_mix, 70},    {"edge", profile_edge, 5},         {"every", profile_every, 3},
+    {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8},       {"flip", profile_flip, 4},
+    {"wide", profile_wide, 2},   {"churn", profile_churn, 1},       {"full", profile_full, 1},
+    {"press", profile_press, 3}, {"versions", profile_versions, 0},
 };
 
 static const struct profile *profile_for(uint64_t seed)
@@ -1009,9 +1035,11 @@ int main(int argc, char **argv)
     static struct run run;
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
-        fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                        "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full|press] [--lie] "
-                        "[--crc-tails] [--verbose]\n");
+        fprintf(
+            stderr,
+            "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
+            "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full|press|versions] [--lie] "
+            "[--crc-tails] [--verbose]\n");
         return 2;
     }
     const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};
