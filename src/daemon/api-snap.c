@@ -141,9 +141,10 @@ static void refuse_early(xmlrpc_env *env, struct api *api, const struct snap *s)
 {
     struct existence e = {.snap = s};
 
-    if (engine_call(api->engine, on_existence, &e) < 0)
-        return; /* the change will say so */
-    if (!e.vm)
+    int r = engine_call(api->engine, on_existence, &e);
+    if (r < 0)
+        api_change_fault(env, api, &s->change, r);
+    else if (!e.vm)
         api_change_fault(env, api, &s->change, -ENOENT);
     else if (e.version)
         api_change_fault(env, api, &s->change, -EEXIST);
