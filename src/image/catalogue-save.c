@@ -185,7 +185,7 @@ static int load_disk(struct loading *l, struct vm *vm, struct version *version)
         disk_find(disks, name) || (vm && disk_by_id(store, d->id)))
         return ERR_DAMAGED;
     descent = *told;
-    struct disk *disk = disk_new(store, vm, version, name, d->id, d->size_bytes);
+    struct disk *disk = disk_create(store, vm, version, name, d->id, d->size_bytes);
     if (!disk)
         return -ENOMEM;
     tree_init(&disk->tree, store->table, descent.family, d->levels, d->root);
@@ -244,11 +244,12 @@ static int load_version(struct loading *l, struct vm **vm)
         *vm = NULL;
     else if (!*vm || (*vm)->id != v->vm)
         *vm = vm_by_id(l, v->vm);
-    if (v->vm && (!*vm || version_find(*vm, name)))
+    if (v->vm && (!*vm || version_by_name(*vm, name)))
         return ERR_DAMAGED;
     struct version *version = version_new(l->store, *vm, name, v->id);
     if (!version)
         return -ENOMEM;
+    version->stale = v->vm ? 0 : UINT64_MAX / 2;
     version->held = v->flags & VERSION_HELD;
     version->consistency = v->consistency;
     version->created_us = v->created_us;

@@ -139,8 +139,8 @@ bool vm_in_use(const struct vm *vm)
     return false;
 }
 
-struct disk *disk_new(struct store *store, struct vm *vm, struct version *version, const char *name,
-                      uint32_t id, uint64_t size_bytes)
+struct disk *disk_create(struct store *store, struct vm *vm, struct version *version,
+                         const char *name, uint32_t id, uint64_t size_bytes)
 {
     struct disk *disk = calloc(1, sizeof(*disk));
     if (!disk)
@@ -164,7 +164,7 @@ struct disk *disk_new(struct store *store, struct vm *vm, struct version *versio
     return disk;
 }
 
-void disk_free(struct disk *disk)
+void disk_destroy(struct disk *disk)
 {
     list_del(&disk->link);
     list_del(&disk->id_link);
@@ -177,7 +177,7 @@ void catalogue_free(struct store *store)
     while (!list_empty(&store->vms)) {
         struct vm *vm = container_of(store->vms.next, struct vm, link);
         while (!list_empty(&vm->disks))
-            disk_free(container_of(vm->disks.next, struct disk, link));
+            disk_destroy(container_of(vm->disks.next, struct disk, link));
         while (!list_empty(&vm->versions))
             version_free(container_of(vm->versions.next, struct version, link));
         list_del(&vm->link);

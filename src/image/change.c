@@ -58,7 +58,8 @@ static int may_remove(const struct version *version)
 static int validate_vm_remove(const struct vm *vm)
 {
     list_for_each (l, &vm->versions) {
-        int code = may_remove(container_of(l, struct version, link));
+        const struct version *version = container_of(l, struct version, link);
+        int code = vm->provisional && version->held ? 0 : may_remove(version);
         if (code < 0)
             return code;
     }
@@ -89,7 +90,7 @@ static int validate_snap(struct store *store, const struct store_change *c, stru
 {
     if (!name_is_valid(c->version))
         return ERR_BAD_NAME;
-    if (version_find(vm, c->version))
+    if (version_by_name(vm, c->version))
         return -EEXIST;
     if (!note_is_valid(c->note) || c->consistency > CONSISTENCY_RAM)
         return -EINVAL;
@@ -101,7 +102,7 @@ static int validate_removal(const struct store_change *c, struct vm *vm)
     if (c->n_versions == 0 || c->n_versions > CHANGE_MAX_VERSIONS)
         return -EINVAL;
     for (uint32_t i = 0; i < c->n_versions; i++) {
-        const struct version *version = version_find(vm, c->versions[i]);
+        const struct version *version = version_by_name(vm, c->versions[i]);
         int code = version ? may_remove(version) : ERR_NO_VERSION;
         if (code < 0)
             return code;
@@ -150,7 +151,7 @@ static int validate_adoption(struct store *store, const struct store_change *c, 
     if (!c->hold && (to->descent.parent != origin || !is_unchanged(to)))
         return -ESTALE;
     list_for_each (l, &vm->versions) {
-        if (version_find(to, container_of(l, struct version, link)->name))
+        if (version_by_name(to, container_of(l, struct version, link)->name))
             return -EEXIST;
     }
     return 0;
@@ -164,7 +165,7 @@ static int validate_version(struct store *store, const struct store_change *c, s
         return validate_removal(c, vm);
     if (c->kind == CHANGE_ADOPT)
         return validate_adoption(store, c, vm);
-    const struct version *version = version_find(vm, c->version);
+    const struct version *version = version_by_name(vm, c->version);
     bool named = c->kind != CHANGE_VERSION_HOLD && (c->kind != CHANGE_ROLLBACK || *c->new_name);
     if (!version)
         return ERR_NO_VERSION;
@@ -174,9 +175,9 @@ static int validate_version(struct store *store, const struct store_change *c, s
     case CHANGE_VERSION_HOLD:
         return version->held == c->hold ? -EALREADY : 0;
     case CHANGE_VERSION_RENAME:
-        return version_find(vm, c->new_name) ? -EEXIST : 0;
+        return version_by_name(vm, c->new_name) ? -EEXIST : 0;
     case CHANGE_ROLLBACK:
-        if (named && version_find(vm, c->new_name))
+        if (named && version_by_name(vm, c->new_name))
             return -EEXIST;
         return vm_in_use(vm) ? -EBUSY : !room_for_version(store) ? ERR_STORE_FULL : 0;
     default:
@@ -231,7 +232,7 @@ static void use_ids(struct store *store, uint32_t first, uint32_t n)
 
 static int add_disk(struct store *store, struct vm *vm, const struct parsed_change *c)
 {
-    struct disk *disk = disk_new(store, vm, NULL, c->disk, c->r.id, c->r.size_bytes);
+    struct disk *disk = disk_create(store, vm, NULL, c->disk, c->r.id, c->r.size_bytes);
     if (!disk)
         return -ENOMEM;
     disk->provisional = c->r.flags & DISK_PROVISIONAL;
@@ -375,7 +376,7 @@ static int do_version_change(struct store *store, struct vm *vm, const struct pa
         return do_removal(vm, c);
     if (c->r.kind == CHANGE_ADOPT)
         return do_adoption(store, vm, c);
-    struct version *version = version_find(vm, c->disk);
+    struct version *version = version_by_name(vm, c->disk);
     if (!version)
         return ERR_DAMAGED;
     switch (c->r.kind) {
@@ -454,7 +455,7 @@ static uint32_t encode_more(struct store *store, const struct store_change *c, u
     if (c->kind == CHANGE_VERSION_REMOVE) {
         struct vm *vm = vm_find(store, c->vm);
         for (uint32_t i = 0; i < c->n_versions; i++)
-            memcpy(at + i * sizeof(uint32_t), &version_find(vm, c->versions[i])->id,
+            memcpy(at + i * sizeof(uint32_t), &version_by_name(vm, c->versions[i])->id,
                    sizeof(uint32_t));
         return c->n_versions * sizeof(uint32_t);
     }

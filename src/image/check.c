@@ -28,7 +28,8 @@ struct check_root {
     char name[3 * NAME_MAX_CHARS + 3];
     uint32_t disk, family;
     uint8_t levels;
-    bool shares; /* it may have in common what an earlier root has */
+    bool removed; /* its pages may live or not: splice.c */
+    bool shares;  /* it may have in common what an earlier root has */
     uint64_t used_pages;
     struct entry entry;
     struct release release; /* of what is being freed: what is passed is not its any more */
@@ -45,6 +46,7 @@ struct check_run {
     uint64_t pages_found; /* of the present root */
     bool skipped;         /* something of it, as another has it */
     uint64_t **marks;     /* by file: slots that are referred to */
+    uint64_t **maybe;     /* by file: slots that something removed refers to, and that may live */
     uint64_t **walked; /* by file: slots where a node begins that was walked, with all below it */
     uint64_t **told;   /* by file: slots whose damage was told of */
     /* The path to the present node. */
@@ -172,6 +174,22 @@ static int read_page(struct check_run *r, const struct entry *e, struct log_file
     return 0;
 }
 
+/* A page of something removed: it may be freed already, and its place be gone. 0, -ENOMEM. */
+static int mark_maybe(struct check_run *r, const struct entry *e)
+{
+    struct log_file *file;
+    uint64_t offset;
+    if (entry_encoding(e) != ENCODING_RAW ||
+        log_locate(r->store->log, e->address, &file, &offset) < 0)
+        return 0;
+    uint64_t *bits = bits_of(r->maybe, file);
+    uint32_t slot = offset >> file->shift;
+    if (!bits)
+        return -ENOMEM;
+    bits[slot / 64] |= 1ULL << (slot % 64);
+    return 0;
+}
+
 /* Look at entries of the leaf. Returns 1 when it is done with, 0 to wait, or a code. */
 static int leaf_step(struct check_run *r, struct node *leaf)
 {
@@ -187,6 +205,11 @@ static int leaf_step(struct check_run *r, struct node *leaf)
         uint64_t offset;
         if (entry_encoding(&e) == ENCODING_ZERO)
             continue;
+        if (r->roots[r->next_root].removed) {
+            if (mark_maybe(r, &e) < 0)
+                return -ENOMEM;
+            continue;
+        }
         if (entry_encoding(&e) != ENCODING_RAW ||
             log_locate(r->store->log, e.address, &file, &offset) < 0 || file->shift != DATA_SHIFT) {
             problem(r, "%s: the table entry of page %llu leads nowhere", disk_name(r),
@@ -395,13 +418,13 @@ static bool walk(struct check_run *r)
 
 static void compare_file(struct check_run *r, const struct map_file *f, const uint64_t *live)
 {
-    const uint64_t *marks = r->marks[f->file];
+    const uint64_t *marks = r->marks[f->file], *maybe = r->maybe[f->file];
     uint32_t lost = 0, extra = 0;
     uint32_t words = (f->used_slots + 63) / 64;
     for (uint32_t w = 0; w < words; w++) {
         uint64_t m = marks ? marks[w] : 0;
         lost += __builtin_popcountll(m & ~live[w]);
-        extra += __builtin_popcountll(live[w] & ~m);
+        extra += __builtin_popcountll(live[w] & ~(m | (maybe ? maybe[w] : 0)));
     }
     if (lost)
         problem(r, "log file %08x: %u slots are referred to but counted as dead", f->file, lost);
@@ -556,7 +579,9 @@ static bool files_step(struct check_run *r, bool *ret_done)
 static int by_family(const void *a, const void *b)
 {
     const struct check_root *x = a, *y = b;
-    return (x->family > y->family) - (x->family < y->family);
+    if (x->family != y->family)
+        return x->family > y->family ? 1 : -1;
+    return x->removed - y->removed; /* last: what others have too is to be looked at for them */
 }
 
 static void add_root(struct check_run *r, const struct disk *disk)
@@ -572,6 +597,7 @@ static void add_root(struct check_run *r, const struct disk *disk)
     const struct catalogue_descent *descent = (const struct catalogue_descent *)(d + 1);
     snprintf(root->name, sizeof(root->name), "%s/%s%s%s", vm ? vm->name : "(removed)", disk->name,
              version && vm ? "@" : "", version && vm ? version->name : "");
+    root->removed = version && !vm;
     root->disk = d->id;
     root->family = descent->family;
     root->levels = d->levels;
@@ -618,13 +644,14 @@ bool check_take_body(struct store *store, uint8_t *body)
         return false;
     r->roots = calloc(add_roots(store, NULL) + 1, sizeof(*r->roots));
     r->marks = calloc(store->log->max_files, sizeof(*r->marks));
+    r->maybe = calloc(store->log->max_files, sizeof(*r->maybe));
     r->walked = calloc(store->log->max_files, sizeof(*r->walked));
     r->told = calloc(store->log->max_files, sizeof(*r->told));
     r->body = body;
     r->level = -1;
     r->pages_found = UINT64_MAX;
     r->phase = CHECK_WALK;
-    if (!r->roots || !r->marks || !r->walked || !r->told) {
+    if (!r->roots || !r->marks || !r->maybe || !r->walked || !r->told) {
         r->check->error = -ENOMEM;
         return true;
     }
@@ -655,6 +682,7 @@ void check_free(struct store *store)
     if (r->phase == CHECK_FILES)
         scrub_free(&r->scrub);
     free_bits(r, &r->marks);
+    free_bits(r, &r->maybe);
     free_bits(r, &r->walked);
     free_bits(r, &r->told);
     free(r->roots);

@@ -92,7 +92,7 @@ static void finish_freezes(struct tree *tree)
             struct tree *heir = container_of(l, struct tree, heir_link);
             heir->origin = NULL;
             heir->root_entry = tree->root_entry;
-            heir->root_seq = table->log->table.buf_seq;
+            heir->root_seq = log_table_last_seq(table->log);
         }
         if (f->of_checkpoint) {
             c->checkpoint_root = tree->root_entry;
@@ -177,7 +177,7 @@ bool tree_finish(struct tree *tree)
     }
     if (c->n_dirty || c->n_freezes || c->in_checkpoint)
         return false;
-    tree->root_seq = tree->table->log->table.buf_seq;
+    tree->root_seq = log_table_last_seq(tree->table->log);
     list_del(&c->link);
     free(c);
     tree->changes = NULL;
@@ -260,6 +260,15 @@ static void replace_form(struct node *node, struct entry entry, bool delta)
     node->self_born = node->epoch;
 }
 
+/* Is it written for another reason than the checkpoint that is being made? */
+static bool is_later(struct tree_changes *c, const struct node *node)
+{
+    for (uint32_t i = 0; i < c->n_freezes; i++)
+        if (freeze_at(c, i)->of_checkpoint && node->epoch <= freeze_at(c, i)->epoch)
+            return false;
+    return true;
+}
+
 /* Write a node's form, free the forms that it replaces, and tell its parent. It is clean then. */
 static int node_write(struct node *node)
 {
@@ -267,13 +276,16 @@ static int node_write(struct node *node)
     struct entry entry = {0};
     bool delta = false;
     int code = node->parent ? settle(node->parent, node->epoch) : 0;
+    tree->table->log->later = is_later(tree->changes, node);
     if (code == 0 && node->n)
         code = append_form(node, &entry, &delta);
     if (code == 0)
         code = tell_parent(node, entry);
+    if (code == 0)
+        replace_form(node, entry, delta);
+    tree->table->log->later = false;
     if (code < 0)
         return code;
-    replace_form(node, entry, delta);
     struct freeze *f = freeze_of(tree->changes, node->epoch);
     node_mark_clean(node);
     f->n--;
@@ -322,6 +334,8 @@ int leaf_set(struct node *leaf, uint32_t index, struct entry entry)
     if (is_young(tree, page, &old)) {
         log_set_dead(tree->table->log, old.address, 1);
         tree->young_pages -= tree->young_pages > 0;
+    } else if (entry_encoding(&old) == ENCODING_RAW && tree->stale) {
+        ++*tree->stale;
     }
     return 0;
 }

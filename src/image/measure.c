@@ -2,7 +2,10 @@
  *
  * A page is freed when all that refer to it are removed. Those that refer to a page are connected
  * in the forest (version.c): so it is counted at the topmost of them, as one that the version
- * before that has not, and it is freed if none of the versions and heads below has it that stay. */
+ * before that has not, and it is freed if none of the versions and heads below has it that stay.
+ *
+ * What was removed before and is a ghost still goes with them. Where there are ghosts above, all
+ * that is connected by such as go is looked at, and what was counted already. */
 #include "base/err.h"
 #include "image/store-internal.h"
 #include "image/walk.h"
@@ -20,8 +23,7 @@ struct measuring {
     uint32_t next;             /* of them */
     uint32_t family;           /* of the disk that is walked; 0: the next one's first */
     bool walking;
-    struct tree **others; /* those that stay below, then the one before */
-    uint32_t n_others, max_others;
+    struct trees others; /* those that stay below, then the one before */
     struct walk walk;
 };
 
@@ -29,61 +31,6 @@ struct measuring {
 static bool goes(const struct version *version)
 {
     return !version->vm || version->marked;
-}
-
-static int add_other(struct measuring *m, struct tree *tree)
-{
-    if (m->n_others == m->max_others) {
-        uint32_t max = m->max_others ? m->max_others * 2 : 8;
-        struct tree **others = reallocarray(m->others, max, sizeof(*others));
-        if (!others)
-            return -ENOMEM;
-        m->others = others;
-        m->max_others = max;
-    }
-    m->others[m->n_others++] = tree;
-    return 0;
-}
-
-static struct disk *relative(struct descent *descent, const struct tree *tree)
-{
-    struct list *disks = descent->is_head ? &container_of(descent, struct vm, descent)->disks
-                                          : &container_of(descent, struct version, descent)->disks;
-    list_for_each (l, disks) {
-        struct disk *disk = container_of(l, struct disk, link);
-        if (disk->tree.family == tree->family)
-            return disk;
-    }
-    return NULL;
-}
-
-/* The topmost of those that stay, below a version. In the order of a walk through the forest. */
-static int find_staying(struct measuring *m, struct version *from, const struct tree *tree)
-{
-    struct list *l = from->children.next;
-    struct version *at = from;
-    for (;;) {
-        if (l == &at->children) {
-            if (at == from)
-                return 0;
-            l = at->descent.link.next;
-            at = at->descent.parent;
-            continue;
-        }
-        struct descent *child = container_of(l, struct descent, link);
-        struct version *version =
-            child->is_head ? NULL : container_of(child, struct version, descent);
-        if (version && goes(version)) {
-            at = version;
-            l = version->children.next;
-            continue;
-        }
-        struct disk *disk = relative(child, tree);
-        int code = disk ? add_other(m, &disk->tree) : 0;
-        if (code < 0)
-            return code;
-        l = l->next;
-    }
 }
 
 static void count_pages(struct walk *walk, struct node *leaf, struct node **others)
@@ -119,6 +66,33 @@ static struct disk *disk_after(struct version *version, uint32_t family)
     return NULL;
 }
 
+static int add_relative(struct measuring *m, struct version *version, const struct tree *tree)
+{
+    struct disk *disk = version ? version_relative(version, tree) : NULL;
+    return disk ? trees_add(&m->others, &disk->tree) : 0;
+}
+
+/* Whatever may have a page of the version so that it is not to be counted here. */
+static int gather(struct measuring *m, struct version *version, const struct tree *tree)
+{
+    struct version *top = version, *before = version->descent.parent;
+    bool ghosts = false;
+    for (; before && goes(before); before = before->descent.parent) {
+        ghosts |= !before->marked;
+        top = before;
+    }
+    if (!ghosts) {
+        top = version;
+        before = version->descent.parent;
+    }
+    int code = version_add_staying(top, tree, goes, &m->others);
+    if (code == 0)
+        code = add_relative(m, before, tree);
+    for (uint32_t i = 0; code == 0 && ghosts && i < m->next; i++)
+        code = add_relative(m, m->versions[i], tree);
+    return code;
+}
+
 /* Begin with the next disk. Returns 1 when there is none. */
 static int begin(struct measuring *m)
 {
@@ -132,24 +106,17 @@ static int begin(struct measuring *m)
     }
     if (!disk)
         return 1;
-    struct version *version = m->versions[m->next], *before = version->descent.parent;
-    struct disk *older = before ? version_relative(before, &disk->tree) : NULL;
     m->family = disk->tree.family;
-    m->n_others = 0;
-    int code = find_staying(m, version, &disk->tree);
-    if (code == 0 && older)
-        code = add_other(m, &older->tree);
+    m->others.n = 0;
+    int code = gather(m, m->versions[m->next], &disk->tree);
     if (code < 0)
         return code;
     m->walk = (struct walk){.tree = &disk->tree,
-                            .others = m->others,
-                            .n_others = m->n_others,
-                            .n_compared = m->n_others,
                             .pages = 1ULL << disk->tree.levels * NODE_BITS,
                             .leaf = count_pages,
                             .waiter.wake = woken};
     m->walking = true;
-    return walk_init(&m->walk);
+    return walk_set_others(&m->walk, m->others.all, m->others.n, m->others.n);
 }
 
 static void measuring_free(struct measuring *m)
@@ -159,7 +126,7 @@ static void measuring_free(struct measuring *m)
         if (m->versions[i])
             m->versions[i]->marked = false;
     free(m->versions);
-    free(m->others);
+    free(m->others.all);
     m->store->measuring = NULL;
     free(m);
 }
@@ -181,7 +148,7 @@ static int mark(struct measuring *m)
     if (!m->versions)
         return -ENOMEM;
     for (uint32_t i = 0; i < measure->n_versions; i++) {
-        struct version *version = vm ? version_find(vm, measure->versions[i]) : NULL;
+        struct version *version = vm ? version_by_name(vm, measure->versions[i]) : NULL;
         if (!version)
             return vm ? ERR_NO_VERSION : -ENOENT;
         if (version->marked) /* told twice */

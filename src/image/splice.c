@@ -9,6 +9,10 @@
  * has come to (struct release) it frees itself; behind it the walk will find that the child has it
  * no more.
  *
+ * With more children it stays, as a ghost, and is swept: of its pages those are freed that none of
+ * its children has. Its own table still names them, and nobody asks it to read them. What children
+ * give up later a later sweep frees.
+ *
  * What cannot be read is left allocated (`varve check` tells of it). */
 #include "image/walk.h"
 
@@ -24,11 +28,13 @@
 struct splice {
     struct store *store;
     struct version *version;
-    struct disk *disk;     /* whose tree is walked; NULL: the next is to be found */
-    struct disk *next;     /* NULL: none is left */
-    struct descent *child; /* that others[] belong to */
+    struct disk *disk;   /* whose tree is walked; NULL: the next is to be found */
+    struct disk *next;   /* NULL: none is left */
+    bool sweeps;         /* does not splice */
+    uint32_t births;     /* the store's when the others were found */
+    uint64_t stale;      /* the version's when the sweep began */
+    struct trees others; /* the children's, then that of the version before */
     struct walk walk;
-    struct tree *others[2]; /* the child's and that of the version before; or NULL */
 };
 
 /* ---- one disk ------------------------------------------------------------------------------- */
@@ -38,19 +44,29 @@ static struct splice *splice_of(struct walk *walk)
     return container_of(walk, struct splice, walk);
 }
 
+static bool is_kept(const struct walk *walk, struct node **others, uint32_t index, uint64_t address)
+{
+    for (uint32_t i = 0; i < walk->n_compared; i++) {
+        struct entry e = others[i] ? node_get(others[i], index) : (struct entry){0};
+        if (entry_encoding(&e) == ENCODING_RAW && e.address == address)
+            return true;
+    }
+    return false;
+}
+
 static void free_pages(struct walk *walk, struct node *leaf, struct node **others)
 {
     struct splice *s = splice_of(walk);
-    struct log *log = s->store->log;
+    struct version *before = s->version->descent.parent;
     for (uint32_t i = node_next(leaf, 0); i < NODE_ENTRIES; i = node_next(leaf, i + 1)) {
-        struct entry e = node_get(leaf, i), kept = {0};
-        if (entry_encoding(&e) != ENCODING_RAW || e.address < s->disk->release.cut)
+        struct entry e = node_get(leaf, i);
+        if (entry_encoding(&e) != ENCODING_RAW || is_kept(walk, others, i, e.address))
             continue;
-        if (others[0])
-            kept = node_get(others[0], i);
-        if (entry_encoding(&kept) == ENCODING_RAW && kept.address == e.address)
+        if (e.address < s->disk->release.cut) {
+            before->stale++;
             continue;
-        log_set_dead(log, e.address, 1);
+        }
+        log_set_dead(s->store->log, e.address, 1);
         s->store->stats.reclaimed_pages++;
     }
 }
@@ -63,19 +79,22 @@ static bool has_form(const struct peek *p, const struct entry *form)
 }
 
 static void free_form(struct splice *s, const struct entry *form, uint64_t born,
-                      const struct peek *child)
+                      const struct peek *others)
 {
     uint64_t older = s->disk->release.epoch;
-    if (entry_is_hole(form) || (older && born <= older) || has_form(child, form))
+    if (entry_is_hole(form) || (older && born <= older) ||
+        (s->walk.n_compared && has_form(&others[0], form)))
         return;
+    s->store->log->later = true;
     log_set_dead(s->store->log, form->address, entry_slots(form));
+    s->store->log->later = false;
 }
 
 static void free_node(struct walk *walk, struct node *node, const struct peek *others)
 {
     struct splice *s = splice_of(walk);
-    free_form(s, &node->self, node->self_born, &others[0]);
-    free_form(s, &node->base, node->base_born, &others[0]);
+    free_form(s, &node->self, node->self_born, others);
+    free_form(s, &node->base, node->base_born, others);
     s->store->stats.reclaimed_nodes++;
 }
 
@@ -109,18 +128,33 @@ static struct disk *relative(struct descent *descent, const struct tree *tree)
     return NULL;
 }
 
-/* Take the version's child as it is now: it may have become another, by a snapshot of a head. */
-static void find_others(struct splice *s)
+static bool is_removed(const struct version *version)
+{
+    return !version->vm;
+}
+
+/* Take those below as they are now: a snapshot of a head takes its place. A splice looks at the one
+ * child, a sweep at what stays below ghosts. */
+static int find_others(struct splice *s)
 {
     struct version *before = s->version->descent.parent;
     struct descent *child = child_of(s->version);
-    struct disk *disk = child ? relative(child, &s->disk->tree) : NULL;
-    s->child = child;
-    s->others[0] = disk ? &disk->tree : NULL;
-    if (disk)
+    struct tree *tree = &s->disk->tree;
+    struct disk *disk;
+    int code = 0;
+    s->others.n = 0;
+    s->births = s->store->births;
+    if (s->sweeps) {
+        code = version_add_staying(s->version, tree, is_removed, &s->others);
+    } else if (child && (disk = relative(child, tree))) {
         disk->tree.release = &s->disk->release;
-    disk = before ? version_relative(before, &s->disk->tree) : NULL;
-    s->others[1] = disk ? &disk->tree : NULL;
+        code = trees_add(&s->others, &disk->tree);
+    }
+    uint32_t n_compared = s->others.n;
+    disk = before ? version_relative(before, tree) : NULL;
+    if (disk && code == 0)
+        code = trees_add(&s->others, &disk->tree);
+    return code < 0 ? code : walk_set_others(&s->walk, s->others.all, s->others.n, n_compared);
 }
 
 static int begin_disk(struct splice *s)
@@ -131,19 +165,15 @@ static int begin_disk(struct splice *s)
     bool held = before && version_relative(before, tree);
     release->cut = held ? before->cut : 0;
     release->epoch = held ? before->epoch : 0;
-    find_others(s);
     s->walk = (struct walk){.tree = tree,
-                            .others = s->others,
-                            .n_others = 2,
-                            .n_compared = 1,
                             .pages = 1ULL << tree->levels * NODE_BITS,
                             .older = release->epoch,
-                            .at = release->at,
-                            .rise = release->rise,
+                            .at = s->sweeps ? 0 : release->at,
+                            .rise = s->sweeps ? 0 : release->rise,
                             .leaf = free_pages,
-                            .leave = free_node,
+                            .leave = s->sweeps ? NULL : free_node,
                             .waiter.wake = woken};
-    return walk_init(&s->walk);
+    return find_others(s);
 }
 
 static struct disk *disk_after(struct version *version, struct disk *disk)
@@ -163,12 +193,27 @@ static bool is_finished(struct version *version)
     return finished;
 }
 
-/* The next one to be freed; NULL: none, or none yet. */
+static uint64_t young_pages(const struct version *version)
+{
+    uint64_t pages = 0;
+    list_for_each (l, &version->disks)
+        pages += container_of(l, struct disk, link)->tree.young_pages;
+    return pages;
+}
+
+/* Is it worth to look for what its children gave up? */
+static bool wants_sweep(const struct version *version)
+{
+    return version->n_children > 1 && version->stale &&
+           (version->store->idle || version->stale >= young_pages(version) / 16 + 64);
+}
+
+/* The next one to be freed, or swept; NULL: none, or none yet. */
 static struct version *find_version(struct store *store)
 {
     list_for_each (l, &store->dying) {
         struct version *version = container_of(l, struct version, link);
-        if (version->n_children <= 1 && is_finished(version))
+        if ((version->n_children <= 1 || wants_sweep(version)) && is_finished(version))
             return version;
     }
     return NULL;
@@ -185,6 +230,8 @@ static void take_over(struct version *before, struct version *version, struct de
         if (tree->young_pages > tree->used_pages)
             tree->young_pages = tree->used_pages;
     }
+    if (!child->is_head && !container_of(child, struct version, descent)->vm)
+        container_of(child, struct version, descent)->stale = UINT64_MAX / 2;
     if (child->is_head)
         vm_set_held(container_of(child, struct vm, descent));
     else
@@ -201,26 +248,39 @@ static bool is_being_written(struct descent *child)
     return false;
 }
 
+static bool may_finish(const struct splice *s)
+{
+    struct descent *child = child_of(s->version);
+    return s->sweeps || (s->store->checkpoint.state == CHECKPOINT_IDLE &&
+                         !s->store->change_logged && (!child || !is_being_written(child)));
+}
+
 /* Everything is freed: the version goes. Not while a checkpoint has a place for its roots. */
 static void finish(struct splice *s)
 {
     struct version *version = s->version, *before = version->descent.parent;
     struct descent *child = child_of(version);
+    s->version = NULL;
+    if (s->sweeps) {
+        version->stale -= s->stale;
+        return;
+    }
     if (child)
         take_over(before, version, child);
     descend(&version->descent, NULL);
     version_free(version);
-    s->version = NULL;
     s->store->stats.reclaimed_versions++;
     if (list_empty(&s->store->dying))
         checkpoint_want(s->store);
 }
 
-static bool may_finish(const struct splice *s)
+static void begin(struct splice *s, struct version *version)
 {
-    struct descent *child = child_of(s->version);
-    return s->store->checkpoint.state == CHECKPOINT_IDLE && !s->store->change_logged &&
-           (!child || !is_being_written(child));
+    s->version = version;
+    s->sweeps = version->n_children > 1;
+    s->stale = version->stale;
+    s->disk = NULL;
+    s->next = disk_after(version, NULL);
 }
 
 static int next_disk(struct splice *s)
@@ -234,11 +294,14 @@ static int next_disk(struct splice *s)
 static int walk_disk(struct splice *s)
 {
     uint32_t steps = s->store->log->n_inflight ? STEPS_BESIDE_WORK : STEPS_A_TURN;
-    if (s->child != child_of(s->version))
-        find_others(s);
-    int code = walk_step(&s->walk, &steps);
-    s->disk->release.at = s->walk.at;
-    s->disk->release.rise = s->walk.rise;
+    int code = s->births != s->store->births ? find_others(s) : 0;
+    if (code < 0)
+        return code;
+    code = walk_step(&s->walk, &steps);
+    if (!s->sweeps) {
+        s->disk->release.at = s->walk.at;
+        s->disk->release.rise = s->walk.rise;
+    }
     if (code != 1)
         return code;
     s->store->stats.unreclaimed_pages += s->walk.skipped;
@@ -253,11 +316,10 @@ bool splice_step(struct store *store)
     if (store->log->error || store->measuring || (!s->version && list_empty(&store->dying)))
         return false;
     if (!s->version) {
-        s->version = find_version(store);
-        if (!s->version)
+        struct version *version = find_version(store);
+        if (!version)
             return false;
-        s->disk = NULL;
-        s->next = disk_after(s->version, NULL);
+        begin(s, version);
     }
     if (s->disk && s->walk.waits)
         return false;
@@ -288,8 +350,10 @@ int splice_create(struct store *store)
 
 void splice_free(struct store *store)
 {
-    if (store->splice)
-        walk_free(&store->splice->walk);
+    if (!store->splice)
+        return;
+    walk_free(&store->splice->walk);
+    free(store->splice->others.all);
     free(store->splice);
 }
 
@@ -298,8 +362,8 @@ uint64_t splice_pending_pages(const struct store *store)
     uint64_t pages = 0;
     list_for_each (l, &store->dying) {
         const struct version *version = container_of(l, struct version, link);
-        list_for_each (k, &version->disks)
-            pages += container_of(k, struct disk, link)->tree.young_pages;
+        uint64_t young = young_pages(version);
+        pages += version->n_children > 1 && version->stale < young ? version->stale : young;
     }
     return pages;
 }

@@ -69,6 +69,7 @@ struct version {
     uint8_t guid[GUID_BYTES];
     uint64_t created_us;
     uint64_t cut, epoch; /* pages, forms that it holds are older */
+    uint64_t stale;      /* pages that children gave up since it was last swept */
 };
 
 /* A page whose new bytes depend on its old ones: other changes of it wait. */
@@ -140,6 +141,8 @@ struct store {
     struct waiter change_waiter;
 
     struct splice *splice; /* of dying versions */
+    uint32_t births;       /* counts changes of who descends from whom */
+    bool idle;             /* nothing was written of late */
     struct list measures;  /* struct store_measure; the first is being taken */
     struct measuring *measuring;
 
@@ -201,13 +204,13 @@ static inline uint64_t pages_of(uint64_t bytes)
 struct vm *vm_new(struct store *store, const char *name, uint32_t id);
 void vm_free(struct vm *vm);
 /* A disk of a vm or of a version, its tree still to be made. NULL: no memory. */
-struct disk *disk_new(struct store *store, struct vm *vm, struct version *version, const char *name,
-                      uint32_t id, uint64_t size_bytes);
-void disk_free(struct disk *disk);
+struct disk *disk_create(struct store *store, struct vm *vm, struct version *version,
+                         const char *name, uint32_t id, uint64_t size_bytes);
+void disk_destroy(struct disk *disk);
 bool vm_in_use(const struct vm *vm);
 
 /* version.c */
-struct version *version_find(const struct vm *vm, const char *name);
+struct version *version_by_name(const struct vm *vm, const char *name);
 struct version *version_new(struct store *store, struct vm *vm, const char *name, uint32_t id);
 void version_free(struct version *version);
 void version_set_name(struct version *version, const char *name);
@@ -215,6 +218,16 @@ void descend(struct descent *descent, struct version *parent);
 /* Its trees free what the version before them does not hold. */
 void vm_set_held(struct vm *vm);
 void version_set_held(struct version *version);
+/* A growing array of trees. */
+struct trees {
+    struct tree **all;
+    uint32_t n, max;
+};
+int trees_add(struct trees *trees, struct tree *tree); /* 0, -ENOMEM */
+/* Add the relatives of a tree in what stays below a version: in the topmost heads, and versions
+ * that do not go. 0, -ENOMEM. */
+int version_add_staying(struct version *from, const struct tree *tree,
+                        bool (*goes)(const struct version *version), struct trees *trees);
 /* The version's disk that comes from the same one as a tree; NULL: it has none. */
 struct disk *version_relative(const struct version *version, const struct tree *tree);
 int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t id, uint64_t cut,

@@ -384,6 +384,7 @@ void store_tick(struct store *store)
     struct log *log = store->log;
     bool idle = log->stats.batches == store->tick_batches;
     store->tick_batches = log->stats.batches;
+    store->idle = idle;
     log_tidy(log, idle);
     if (idle && (log->bytes_since_checkpoint || log->n_dead))
         checkpoint_want(store);

@@ -97,6 +97,7 @@ struct tree {
     uint64_t young_pages;          /* of them, not held by the version before */
     uint64_t held_cut, held_epoch; /* what is older is held by the version before; 0: none */
     const struct release *release;
+    uint64_t *stale;       /* counts what the version before holds and this gives up; or NULL */
     struct freeze *origin; /* the freeze that will give it its root, or NULL */
     uint64_t root_seq;     /* the buffer of the table stream with its root */
     struct list heir_link;

@@ -24,7 +24,7 @@ static struct list *name_bucket(const struct vm *vm, struct store *store, const 
     return &store->version_names[crc32c(vm->id, name, strlen(name)) % NAME_BUCKETS];
 }
 
-struct version *version_find(const struct vm *vm, const char *name)
+struct version *version_by_name(const struct vm *vm, const char *name)
 {
     list_for_each (l, name_bucket(vm, vm->store, name)) {
         struct version *version = container_of(l, struct version, hash_link);
@@ -38,7 +38,7 @@ struct disk *store_find_version_disk(struct store *store, const char *vm_name, c
                                      const char *disk)
 {
     struct vm *vm = vm_find(store, vm_name);
-    struct version *version = vm ? version_find(vm, name) : NULL;
+    struct version *version = vm ? version_by_name(vm, name) : NULL;
     return version ? disk_find(&version->disks, disk) : NULL;
 }
 
@@ -56,13 +56,16 @@ bool disk_is_related(const struct disk *a, const struct disk *b)
 
 void descend(struct descent *descent, struct version *parent)
 {
-    if (descent->parent)
+    if (descent->parent) {
         descent->parent->n_children--;
+        descent->parent->store->births++;
+    }
     list_del(&descent->link);
     descent->parent = parent;
     if (!parent)
         return;
     parent->n_children++;
+    parent->store->births++;
     list_push_back(&parent->children, &descent->link);
 }
 
@@ -100,7 +103,7 @@ struct version *version_new(struct store *store, struct vm *vm, const char *name
 void version_free(struct version *version)
 {
     while (!list_empty(&version->disks))
-        disk_free(container_of(version->disks.next, struct disk, link));
+        disk_destroy(container_of(version->disks.next, struct disk, link));
     if (version->vm)
         version->vm->n_versions--;
     list_del(&version->link);
@@ -128,12 +131,68 @@ struct disk *version_relative(const struct version *version, const struct tree *
     return NULL;
 }
 
+int trees_add(struct trees *trees, struct tree *tree)
+{
+    if (trees->n == trees->max) {
+        uint32_t max = trees->max ? trees->max * 2 : 8;
+        struct tree **all = reallocarray(trees->all, max, sizeof(*all));
+        if (!all)
+            return -ENOMEM;
+        trees->all = all;
+        trees->max = max;
+    }
+    trees->all[trees->n++] = tree;
+    return 0;
+}
+
+static struct disk *descent_relative(struct descent *descent, const struct tree *tree)
+{
+    struct list *disks = descent->is_head ? &container_of(descent, struct vm, descent)->disks
+                                          : &container_of(descent, struct version, descent)->disks;
+    list_for_each (l, disks) {
+        struct disk *disk = container_of(l, struct disk, link);
+        if (disk->tree.family == tree->family)
+            return disk;
+    }
+    return NULL;
+}
+
+int version_add_staying(struct version *from, const struct tree *tree,
+                        bool (*goes)(const struct version *version), struct trees *trees)
+{
+    struct list *l = from->children.next;
+    struct version *at = from;
+    for (;;) {
+        if (l == &at->children) {
+            if (at == from)
+                return 0;
+            l = at->descent.link.next;
+            at = at->descent.parent;
+            continue;
+        }
+        struct descent *child = container_of(l, struct descent, link);
+        struct version *version =
+            child->is_head ? NULL : container_of(child, struct version, descent);
+        if (version && goes(version)) {
+            at = version;
+            l = version->children.next;
+            continue;
+        }
+        struct disk *disk = descent_relative(child, tree);
+        int code = disk ? trees_add(trees, &disk->tree) : 0;
+        if (code < 0)
+            return code;
+        l = l->next;
+    }
+}
+
 /* A disk that came after the version is not in it: nothing of it is held. */
-static void tree_set_held(struct tree *tree, const struct version *parent)
+static void tree_set_held(struct tree *tree, struct version *parent)
 {
     bool there = parent && version_relative(parent, tree);
     tree->held_cut = there ? parent->cut : 0;
     tree->held_epoch = there ? parent->epoch : 0;
+    tree->stale = there ? &parent->stale : NULL;
     tree->release = NULL;
 }
 
@@ -161,7 +220,8 @@ int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t 
         struct disk *disk = container_of(l, struct disk, link);
         if (disk->provisional) /* half an import */
             continue;
-        struct disk *copy = disk_new(store, NULL, version, disk->name, disk->id, disk->size_bytes);
+        struct disk *copy =
+            disk_create(store, NULL, version, disk->name, disk->id, disk->size_bytes);
         if (!copy)
             return -ENOMEM;
         tree_snapshot(&disk->tree, &copy->tree);
@@ -177,7 +237,7 @@ int head_from(struct store *store, struct vm *vm, const struct version *version,
 {
     list_for_each (l, &version->disks) {
         const struct disk *disk = container_of(l, struct disk, link);
-        struct disk *copy = disk_new(store, vm, NULL, disk->name, id++, disk->size_bytes);
+        struct disk *copy = disk_create(store, vm, NULL, disk->name, id++, disk->size_bytes);
         if (!copy)
             return -ENOMEM;
         tree_copy(&disk->tree, &copy->tree);
@@ -231,6 +291,7 @@ void version_remove(struct version *version)
     version->vm->n_versions--;
     version->vm = NULL;
     version->name[0] = 0;
+    version->stale = UINT64_MAX / 2; /* not known: more than it has */
     list_push_back(&version->store->dying, &version->link);
 }
 

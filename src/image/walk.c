@@ -8,11 +8,20 @@
 
 #define AHEAD 64u /* nodes read at the same time */
 
-int walk_init(struct walk *walk)
+int walk_set_others(struct walk *walk, struct tree **others, uint32_t n, uint32_t n_compared)
 {
-    walk->leaves = calloc(walk->n_others + 1, sizeof(*walk->leaves));
-    walk->peeks = calloc(walk->n_others + 1, sizeof(*walk->peeks));
-    return walk->leaves && walk->peeks ? 0 : -ENOMEM;
+    struct node **leaves = reallocarray(walk->leaves, n + 1, sizeof(*leaves));
+    if (!leaves)
+        return -ENOMEM;
+    walk->leaves = leaves;
+    struct peek *peeks = reallocarray(walk->peeks, n + 1, sizeof(*peeks));
+    if (!peeks)
+        return -ENOMEM;
+    walk->peeks = peeks;
+    walk->others = others;
+    walk->n_others = n;
+    walk->n_compared = n_compared;
+    return 0;
 }
 
 void walk_free(struct walk *walk)

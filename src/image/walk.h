@@ -27,12 +27,12 @@ struct walk {
     struct waiter waiter; /* wake is set by the caller */
     bool waits;           /* set by walk_step(), cleared by the waker, */
     int failed;           /* who also says here what error woke him */
-    struct node **leaves; /* the walk's own, n_others each */
+    struct node **leaves; /* the walk's own, n_others + 1 each */
     struct peek *peeks;
 };
 
-/* tree, others, pages and the callbacks are set, the rest is zero. 0, -ENOMEM. */
-int walk_init(struct walk *walk);
+/* From now on the others are these. 0, -ENOMEM. */
+int walk_set_others(struct walk *walk, struct tree **others, uint32_t n, uint32_t n_compared);
 void walk_free(struct walk *walk);
 
 /* Take up to *budget steps. 1: at the end; 0: there is more; -EAGAIN: waits is set, and the waiter

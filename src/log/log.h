@@ -157,6 +157,13 @@ struct table_stream {
 
 struct cleaner;
 
+/* Slots of a table file that began to live, or died, and that the map is not to know of. */
+struct log_later {
+    struct log_file *file;
+    uint32_t slot;
+    bool lives;
+};
+
 /* A place between two batches. */
 struct log_position {
     uint32_t file, segment, slot;
@@ -232,6 +239,10 @@ struct log {
     size_t map_end;     /* bytes of it that are assigned */
     uint32_t map_files; /* records in it */
     uint32_t map_next;  /* the next file to take */
+    bool map_open; /* table files are still to be taken, as the checkpoint's own nodes leave them */
+    bool later;    /* what happens to nodes now is not of the checkpoint that is being made */
+    struct log_later *laters; /* such things, by time: not to be in the map */
+    uint32_t n_laters, max_laters;
 
     struct log_stats stats;
 };
@@ -272,7 +283,8 @@ void log_start(struct log *log);
 int log_locate(struct log *log, uint64_t address, struct log_file **ret_file,
                uint64_t *ret_offset_bytes);
 
-/* Mark slots as living, or as dead. Dead ones were living. */
+/* Mark slots as living, or as dead. Dead ones were living, or are left as they are. Those of nodes
+ * that are not of the running checkpoint, while log->later is set. */
 void log_set_live(struct log *log, uint64_t address, uint32_t n_slots);
 void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots);
 
@@ -313,6 +325,8 @@ bool log_table_room(const struct log *log);
  * from the medium when log->table.done_seq has reached that. 0 or -ENOSPC, -ENOMEM. */
 int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *ret_address,
                      uint64_t *ret_buf_seq);
+/* The buffer with what was appended last. */
+uint64_t log_table_last_seq(const struct log *log);
 /* Send the last, partly filled buffer. */
 void log_table_flush(struct log *log);
 

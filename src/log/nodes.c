@@ -86,6 +86,12 @@ void log_table_flush(struct log *log)
     log->storage->submit(log->storage, &buf->req);
 }
 
+uint64_t log_table_last_seq(const struct log *log)
+{
+    const struct table_stream *t = &log->table;
+    return t->buf && t->slot != t->buf_slot ? t->buf_seq : t->buf_seq - 1;
+}
+
 bool log_table_room(const struct log *log)
 {
     const struct table_stream *t = &log->table;

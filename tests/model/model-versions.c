@@ -476,8 +476,8 @@ static struct model_range used_bytes(const struct model_version *v)
     for (uint32_t d = 0; d < v->n_disks; d++)
         for (size_t k = 0; k < v->disks[d]->n_pages; k++) {
             enum page_kind kind = v->disks[d]->pages[k]->writes[0]->kind;
-            range.low += kind == PAGE_DATA ? PAGE_BYTES : 0;
-            range.high += kind == PAGE_DATA || kind == PAGE_EITHER ? PAGE_BYTES : 0;
+            range.low += kind == PAGE_DATA || kind == PAGE_ZERO ? PAGE_BYTES : 0;
+            range.high += kind != PAGE_HOLE ? PAGE_BYTES : 0;
         }
     return range;
 }

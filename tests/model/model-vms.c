@@ -322,8 +322,8 @@ static bool disk_differs(const struct model_disk *disk, const struct disk_info *
         return true;
     for (size_t k = 0; idle && k < disk->n_pages; k++) {
         enum page_kind kind = disk->pages[k]->writes[disk->pages[k]->n - 1]->kind;
-        low += kind == PAGE_DATA ? PAGE_BYTES : 0;
-        high += kind == PAGE_DATA || kind == PAGE_EITHER ? PAGE_BYTES : 0;
+        low += kind == PAGE_DATA || kind == PAGE_ZERO ? PAGE_BYTES : 0;
+        high += kind != PAGE_HOLE ? PAGE_BYTES : 0;
     }
     return idle && (info->used_bytes < low || info->used_bytes > high);
 }
