@@ -57,9 +57,10 @@ const struct command commands[] = {
                   "varve import data.raw web1/data --format raw"},
      .run = cmd_import},
     {.name = "export",
-     .arguments = "VM[/DISK] FILE",
+     .arguments = "VM[/DISK][@VERSION] FILE",
      .summary = "Write a disk into a disk image",
-     .text = "Write a disk into the new disk image FILE. The format is that of the file's ending "
+     .text = "Write a disk, or what it was in a version, into the new disk image FILE. The format "
+             "is that of the file's ending "
              "(.qcow2, "
              ".vmdk, .vhdx, .vdi), raw for any other. Holes stay holes. FILE appears when it is "
              "complete and on its disk.",
@@ -67,7 +68,8 @@ const struct command commands[] = {
      .max_args = 2,
      .options = {{"format", "FORMAT", "The format of FILE: " IMAGE_FORMATS ".", 'f'},
                  {"force", NULL, "Replace FILE if it exists."}},
-     .examples = {"varve export web1 web1.qcow2", "varve export web1/data /backup/data.img"},
+     .examples = {"varve export web1 web1.qcow2",
+                  "varve export web1/data@nightly /backup/data.img"},
      .run = cmd_export},
     {.name = "ls",
      .arguments = "[VM]",
@@ -80,6 +82,7 @@ const struct command commands[] = {
              "in JSON.",
      .max_args = 1,
      .options = {{"versions", NULL, "List versions: of all vms, if none is named."},
+                 {"unmeasured", NULL, "Do not look for what is exclusive: quicker, for scripts."},
                  {"tree", NULL,
                   "Show what came from what, over all vms, versions and clones. A line of "
                   "descent stands one under the other; what branches off is indented."}},

@@ -104,9 +104,10 @@ enum exit_code cmd_rollback(const struct invocation *inv)
         return r;
     if (keep && discard)
         return error(EXIT_USAGE, "--keep and --discard exclude each other");
-    if (discard &&
-        !confirm(inv, "Roll %s back to %s and lose what it holds now", name.vm, inv->args[0]))
-        return EXIT_USAGE;
+    if (discard)
+        r = confirm(inv, "Roll %s back to %s and lose what it holds now", name.vm, inv->args[0]);
+    if (r != EXIT_OK)
+        return r;
     options = json_pack("{s:b, s:b}", "force", force, "discard", discard);
     if (keep)
         json_object_set_new(options, "keep", json_string(keep));
@@ -114,10 +115,10 @@ enum exit_code cmd_rollback(const struct invocation *inv)
     if (r != EXIT_OK)
         return r;
     if (member_u64(done, "disconnected"))
-        note(
-            "%s client(s) of %s were disconnected and may come back by themselves; reset a machine "
-            "that still runs, for its memory is not of these disks",
-            member_text(done, "disconnected"), name.vm);
+        note("%" PRIu64
+             " client(s) of %s were disconnected and may come back by themselves; reset a machine "
+             "that still runs, for its memory is not of these disks",
+             member_u64(done, "disconnected"), name.vm);
     if (inv->json)
         r = print_json(done);
     else if (*member_text(done, "kept"))

@@ -452,8 +452,8 @@ void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_chang
         fault_held(env, &c, &reason);
         break;
     case FAULT_ALREADY:
-        api_fault(env, fault, "version \"%s@%s\" is %s already", c.vm, c.version,
-                  c.hold ? "held" : "released");
+        api_fault(env, fault, "version \"%s@%s\" is %s", c.vm, c.version,
+                  c.hold ? "held already" : "not held");
         break;
     case FAULT_STORE_FULL:
         api_fault(env, fault, "the store is full; remove what is not needed, see varve df");

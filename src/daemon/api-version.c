@@ -91,7 +91,7 @@ static void selection_free(struct selection *s)
     free(s->listing.versions);
 }
 
-/* list: look all of them up; else only where there is a range, and the store decides. */
+/* look_up: see that they are there; a single name is left to the store otherwise. */
 static void take_selection(xmlrpc_env *env, xmlrpc_value *args, struct api *api, bool look_up,
                            struct selection *s)
 {
@@ -108,7 +108,7 @@ static void take_selection(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
     }
     if (env->fault_occurred)
         return;
-    if (!look_up) {
+    if (!look_up && s->n_items < 2) {
         s->n = select_unique(s->items, s->n_items);
         s->names = s->items;
         return;
