@@ -313,7 +313,7 @@ EOF
     for words in "help disk" "disk --help" "disk -h" "--help disk"; do
         expect 0 'disk resize  Change the size of a disk' varve $words
     done
-    expect 2 'usage: varve rename VM NEW; see varve help rename' varve rename one
+    expect 2 'usage: varve rename VM[@VERSION] NEW; see varve help rename' varve rename one
     expect 2 'usage: varve create [OPTION...] VM' varve create
     expect 2 'is no option' varve ls --bogus
     expect 2 'wants a value' varve create x --size
