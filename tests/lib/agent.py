@@ -38,12 +38,16 @@ class Agent:
         self.ends = True
         self.thread.join(10)
         self.listener.close()
-        os.unlink(self.path)
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+    def thaw_by_itself(self):
+        if self.frozen and self.thaws_after_s and time.monotonic() > self.frozen_at + self.thaws_after_s:
+            self.frozen = False
 
     def readable(self, sock):
         while not self.ends:
-            if self.frozen and self.thaws_after_s and time.monotonic() > self.frozen_at + self.thaws_after_s:
-                self.frozen = False
+            self.thaw_by_itself()
             if select.select([sock], [], [], 0.02)[0]:
                 return True
         return False
@@ -91,6 +95,7 @@ class Agent:
         return True
 
     def run(self, command, arguments):
+        self.thaw_by_itself()
         if command in self.refuse:
             return {"error": {"class": "GenericError", "desc": "not today"}}
         if command == "guest-sync-delimited":
