@@ -6,7 +6,6 @@
  * In none of them does a signal end it but SIGKILL. */
 #include "guest/guardian.h"
 
-#include "base/cleanup.h"
 #include "base/mono.h"
 #include "guest/agent.h"
 
@@ -20,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -30,6 +30,7 @@
 
 struct guardian {
     const char *path, *file;
+    int file_fd; /* locked as long as this process lives */
     uint64_t time_us;
     struct agent agent;
     struct why why;
@@ -56,9 +57,11 @@ static void say(const char *format, ...)
 
 static int write_file(struct guardian *g)
 {
-    _cleanup_close_ int fd = open(g->file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    size_t len = strlen(g->path);
 
-    if (fd < 0 || write(fd, g->path, strlen(g->path)) != (ssize_t)strlen(g->path))
+    g->file_fd = open(g->file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (g->file_fd < 0 || flock(g->file_fd, LOCK_EX) < 0 ||
+        write(g->file_fd, g->path, len) != (ssize_t)len)
         return why_set(&g->why, -EIO, "cannot write %s: %s", g->file, strerror(errno));
     return 0;
 }
@@ -160,6 +163,10 @@ static void freeze_and_thaw(struct guardian *g)
 static void only_thaw(struct guardian *g)
 {
     int64_t n;
+
+    g->file_fd = open(g->file, O_RDONLY | O_CLOEXEC);
+    if (g->file_fd >= 0)
+        flock(g->file_fd, LOCK_EX | LOCK_NB);
     int r = thaw(g, &n);
 
     if (r < 0)

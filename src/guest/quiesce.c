@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -196,7 +197,7 @@ unsigned quiesce_recover(const char *run_dir)
         snprintf(file, sizeof(file), "%s/%s", path, entry->d_name);
         _cleanup_close_ int fd = open(file, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         ssize_t len = fd < 0 || *entry->d_name == '.' ? -1 : read(fd, agent_path, PATH_MAX - 1);
-        if (len <= 0)
+        if (len <= 0 || flock(fd, LOCK_EX | LOCK_NB) < 0) /* locked: its guardian lives */
             continue;
         agent_path[len] = '\0';
         start_thaw(agent_path, file);
