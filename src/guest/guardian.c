@@ -27,6 +27,9 @@
 #define THAW_US    5000000   /* for one try */
 #define PAUSE_US   500000    /* between two */
 #define GIVE_UP_US 600000000 /* for all */
+#define TERM_US                                                                                    \
+    20000000 /* after SIGTERM: a service manager waits before it starts the next daemon,           \
+                which goes on with it */
 
 struct guardian {
     const char *path, *file;
@@ -85,15 +88,29 @@ static int try_thaw(struct guardian *g, int64_t *ret_n)
     return r;
 }
 
+static bool is_told_to_end(void)
+{
+    sigset_t pending;
+
+    sigpending(&pending);
+    return sigismember(&pending, SIGTERM);
+}
+
 /* Returns what the last try said. */
 static int thaw(struct guardian *g, int64_t *ret_n)
 {
     uint64_t end_us = mono_us() + GIVE_UP_US;
+    bool told = false;
     int r;
 
     *ret_n = 0;
-    while ((r = try_thaw(g, ret_n)) < 0 && r != -ENOENT && r != -EPROTO && mono_us() < end_us)
+    while ((r = try_thaw(g, ret_n)) < 0 && r != -ENOENT && r != -EPROTO && mono_us() < end_us) {
+        if (!told && is_told_to_end()) {
+            told = true;
+            end_us = mono_us() + TERM_US;
+        }
         usleep(PAUSE_US);
+    }
     if (r == 0 || r == -ENOENT || r == -EPROTO)
         unlink(g->file);
     agent_close(&g->agent);

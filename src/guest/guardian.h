@@ -2,9 +2,9 @@
  *
  * It alone talks to the guest's agent. It freezes, says so, and thaws when it is told to, when who
  * started it is gone in whatever way, or when the time is over; it does not end before the guest
- * has answered the thaw, or is gone itself, or ten minutes have passed. A file, which it keeps
- * locked, says meanwhile that a guest is frozen, for the case that the guardian is killed too: who
- * finds it unlocked starts a guardian that does nothing but thaw.
+ * has answered the thaw, or is gone itself, or ten minutes have passed, or twenty seconds after a
+ * SIGTERM. A file, which it keeps locked, says meanwhile that a guest is frozen, for the case that
+ * the guardian is killed too: who finds it unlocked starts a guardian that does nothing but thaw.
  *
  * The process is started as varved GUARDIAN_ARGUMENT..., with a stream socket as descriptor
  * GUARDIAN_FD. From it come lines, to it goes nothing: its end of file is the word to thaw.
