@@ -129,32 +129,32 @@ static bool is_unchanged(const struct vm *vm)
     return true;
 }
 
-/* The version that a clone's line began at. */
-static struct version *origin_of(const struct vm *vm)
+/* The version of another vm that a clone was made from; NULL: it is gone. */
+static struct version *origin_of(const struct vm *clone, const struct vm *vm)
 {
-    struct version *version = vm->descent.parent;
-    while (version && version->vm == vm)
-        version = version->descent.parent;
-    return version;
+    list_for_each (l, &vm->versions) {
+        struct version *version = container_of(l, struct version, link);
+        if (version->id == clone->cloned_from)
+            return version;
+    }
+    return NULL;
 }
 
 static int validate_adoption(struct store *store, const struct store_change *c, struct vm *vm)
 {
     struct vm *to = vm_find(store, c->new_name);
-    struct version *origin = origin_of(vm);
     if (!to)
         return -ENOENT;
-    if (to == vm || !vm->provisional || !origin || origin->vm != to)
+    const struct version *origin = origin_of(vm, to);
+    if (to == vm || !vm->provisional || !origin)
         return -EINVAL;
     if (vm_in_use(vm) || vm_in_use(to))
         return -EBUSY;
-    if (!c->hold && (to->descent.parent != origin || !is_unchanged(to)))
-        return -ESTALE;
     list_for_each (l, &vm->versions) {
         if (version_by_name(to, container_of(l, struct version, link)->name))
             return -EEXIST;
     }
-    return 0;
+    return c->hold || (to->descent.parent == origin && is_unchanged(to)) ? 0 : -ESTALE;
 }
 
 static int validate_version(struct store *store, const struct store_change *c, struct vm *vm)
@@ -332,6 +332,7 @@ static int do_clone(struct store *store, const struct version *version,
     if (!vm)
         return ERR_DAMAGED;
     vm->role = version->vm->role;
+    vm->cloned_from = version->id;
     vm->provisional = c->r.flags & VM_PROVISIONAL;
     vm->created_us = c->r.time_us;
     int code = head_from(store, vm, version, c->r.id + 1);
@@ -354,7 +355,11 @@ static int do_adoption(struct store *store, struct vm *vm, const struct parsed_c
         version->vm = to;
         to->n_versions++;
         version_set_name(version, version->name);
-        list_push_back(&to->versions, &version->link);
+        struct list *at = &to->versions; /* by age */
+        while (at->prev != &to->versions &&
+               container_of(at->prev, struct version, link)->id > version->id)
+            at = at->prev;
+        list_insert_before(at, &version->link);
     }
     while (!list_empty(&vm->disks)) {
         struct disk *disk = container_of(vm->disks.next, struct disk, link);
@@ -551,7 +556,7 @@ bool catalogue_replay_waits(struct store *store, const uint8_t *bytes, uint32_t 
     struct vm *vm = change_decode(bytes, len, &c) < 0 ? NULL : vm_find(store, c.vm);
     if (vm && c.r.kind == CHANGE_DISK_RESIZE) {
         const struct disk *disk = disk_find(&vm->disks, c.disk);
-        return disk && tree_is_frozen(&disk->tree);
+        return disk && (tree_is_frozen(&disk->tree) || disk->tree.origin);
     }
     return vm && (c.r.kind == CHANGE_SNAP || c.r.kind == CHANGE_ROLLBACK) && !vm_may_freeze(vm);
 }

@@ -48,6 +48,10 @@ static bool is_due(struct store *store)
     return log_wants_checkpoint(log);
 }
 
+typedef void disk_fn(struct checkpoint *c, struct disk *disk);
+static void for_each_disk(struct store *store, disk_fn *fn);
+static void expect_root(struct checkpoint *c, struct disk *disk);
+
 static int begin(struct store *store)
 {
     struct checkpoint *c = &store->checkpoint;
@@ -80,6 +84,7 @@ static int begin(struct store *store)
     log->checkpoint_running = c->seq;
     log->bytes_since_checkpoint = 0;
     log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
+    for_each_disk(store, expect_root);
     table_freeze(store->table);
     return 0;
 }
@@ -96,14 +101,19 @@ static void put_root(struct checkpoint *c, struct disk *disk)
         memcpy(c->buf + BLOCK_BYTES + disk->root_offset, root, sizeof(*root));
 }
 
+/* A head whose root is still being written for a version gives the checkpoint that one. */
+static void expect_root(struct checkpoint *c, struct disk *disk)
+{
+    if (disk->tree.changes && disk->tree.origin)
+        disk->tree.changes->in_checkpoint = true;
+}
+
 static void forget_root(struct checkpoint *c, struct disk *disk)
 {
     disk->root_offset = 0;
     if (disk->tree.changes)
         disk->tree.changes->in_checkpoint = false;
 }
-
-typedef void disk_fn(struct checkpoint *c, struct disk *disk);
 
 static void for_disks(struct store *store, const struct list *disks, disk_fn *fn)
 {

@@ -93,6 +93,8 @@ static void finish_freezes(struct tree *tree)
             heir->origin = NULL;
             heir->root_entry = tree->root_entry;
             heir->root_seq = log_table_last_seq(table->log);
+            if (heir->changes) /* the checkpoint may have begun while it waited */
+                heir->changes->checkpoint_root = tree->root_entry;
         }
         if (f->of_checkpoint) {
             c->checkpoint_root = tree->root_entry;
@@ -137,6 +139,13 @@ static struct freeze *freeze(struct tree *tree)
 
 void tree_snapshot(struct tree *head, struct tree *version)
 {
+    if (head->origin) { /* nothing can have changed: it has no root yet */
+        tree_copy(head, version);
+        version->young_pages = head->young_pages;
+        head->young_pages = 0;
+        head->changes->epoch = ++head->table->epoch;
+        return;
+    }
     struct freeze *f = freeze(head);
     for (uint32_t i = 0; i < head->changes->n_freezes; i++) {
         struct freeze *g = freeze_at(head->changes, i);

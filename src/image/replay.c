@@ -216,7 +216,6 @@ static int replay_batch(struct store *store, const uint8_t *block)
     uint32_t left = 0;
     if (store_is_stopped(store))
         return -ECANCELED;
-    store->log->applied_seq = h->seq;
     /* Twice: the first round may end at a node above the leaves. */
     for (int round = 0; round < 2; round++) {
         for_each_record(store, h, block, prefetch_record, &left);
@@ -225,7 +224,9 @@ static int replay_batch(struct store *store, const uint8_t *block)
     }
     table_shrink(store->table);
     log_prepare(store->log);
-    return for_each_record(store, h, block, replay_record, NULL);
+    int code = for_each_record(store, h, block, replay_record, NULL);
+    store->log->applied_seq = h->seq;
+    return code;
 }
 
 /* applied_seq goes along, so that no file is taken for dead before its batches have been applied.

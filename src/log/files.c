@@ -654,7 +654,8 @@ void log_checkpoint_done(struct log *log, uint64_t seq)
     log->map_body = NULL;
     log_check_dead(log);
     log->creation_failed = false; /* somebody may have made room since */
-    bool any = false;
+    bool any = log->data_unnamed;
+    log->data_unnamed = false;
     list_for_each_safe (l, &log->dead) {
         struct log_file *file = container_of(l, struct log_file, link);
         if (file->release_seq > seq || file->readers || file->writers || log->hold)

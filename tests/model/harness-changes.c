@@ -11,11 +11,17 @@
 
 /* ---- one change ----------------------------------------------------------------------------- */
 
+/* What gives space back is never refused for lack of it. */
+static bool is_removal(enum change_kind kind)
+{
+    return kind == CHANGE_VM_REMOVE || kind == CHANGE_DISK_REMOVE || kind == CHANGE_VERSION_REMOVE;
+}
+
 static bool is_expected(const struct run *run, int error)
 {
     return error == run->change_expected || error == run->change_or ||
            (error && run->change_expected == MODEL_ANY_ERROR) ||
-           (run->knobs.may_be_full && err_errno(error) == ENOSPC);
+           (run->knobs.may_be_full && err_errno(error) == ENOSPC && !is_removal(run->change.kind));
 }
 
 static void change_done(struct store_change *change)
@@ -230,6 +236,8 @@ static bool choose_version_remove(struct run *run, struct store_change *c)
             name_version(run, c, model_version_name(w));
     if (rng_percent(rng, 5))
         name_version(run, c, "v-none");
+    if (rng_percent(rng, 3))
+        name_version(run, c, model_version_name(v));
     for (uint32_t i = c->n_versions; i-- > 1;) { /* in no order */
         uint32_t k = (uint32_t)rng_below(rng, i + 1);
         const char *name = run->change_versions[i];
@@ -378,4 +386,40 @@ bool start_random_change(struct run *run)
         disk_put(held);
     }
     return true;
+}
+
+void some_changes(struct run *run, unsigned n)
+{
+    for (unsigned i = 0; i < n && !sim_is_dead(run->sim); i++) {
+        start_random_change(run);
+        drain(run);
+    }
+}
+
+void keep_one_vm(struct run *run, const char *name)
+{
+    struct model_version *v;
+    char keep[NAME_MAX_CHARS + 1];
+    const char *vm;
+    strcpy(keep, name);
+    while ((v = model_version(run->model, 0)) && !sim_is_dead(run->sim)) {
+        struct store_change c = {.kind = CHANGE_VERSION_HOLD};
+        strcpy(c.vm, model_version_vm(v));
+        strcpy(c.version, model_version_name(v));
+        if (model_version_is_held(v) && do_change(run, &c) && !sim_is_dead(run->sim))
+            fail(run, "a version cannot be released: %s", err_text(run->change.error));
+        c.kind = CHANGE_VERSION_REMOVE;
+        c.versions = run->change_versions;
+        name_version(run, &c, model_version_name(v));
+        if (!sim_is_dead(run->sim) && do_change(run, &c) && !sim_is_dead(run->sim))
+            fail(run, "a version cannot be removed: %s", err_text(run->change.error));
+    }
+    for (uint32_t i = 0; (vm = model_vm(run->model, i, NULL)) && !sim_is_dead(run->sim);) {
+        struct store_change c = {.kind = CHANGE_VM_REMOVE};
+        strcpy(c.vm, vm);
+        if (strcmp(vm, keep) == 0)
+            i++;
+        else if (do_change(run, &c) && !sim_is_dead(run->sim))
+            fail(run, "a vm cannot be removed: %s", err_text(run->change.error));
+    }
 }

@@ -132,6 +132,10 @@ struct disk *store_disk(struct run *run, const struct model_disk *disk);
 bool start_random_change(struct run *run);
 /* Returns what the store said. Not while another change is in flight. */
 int do_change(struct run *run, const struct store_change *change);
+/* One after the other, nothing else being in flight. */
+void some_changes(struct run *run, unsigned n);
+/* Remove all versions, and all vms but this one: nothing of that is refused. */
+void keep_one_vm(struct run *run, const char *name);
 /* A change in flight, or stuck, concerns this disk: no requests to it. */
 bool is_concerned(const struct run *run, const struct model_disk *disk);
 

@@ -157,8 +157,9 @@ void pages_free(struct model *model, struct model_disk *disk, uint64_t from_inde
 /* ---- disks ---------------------------------------------------------------------------------- */
 
 /* Not in any list yet. */
-struct model_disk *disk_new(struct model_vm *vm, const char *name, uint64_t size, uint64_t family);
-void disk_free(struct model *model, struct model_disk *disk);
+struct model_disk *model_disk_new(struct model_vm *vm, const char *name, uint64_t size,
+                                  uint64_t family);
+void model_disk_free(struct model *model, struct model_disk *disk);
 /* One that shows what was current at some moment since then. */
 struct model_disk *disk_copy(struct model *model, const struct model_disk *disk, uint64_t since);
 void disks_add(struct model *model, struct model_disk *disk);
@@ -170,7 +171,6 @@ void heads_drop(struct model *model, const struct model_vm *vm);
 const struct model_disk *replacing_disk(const struct model *model, const char *name);
 int vm_index(const struct model *model, const char *name);
 bool good_name(const char *name);
-struct model_version *version_find(const struct model *model, const char *vm, const char *name);
 struct model_version *version_of(const struct model *model, uint64_t uid); /* NULL: removed */
 void versions_drop(struct model *model, const struct model_vm *vm);
 bool versions_held(const struct model *model, const struct model_vm *vm);

@@ -21,19 +21,14 @@ struct model_version *model_version(const struct model *model, uint32_t i)
     return i < model->n_versions ? model->versions[i] : NULL;
 }
 
-struct model_version *version_find(const struct model *model, const char *vm, const char *name)
+struct model_version *model_find_version(const struct model *model, const char *vm,
+                                         const char *name)
 {
     for (uint32_t i = 0; i < model->n_versions; i++)
         if (strcmp(model->versions[i]->name, name) == 0 &&
             strcmp(model->versions[i]->vm->name, vm) == 0)
             return model->versions[i];
     return NULL;
-}
-
-struct model_version *model_find_version(const struct model *model, const char *vm,
-                                         const char *name)
-{
-    return version_find(model, vm, name);
 }
 
 struct model_version *version_of(const struct model *model, uint64_t uid)
@@ -91,7 +86,7 @@ static void version_drop(struct model *model, uint32_t i)
 {
     struct model_version *v = model->versions[i];
     for (uint32_t d = 0; d < v->n_disks; d++)
-        disk_free(model, v->disks[d]);
+        model_disk_free(model, v->disks[d]);
     free(v->disks);
     free(v->note);
     free(v);
@@ -192,7 +187,7 @@ static void apply_remove(struct model *model, const struct store_change *c)
 {
     for (uint32_t k = 0; k < c->n_versions; k++)
         for (uint32_t i = model->n_versions; i-- > 0;)
-            if (model->versions[i] == version_find(model, c->vm, c->versions[k])) {
+            if (model->versions[i] == model_find_version(model, c->vm, c->versions[k])) {
                 version_drop(model, i);
                 break;
             }
@@ -201,7 +196,7 @@ static void apply_remove(struct model *model, const struct store_change *c)
 void version_change_apply(struct model *model, const struct store_change *c)
 {
     struct model_vm *vm = model->vms[vm_index(model, c->vm)], *clone;
-    struct model_version *v = version_find(model, c->vm, c->version);
+    struct model_version *v = model_find_version(model, c->vm, c->version);
     switch (c->kind) {
     case CHANGE_SNAP:
         apply_snap(model, vm, c);
@@ -292,13 +287,15 @@ static int expect_adopt(const struct model *model, const struct store_change *c,
     const struct model_version *from = version_of(model, clone->cloned_from);
     if (!clone->provisional || !from || from->vm != model->vms[i])
         return MODEL_ANY_ERROR;
+    bool clash = false;
     for (uint32_t k = 0; k < model->n_versions; k++)
-        if (model->versions[k]->vm == clone &&
-            version_find(model, c->new_name, model->versions[k]->name))
-            return -EEXIST;
-    if (busy)
-        return -EBUSY;
+        clash |= model->versions[k]->vm == clone &&
+                 model_find_version(model, c->new_name, model->versions[k]->name);
     int same = c->hold ? 2 : same_head(model, model->vms[i], from);
+    if (clash + busy + (same < 2) > 1 && (clash || busy))
+        return MODEL_ANY_ERROR;
+    if (clash || busy)
+        return clash ? -EEXIST : -EBUSY;
     *ret_or = same == 2 ? 0 : -ESTALE;
     return same == 0 ? -ESTALE : 0;
 }
@@ -306,14 +303,18 @@ static int expect_adopt(const struct model *model, const struct store_change *c,
 static int expect_remove(const struct model *model, const struct store_change *c, bool busy,
                          int *ret_or)
 {
-    bool held = false, missing = false;
+    bool held = false, missing = false, twice = false;
     for (uint32_t k = 0; k < c->n_versions; k++) {
-        const struct model_version *v = version_find(model, c->vm, c->versions[k]);
+        const struct model_version *v = model_find_version(model, c->vm, c->versions[k]);
         missing |= !v;
         held |= v && v->held;
+        for (uint32_t i = 0; i < k; i++)
+            twice |= strcmp(c->versions[i], c->versions[k]) == 0;
     }
-    if (missing)
-        return held || busy ? MODEL_ANY_ERROR : ERR_NO_VERSION;
+    if (twice || missing)
+        return held || busy || (twice && missing) ? MODEL_ANY_ERROR
+               : twice                            ? -EINVAL
+                                                  : ERR_NO_VERSION;
     *ret_or = busy ? -EBUSY : held ? ERR_HELD : 0;
     return held ? ERR_HELD : busy ? -EBUSY : 0;
 }
@@ -321,7 +322,7 @@ static int expect_remove(const struct model *model, const struct store_change *c
 int version_change_expect(const struct model *model, const struct store_change *c, bool busy,
                           int *ret_or)
 {
-    const struct model_version *v = version_find(model, c->vm, c->version);
+    const struct model_version *v = model_find_version(model, c->vm, c->version);
     *ret_or = MODEL_ANY_ERROR;
     if (vm_index(model, c->vm) < 0)
         return -ENOENT;
@@ -341,13 +342,13 @@ int version_change_expect(const struct model *model, const struct store_change *
     case CHANGE_VERSION_HOLD:
         return v->held == c->hold ? -EALREADY : 0;
     case CHANGE_VERSION_RENAME:
-        return !good_name(c->new_name)                   ? ERR_BAD_NAME
-               : version_find(model, c->vm, c->new_name) ? -EEXIST
-                                                         : 0;
+        return !good_name(c->new_name)                         ? ERR_BAD_NAME
+               : model_find_version(model, c->vm, c->new_name) ? -EEXIST
+                                                               : 0;
     case CHANGE_ROLLBACK:
         if (c->new_name[0] && !good_name(c->new_name))
             return ERR_BAD_NAME;
-        if (c->new_name[0] && version_find(model, c->vm, c->new_name))
+        if (c->new_name[0] && model_find_version(model, c->vm, c->new_name))
             return -EEXIST;
         return busy ? -EBUSY : 0;
     case CHANGE_CLONE:
@@ -357,6 +358,27 @@ int version_change_expect(const struct model *model, const struct store_change *
     default:
         abort();
     }
+}
+
+/* ---- sharing -------------------------------------------------------------------------------- */
+
+bool model_page_is_same(const struct model_disk *a, const struct model_disk *b, uint64_t index)
+{
+    const struct page *p = page_find(a, index), *q = page_find(b, index);
+    return p && q && p->writes[p->n - 1] == q->writes[q->n - 1];
+}
+
+bool model_page_is_shared(const struct model *model, const struct model_disk *disk, uint64_t index)
+{
+    for (uint32_t d = 0; d < model->n_disks; d++)
+        if (model->disks[d] != disk && model_page_is_same(model->disks[d], disk, index))
+            return true;
+    for (uint32_t i = 0; i < model->n_versions; i++)
+        for (uint32_t d = 0; d < model->versions[i]->n_disks; d++)
+            if (model->versions[i]->disks[d] != disk &&
+                model_page_is_same(model->versions[i]->disks[d], disk, index))
+                return true;
+    return false;
 }
 
 /* ---- measuring ------------------------------------------------------------------------------ */
@@ -541,7 +563,7 @@ const char *versions_differ(struct model *model, const struct version_info *info
         return text;
     }
     for (uint32_t i = 0; i < n; i++) {
-        const struct model_version *v = version_find(model, infos[i].vm, infos[i].name);
+        const struct model_version *v = model_find_version(model, infos[i].vm, infos[i].name);
         const char *what = !v                                             ? "there is no such"
                            : i > 0 && !in_order(infos + i - 1, infos + i) ? "order"
                                                                           : NULL;
@@ -554,7 +576,7 @@ const char *versions_differ(struct model *model, const struct version_info *info
     }
     for (uint32_t k = 0; k < model->n_versions; k++)
         for (uint32_t i = 0; i < n; i++)
-            if (version_find(model, infos[i].vm, infos[i].name) == model->versions[k]) {
+            if (model_find_version(model, infos[i].vm, infos[i].name) == model->versions[k]) {
                 if (infos[i].id <= last_id)
                     return "ids that do not rise with time";
                 last_id = infos[i].id;
@@ -565,7 +587,7 @@ const char *versions_differ(struct model *model, const struct version_info *info
 void versions_learn(struct model *model, const struct version_info *infos, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        struct model_version *v = version_find(model, infos[i].vm, infos[i].name);
+        struct model_version *v = model_find_version(model, infos[i].vm, infos[i].name);
         if (!v)
             continue;
         v->id = infos[i].id;

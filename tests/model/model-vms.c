@@ -20,7 +20,8 @@ struct model *model_new(void)
 
 /* ---- disks ---------------------------------------------------------------------------------- */
 
-struct model_disk *disk_new(struct model_vm *vm, const char *name, uint64_t size, uint64_t family)
+struct model_disk *model_disk_new(struct model_vm *vm, const char *name, uint64_t size,
+                                  uint64_t family)
 {
     struct model_disk *disk = model_must(calloc(1, sizeof(*disk)));
     disk->vm = vm;
@@ -31,7 +32,7 @@ struct model_disk *disk_new(struct model_vm *vm, const char *name, uint64_t size
     return disk;
 }
 
-void disk_free(struct model *model, struct model_disk *disk)
+void model_disk_free(struct model *model, struct model_disk *disk)
 {
     while (!list_empty(&disk->busy)) {
         struct model_op *op = container_of(disk->busy.next, struct model_op, busy);
@@ -45,7 +46,8 @@ void disk_free(struct model *model, struct model_disk *disk)
 
 struct model_disk *disk_copy(struct model *model, const struct model_disk *disk, uint64_t since)
 {
-    struct model_disk *copy = disk_new(disk->vm, disk->name, disk->size, disk->family);
+    struct model_disk *copy = model_disk_new(disk->vm, disk->name, disk->size, disk->family);
+    copy->user = disk->user;
     for (size_t k = 0; k < disk->n_pages; k++) {
         const struct page *p = disk->pages[k];
         struct page *q = page_get(model, copy, p->index);
@@ -65,7 +67,7 @@ void disks_add(struct model *model, struct model_disk *disk)
 
 static void disk_drop(struct model *model, uint32_t i)
 {
-    disk_free(model, model->disks[i]);
+    model_disk_free(model, model->disks[i]);
     model->disks[i] = model->disks[--model->n_disks];
 }
 
@@ -204,7 +206,8 @@ static int change_expect(const struct model *model, const struct store_change *c
     case CHANGE_VM_REMOVE:
         if (!vm)
             return -ENOENT;
-        held = versions_held(model, model->vms[vm_index(model, c->vm)]);
+        held = versions_held(model, model->vms[vm_index(model, c->vm)]) &&
+               !model->vms[vm_index(model, c->vm)]->provisional;
         *ret_or = busy ? -EBUSY : held ? ERR_HELD : 0;
         return held ? ERR_HELD : busy ? -EBUSY : 0;
     case CHANGE_DISK_ADD:
@@ -264,7 +267,7 @@ static void apply(struct model *model, const struct store_change *c)
         vm_drop(model, (uint32_t)vm);
         break;
     case CHANGE_DISK_ADD:
-        disks_add(model, disk_new(model->vms[vm], c->disk, c->size_bytes, ++model->families));
+        disks_add(model, model_disk_new(model->vms[vm], c->disk, c->size_bytes, ++model->families));
         model->disks[model->n_disks - 1]->provisional = c->provisional;
         break;
     case CHANGE_DISK_REMOVE:
@@ -381,7 +384,7 @@ static void check_exclusive(struct model *model, const struct version_info *info
 {
     const char *name = info->name;
     if (info->exclusive_bytes == BYTES_UNKNOWN ||
-        !version_find(model, info->vm, info->name)->settled)
+        !model_find_version(model, info->vm, info->name)->settled)
         return;
     struct model_range range = model_measure(model, info->vm, &name, 1, UINT64_MAX);
     if (info->exclusive_bytes < range.low * PAGE_BYTES ||
@@ -431,7 +434,7 @@ static struct model_vm *replaced_vm(const struct model *model)
 const struct model_disk *replacing_disk(const struct model *model, const char *name)
 {
     const struct store_change *c = &model->pending;
-    const struct model_version *v = version_find(model, c->vm, c->version);
+    const struct model_version *v = model_find_version(model, c->vm, c->version);
     if (c->kind == CHANGE_ADOPT)
         return model_find_disk(model, c->vm, name);
     for (uint32_t i = 0; i < v->n_disks; i++)
@@ -448,7 +451,8 @@ static bool is_doubtful(struct model *model, const struct model_list *list)
     if (!vm)
         return false;
     uint64_t parent = vm->parent;
-    uint32_t n = c->kind == CHANGE_ROLLBACK ? version_find(model, c->vm, c->version)->n_disks : 0;
+    uint32_t n =
+        c->kind == CHANGE_ROLLBACK ? model_find_version(model, c->vm, c->version)->n_disks : 0;
     for (uint32_t d = 0; d < model->n_disks; d++) {
         const struct model_disk *disk = model->disks[d];
         n += c->kind == CHANGE_ADOPT && strcmp(disk->vm->name, c->vm) == 0 && !disk->provisional;
@@ -459,7 +463,7 @@ static bool is_doubtful(struct model *model, const struct model_list *list)
             return false;
         n--;
     }
-    vm->parent = c->kind == CHANGE_ROLLBACK ? version_find(model, c->vm, c->version)->uid
+    vm->parent = c->kind == CHANGE_ROLLBACK ? model_find_version(model, c->vm, c->version)->uid
                                             : model->vms[vm_index(model, c->vm)]->parent;
     bool doubtful = n == 0 && !list_differs(model, list, true, false);
     vm->parent = parent;

@@ -589,7 +589,8 @@ static bool write_equal(const struct page_write *a, const struct page_write *b)
     return content_equal(a->content, 0, PAGE_BYTES, bytes);
 }
 
-/* base: NULL beyond its end. A page written again with the same bytes may be either. */
+/* base: NULL beyond its end. A page written again with the same bytes may be either; of what has
+ * not changed nothing is told. */
 static bool changed_allows(const struct page_write *w, const struct page_write *base, bool changed)
 {
     if (!base)
@@ -613,29 +614,25 @@ static struct page_write *const *shown_since(const struct model *model,
     return p ? p->writes + first : &model->hole;
 }
 
-/* Of what is as in the base nothing else is told. */
-static bool is_untold(const struct model_disk *base, const struct store_extent *e)
-{
-    return base && !e->changed && !e->hole && !e->zero;
-}
-
 static void check_page_extent(struct model *model, const struct model_read *read,
                               const struct model_disk *disk, const struct model_disk *base,
                               uint64_t index, const struct store_extent *e)
 {
     uint32_t n, n_base = 1;
-    bool untold = is_untold(base, e);
     struct page_write *const *w = shown_since(model, disk, index, read->begun, &n);
     struct page_write *none = NULL, *const *b = &none;
     if (base && index < base->size / PAGE_BYTES)
         b = shown_since(model, base, index, read->begun, &n_base);
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t k = 0; k < n_base; k++)
-            if ((untold || kind_allows(w[i], e)) && (!base || changed_allows(w[i], b[k], e->changed)))
+            if (!base ? kind_allows(w[i], e)
+                      : changed_allows(w[i], b[k], e->changed) &&
+                            (e->changed ? kind_allows(w[i], e) : !e->hole && !e->zero))
                 return;
-    model_complain(model, "extents of %s/%s%s: page %llu is in one of hole=%d zero=%d changed=%d",
-                   disk->vm->name, disk->name, base ? " against a base" : "",
-                   (unsigned long long)index, e->hole, e->zero, e->changed);
+    model_complain(
+        model, "extents of %s/%s@%s%s: page %llu is in one of hole=%d zero=%d changed=%d",
+        disk->vm->name, disk->name, disk->version ? disk->version->name : "",
+        base ? " against a base" : "", (unsigned long long)index, e->hole, e->zero, e->changed);
 }
 
 /* The pages of a range that one disk knows, in no order. */
@@ -670,7 +667,8 @@ static void check_extent(struct model *model, const struct model_read *read,
             known++;
             check_page_extent(model, read, disk, base, index, e);
         }
-    if (known < last - first + 1 && !is_untold(base, e) && !(e->hole && e->zero && !(base && e->changed)))
+    bool ok = base ? !e->changed && !e->hole && !e->zero : e->hole && e->zero;
+    if (known < last - first + 1 && !ok)
         model_complain(
             model, "extents of %s/%s: [%llu, +%llu) has holes but is hole=%d zero=%d changed=%d",
             disk->vm->name, disk->name, (unsigned long long)start, (unsigned long long)e->length,

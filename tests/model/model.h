@@ -78,6 +78,11 @@ uint64_t model_n_pages(const struct model_disk *disk);
 /* The bytes of a page with one write only that is not zero: for finding it on the medium. */
 bool model_page_settled(const struct model_disk *disk, uint64_t index, void *ret_page);
 
+/* Both show the same write of this page. */
+bool model_page_is_same(const struct model_disk *a, const struct model_disk *b, uint64_t index);
+/* Another head or version shows it too. */
+bool model_page_is_shared(const struct model *model, const struct model_disk *disk, uint64_t index);
+
 /* ---- requests on the same pages at once ----------------------------------------------------- */
 
 #define MODEL_RACE_PAGES 3
@@ -127,7 +132,8 @@ struct model_version *model_disk_version(const struct model_disk *disk); /* NULL
 bool model_disks_related(const struct model_disk *a, const struct model_disk *b);
 /* Names of vms, for choosing one; NULL past the end. */
 const char *model_vm(const struct model *model, uint32_t i, bool *ret_provisional);
-/* The test's own, per disk; freed by the test. NULL at first. */
+/* The test's own, per disk; freed by the test. NULL at first, or what the disk had that it is a
+ * copy of. */
 void **model_disk_user(struct model_disk *disk);
 
 /* ---- versions ------------------------------------------------------------------------------- */

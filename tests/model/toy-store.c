@@ -72,7 +72,7 @@ struct record {
     struct store_io *io;
     struct store_change *change;
     uint64_t seq;
-    uint8_t *bytes;
+    uint8_t *bytes, *old; /* old: for one of the mistakes, what its first page was */
     struct iovec iov;
     bool written, sync, synced, told;
 };
@@ -89,6 +89,7 @@ struct store {
     uint32_t file;
     uint64_t at;
     int error;
+    bool replays;
 };
 
 const struct store_config store_config_default = {.table_bytes = 8 << 20};
@@ -247,6 +248,21 @@ static void version_free(struct version *v)
     memset(v, 0, sizeof(*v));
 }
 
+/* A mistake: the version lacks one write in flight, but has later ones. */
+static void miss_a_write(struct store *s, struct version *v)
+{
+    list_for_each (l, &s->records) {
+        const struct record *r = container_of(l, struct record, link);
+        int i = 0;
+        for (struct disk *d; r->io && r->old && (d = next_disk(v->disks, NULL, &i));)
+            if (strcmp(d->info.name, r->io->disk->info.name) == 0 && r->io->disk->vm == v->vm) {
+                uint64_t page = r->io->offset / PAGE_BYTES;
+                memcpy(d->data + page * PAGE_BYTES, r->old, PAGE_BYTES);
+                return;
+            }
+    }
+}
+
 static struct version *version_copy(struct store *s, struct vm *vm, const char *name, uint64_t seq)
 {
     struct version *v = s->versions;
@@ -263,6 +279,10 @@ static struct version *version_copy(struct store *s, struct vm *vm, const char *
     while ((d = next_disk(s->disks, vm, &i)))
         if (!d->info.provisional) /* half made */
             disk_copy(&v->disks[n++], d, vm, v);
+    if (n > 1 && bug("snap-half") && seq % 4 == 0)
+        disk_free(&v->disks[n - 1]);
+    if (bug("snap-no-prefix"))
+        miss_a_write(s, v);
     strcpy(v->info.name, name);
     v->info.id = (uint32_t)seq;
     v->info.created_us = seq;
@@ -270,8 +290,15 @@ static struct version *version_copy(struct store *s, struct vm *vm, const char *
     return v;
 }
 
-static void version_made(struct version *v)
+static void version_made(struct store *s, struct version *v)
 {
+    struct disk *d;
+    int i = 0;
+    while (bug("snap-mixed") && (d = next_disk(s->disks, v->vm, &i)))
+        if (v->disks[1].used && strcmp(v->disks[1].info.name, d->info.name) == 0) {
+            disk_free(&v->disks[1]);
+            disk_copy(&v->disks[1], d, v->vm, v);
+        }
     v->made = true;
     v->parent = v->vm->parent;
     v->vm->parent = v->seq;
@@ -306,11 +333,13 @@ static void head_from(struct store *s, struct vm *vm, struct version *v)
                     memcpy(v->disks[k].data, old->data, PAGE_BYTES);
                     v->disks[k].kind[0] = 2;
                 }
+    vm->parent = v->seq;
+    if (bug("rollback-not-replayed") && s->replays)
+        return;
     heads_remove(s, vm);
-    i = 0;
+    i = bug("rollback-loses-disk") && v->disks[1].used;
     while ((d = next_disk(v->disks, NULL, &i)))
         disk_copy(disk_slot(s->disks), d, vm, NULL);
-    vm->parent = v->seq;
 }
 
 static void clone(struct store *s, const struct store_change *c, struct version *v)
@@ -323,6 +352,13 @@ static void clone(struct store *s, const struct store_change *c, struct version 
     vm->info.role = v->vm->info.role;
     vm->info.provisional = c->provisional;
     head_from(s, vm, v);
+    if (bug("clone-of-head")) {
+        struct disk *d;
+        int i = 0, k = 0;
+        heads_remove(s, vm);
+        while ((d = next_disk(s->disks, v->vm, &i)) && k < 3)
+            disk_copy(disk_slot(s->disks), d, vm, NULL);
+    }
 }
 
 static void adopt(struct store *s, struct vm *from, struct vm *to)
@@ -355,12 +391,26 @@ static void lose_shared(struct store *s, const struct version *v)
         }
 }
 
+/* The same of a clone's head. */
+static void lose_clones(struct store *s, const struct version *v)
+{
+    for (int i = 0; i < DISKS_MAX; i++)
+        for (int k = 0; k < DISKS_MAX; k++) {
+            struct disk *a = &s->disks[i], *b = &v->disks[k];
+            if (a->used && b->used && a->vm != v->vm && a->kind[0] == 2 &&
+                a->serial[0] == b->serial[0])
+                memset(a->data, 0, PAGE_BYTES);
+        }
+}
+
 static void versions_remove(struct store *s, const struct store_change *c)
 {
     for (uint32_t i = 0; i < c->n_versions; i++) {
         struct version *v = find_version(s, c->vm, c->versions[i]);
         if (v && bug("remove-frees-shared"))
             lose_shared(s, v);
+        if (v && bug("remove-takes-clones"))
+            lose_clones(s, v);
         if (v && !(bug("remove-not-all") && i == 2))
             version_free(v);
     }
@@ -382,7 +432,7 @@ static void apply_version_change(struct store *s, const struct store_change *c, 
     while (made < s->versions + VERSIONS && !(made->used && !made->made && made->seq == seq))
         made++;
     if (made < s->versions + VERSIONS)
-        version_made(made);
+        version_made(s, made);
     switch (c->kind) {
     case CHANGE_VERSION_REMOVE:
         versions_remove(s, c);
@@ -447,6 +497,9 @@ static void apply_change(struct store *s, const struct store_change *c, uint64_t
         break;
     case CHANGE_DISK_RESIZE:
         disk_resize(d, c->size_bytes);
+        for (int i = 0; i < VERSIONS && bug("version-resized"); i++)
+            if (s->versions[i].made && s->versions[i].vm == vm && s->versions[i].disks[0].used)
+                disk_resize(&s->versions[i].disks[0], c->size_bytes);
         break;
     default:
         apply_version_change(s, c, seq);
@@ -566,6 +619,7 @@ static void advance(struct store *s)
         if (prefix && r->told && r->written) {
             list_del(&r->link);
             free(r->bytes);
+            free(r->old);
             free(r);
         }
     }
@@ -648,13 +702,15 @@ static void replay_change(struct store *s, struct header *h, char *payload)
 {
     const char *names[CHANGE_MAX_VERSIONS];
     h->change.versions = names;
-    h->change.note = h->payload ? payload : NULL;
+    h->change.note = h->payload && !bug("note-lost") ? payload : NULL;
     for (uint32_t i = 0; i < h->change.n_versions; i++) {
         names[i] = payload;
         payload += strlen(payload) + 1;
     }
+    s->replays = true;
     prepare_change(s, &h->change, h->seq);
     apply_change(s, &h->change, h->seq);
+    s->replays = false;
 }
 
 static void recover_file(struct store *s, uint8_t *buf)
@@ -727,6 +783,22 @@ static bool file_follows(struct store *s, uint32_t file, uint8_t *buf)
     return follows;
 }
 
+/* A mistake: versions show what was written after them. */
+static void copy_again(struct store *s)
+{
+    struct disk *d;
+    for (int k = 0; k < VERSIONS; k++) {
+        struct version *v = &s->versions[k];
+        int i = 0;
+        while (v->made && v->disks[0].used && (d = next_disk(s->disks, v->vm, &i)))
+            if (strcmp(v->disks[0].info.name, d->info.name) == 0) {
+                disk_free(&v->disks[0]);
+                disk_copy(&v->disks[0], d, v->vm, v);
+                break;
+            }
+    }
+}
+
 static void store_free(struct store *s)
 {
     for (int i = 0; i < DISKS_MAX; i++)
@@ -773,6 +845,8 @@ int store_open(struct storage *storage, const struct store_config *config, struc
         s->file++;
         recover_file(s, buf);
     }
+    if (bug("snap-replayed-late"))
+        copy_again(s);
     int r = s->file == UINT32_MAX ? ERR_NOT_A_STORE : start_file(s);
     drop_provisional(s, !r);
     while (!list_empty(&s->records))
@@ -808,7 +882,7 @@ static bool is_changed(const struct disk *d, const struct disk *base, uint64_t p
         return d->kind[page] != 0 && !bug("diff-end");
     if (bug("diff-misses-trim") && d->kind[page] == 0)
         return false;
-    return d->serial[page] != base->serial[page];
+    return d->serial[page] != base->serial[page] || (bug("diff-everything") && d->kind[page]);
 }
 
 static void extents(struct store_io *io)
@@ -821,6 +895,8 @@ static void extents(struct store_io *io)
         next = next < end ? next : end;
         struct store_extent e = {next - at, kind == 0 || (bug("extents") && kind == 1), kind < 2,
                                  is_changed(d, io->base, at / PAGE_BYTES)};
+        if (io->base && !e.changed)
+            e.hole = e.zero = false;
         struct store_extent *last = io->n_extents ? &io->extents[io->n_extents - 1] : NULL;
         if (last && last->hole == e.hole && last->zero == e.zero && last->changed == e.changed)
             last->length += e.length;
@@ -851,8 +927,9 @@ bool store_submit(struct store *s, struct store_io *io)
                        .disk = (uint32_t)(io->disk - s->disks),
                        .offset = io->offset,
                        .length = io->length};
+    uint8_t *old = NULL;
     bool writes = io->op == STORE_WRITE || io->op == STORE_TRIM || io->op == STORE_ZERO;
-    io->error = writes && io->disk->version ? -EROFS
+    io->error = writes && io->disk->version && !bug("version-writable") ? -EROFS
                 : io->base && io->op == STORE_EXTENTS && io->base->family != io->disk->family
                     ? ERR_UNRELATED
                     : 0;
@@ -871,6 +948,12 @@ bool store_submit(struct store *s, struct store_io *io)
     case STORE_WRITE:
         if (bug("lost-update") && shares_page(s, io))
             h.flags = 1u << 31;
+        if (bug("snap-no-prefix")) {
+            old = malloc(PAGE_BYTES);
+            if (!old)
+                abort();
+            memcpy(old, io->disk->data + io->offset / PAGE_BYTES * PAGE_BYTES, PAGE_BYTES);
+        }
         h.payload = (uint32_t)io->length;
         /* fall through */
     case STORE_TRIM:
@@ -886,7 +969,9 @@ bool store_submit(struct store *s, struct store_io *io)
     }
     if (bug("trim-not-logged") && io->op == STORE_TRIM)
         h.length = 0;
-    record_new(s, &h, io->buf, io->op == STORE_FLUSH || io->flags & STORE_FUA)->io = io;
+    struct record *r = record_new(s, &h, io->buf, io->op == STORE_FLUSH || io->flags & STORE_FUA);
+    r->io = io;
+    r->old = old;
     return false;
 }
 
@@ -989,6 +1074,9 @@ static int remove_error(struct store *s, const struct store_change *c)
     for (uint32_t i = 0; i < c->n_versions; i++) {
         struct version *v = find_version(s, c->vm, c->versions[i]);
         int k = 0;
+        for (uint32_t j = 0; j < i; j++)
+            if (strcmp(c->versions[i], c->versions[j]) == 0)
+                return -EINVAL;
         if (!v)
             return ERR_NO_VERSION;
         if (v->info.held && !bug("held-ignored"))
@@ -1084,7 +1172,9 @@ static int change_error(struct store *s, const struct store_change *c)
     case CHANGE_VM_COMMIT:
         return vm->info.provisional ? 0 : -EEXIST;
     case CHANGE_VM_REMOVE:
-        return has_held(s, vm) ? ERR_HELD : vm_in_use(s, vm, true) ? -EBUSY : 0;
+        return has_held(s, vm) && !vm->info.provisional ? ERR_HELD
+               : vm_in_use(s, vm, true)                 ? -EBUSY
+                                                        : 0;
     case CHANGE_DISK_ADD:
         return !name_is_valid(c->disk) ? ERR_BAD_NAME : d ? -EEXIST : !size_ok ? ERR_BAD_SIZE : 0;
     case CHANGE_DISK_REMOVE:
@@ -1125,6 +1215,9 @@ void store_change(struct store *s, struct store_change *c)
         char payload[16384];
         uint32_t len = change_payload(c, payload);
         h.payload = len;
+        if ((bug("hold-not-logged") && c->kind == CHANGE_VERSION_HOLD) ||
+            (bug("rename-not-logged") && c->kind == CHANGE_VERSION_RENAME))
+            h.kind = STORE_FLUSH;
         record_new(s, &h, payload, !bug("snap-no-sync") || c->kind != CHANGE_SNAP)->change = c;
         prepare_change(s, c, h.seq);
         return;
@@ -1174,6 +1267,8 @@ static int by_vm_and_age(const void *a, const void *b)
 {
     const struct version_info *v = a, *w = b;
     int names = strcmp(v->vm, w->vm);
+    if (names == 0 && bug("list-by-name"))
+        return strcmp(v->name, w->name);
     return names ? names : v->id < w->id ? -1 : v->id > w->id;
 }
 
@@ -1197,7 +1292,7 @@ static uint32_t list_disks(struct disk *set, const struct vm *vm, struct disk_in
         to[n] = d->info;
         to[n].used_bytes = 0;
         for (uint64_t page = 0; page < d->info.size_bytes / PAGE_BYTES; page++)
-            to[n].used_bytes += d->kind[page] == 2 ? PAGE_BYTES : 0;
+            to[n].used_bytes += d->kind[page] ? PAGE_BYTES : 0;
         *ret_used += to[n++].used_bytes;
     }
     return n;
