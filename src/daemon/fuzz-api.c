@@ -35,11 +35,6 @@ uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint3
     abort();
 }
 
-void engine_again(struct engine *engine)
-{
-    abort();
-}
-
 unsigned engine_bar(struct engine *engine, struct nbd_bar *bar, const char *vm)
 {
     abort();
