@@ -344,7 +344,7 @@ END
     ! grep -i 'fail\|error' "$TOP/qemu-io"
     # And a bitmap of what changed, where QEMU reads one: "data": false is what differs.
     write w 3 1M
-    qemu-img map --output=json --image-opts "$node,file.export=w,file.x-dirty-bitmap=varve:diff:a" >"$TOP/map"
+    qemu-img map --output=json --image-opts "$node,file.export=w,file.x-dirty-bitmap=varve:changed:a" >"$TOP/map"
     [ "$(jq -c '[.[] | select(.data == false) | [.start, .length]]' "$TOP/map")" = '[[1048576,65536]]' ]
     for _ in $(seq 100); do varve rm --yes w 2>/dev/null && break; sleep 0.05; done
 }
@@ -535,7 +535,7 @@ END
     expect 2 'names no version' varve export w@ "$TOP/b.raw"
     [ ! -e "$TOP/b.raw" ]
     # Changed blocks, as a backup program asks for them.
-    nbdinfo --map=varve:diff:a "nbd+unix:///w?socket=$VARVE_RUN/nbd.sock" >"$TOP/map"
+    nbdinfo --map=varve:changed:a "nbd+unix:///w?socket=$VARVE_RUN/nbd.sock" >"$TOP/map"
     diff <(awk '{ print $1, $2, $3 }' "$TOP/map") - <<'END'
 0 65536 1
 65536 67043328 0

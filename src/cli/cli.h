@@ -105,6 +105,12 @@ enum exit_code call_versions(const struct invocation *inv, const char *vm, bool 
  * not answer any more, say so and return EXIT_UNREACHABLE; else return code. */
 enum exit_code check_daemon(const struct invocation *inv, enum exit_code code);
 
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/* A file that is complete gets its name, when it is on its disk. force: also if something has the
+ * name. Prints why not. */
+enum exit_code file_publish(const char *partial, const char *path, bool force);
+
 /* ---- names and sizes ------------------------------------------------------------------------ */
 
 struct disk_name {
@@ -158,6 +164,8 @@ enum exit_code cmd_check(const struct invocation *inv);
 enum exit_code cmd_version(const struct invocation *inv);
 enum exit_code cmd_import(const struct invocation *inv);  /* import.c */
 enum exit_code cmd_export(const struct invocation *inv);  /* export.c */
+enum exit_code cmd_send(const struct invocation *inv);    /* send.c */
+enum exit_code cmd_recv(const struct invocation *inv);    /* recv.c */
 enum exit_code cmd_run(const struct invocation *inv);     /* run.c */
 enum exit_code cmd_console(const struct invocation *inv); /* machine.c */
 enum exit_code cmd_stop(const struct invocation *inv);

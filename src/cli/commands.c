@@ -216,7 +216,8 @@ const struct command commands[] = {
          "With --json all extents are printed: offset and length in bytes, as numbers, and type "
          "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
          "is compared with nothing. The same is there over NBD, as the context "
-         "varve:diff:VERSION of an export.",
+         "varve:diff:VERSION of an export, and as QEMU's dirty bitmaps "
+         "have it as varve:changed:VERSION.",
      .min_args = 2,
      .max_args = 2,
      .examples = {"varve diff web1@monday web1@tuesday", "varve --json diff web1@before web1"},
@@ -250,6 +251,43 @@ const struct command commands[] = {
      .max_args = 2,
      .examples = {"varve disk resize web1/root 20G"},
      .run = cmd_disk_resize},
+    {.name = "send",
+     .arguments = "VM@VERSION",
+     .summary = "Write a version as a stream",
+     .text =
+         "Write a version of a vm, all of its disks, as a stream that varve recv reads: into a "
+         "file, or to standard output, which must not be a terminal. With --from only what changed "
+         "since that older version is in it. The stream is compressed and carries checksums of all "
+         "of it. The machine may run meanwhile; the versions cannot be removed until the stream is "
+         "complete.\n\n"
+         "FILE appears when it is complete and on its disk. The format is in docs/format-send.md.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"from", "VERSION", "Send the difference to this older version of the same vm."},
+                 {"output", "FILE", "Write into FILE, which must not exist, or is a pipe.", 'o'},
+                 {"level", "N",
+                  "Compression: 1 (fast, the default) to 19 (small), or 0 for none."}},
+     .examples = {"varve send web1@monday -o web1-monday.varve",
+                  "varve send web1@tuesday --from monday | ssh host varve recv"},
+     .run = cmd_send},
+    {.name = "recv",
+     .arguments = "[VM]",
+     .summary = "Make a version from a stream",
+     .text =
+         "Read a stream that varve send wrote, from a file or from standard input. A full stream "
+         "becomes a new vm with one version; it has the name that it had where it was sent, or VM. "
+         "The difference to an older version becomes the next version of the vm that has that one, "
+         "and the vm's disks become what they are in it: so the vm must not be in use, nor have "
+         "been changed since. The version keeps its name, its note and what it is known by, so "
+         "that "
+         "the next difference fits.\n\n"
+         "The stream is checked as it comes, and as a whole, before anything is seen of it. One "
+         "that is cut or damaged, or does not fit, changes nothing.",
+     .max_args = 1,
+     .options = {{"input", "FILE", "Read the stream from FILE.", 'i'},
+                 {"force", NULL, "Drop what has changed in the vm since the older version."}},
+     .examples = {"varve recv -i web1-monday.varve", "varve recv web2 < web1-monday.varve"},
+     .run = cmd_recv},
     {.name = "run",
      .arguments = "VM [-- QEMU-ARGUMENT...]",
      .summary = "Start QEMU on a vm",

@@ -31,7 +31,7 @@ static enum exit_code sync_path(const char *path, int flags)
     return fd < 0 || fsync(fd) < 0 ? cannot("sync", path, errno) : EXIT_OK;
 }
 
-static enum exit_code publish(const char *partial, const char *path, bool force)
+enum exit_code file_publish(const char *partial, const char *path, bool force)
 {
     char copy[PATH_MAX];
     enum exit_code r = sync_path(partial, O_RDWR);
@@ -137,7 +137,7 @@ static enum exit_code write_image(const struct invocation *inv, const struct sou
     if (r == EXIT_OK && interrupted())
         r = error(EXIT_FAILED, "interrupted");
     if (r == EXIT_OK)
-        r = publish(partial, path, option_value(inv, "force") != NULL);
+        r = file_publish(partial, path, option_value(inv, "force") != NULL);
     if (r != EXIT_OK && unlink(partial) < 0 && errno != ENOENT)
         note("cannot remove %s: %s", partial, strerror(errno));
     return r;

@@ -75,4 +75,12 @@ void engine_again(struct engine *engine);
 void engine_hold(struct engine *engine);
 void engine_release(struct engine *engine);
 
+/* On the engine's thread: tick() is called there about once a second, as long as it is added. */
+struct engine_ticker {
+    void (*tick)(struct engine_ticker *ticker, struct store *store);
+    struct list link; /* the engine's own */
+};
+void engine_add_ticker(struct engine *engine, struct engine_ticker *ticker);
+void engine_remove_ticker(struct engine *engine, struct engine_ticker *ticker);
+
 #endif

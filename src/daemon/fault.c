@@ -31,6 +31,8 @@ const struct fault_info fault_table[] = {
     {FAULT_UNSUPPORTED, "unsupported", "This daemon or store cannot do that.", EXIT_FAILED},
     {FAULT_NOT_FROZEN, "not-frozen",
      "The guest's agent did not freeze its file systems, and no version was taken.", EXIT_FAILED},
+    {FAULT_CHANGED, "changed", "The vm is not any more what the stream goes on from.",
+     EXIT_CONFLICT},
     {-500, "xmlrpc-internal", "The XML-RPC library failed.", EXIT_FAILED},
     {-501, "xmlrpc-type", "An XML-RPC value has the wrong type.", EXIT_USAGE},
     {-502, "xmlrpc-index", "An XML-RPC array is too short.", EXIT_USAGE},
@@ -78,6 +80,8 @@ enum fault fault_from_code(int code)
         return FAULT_ALREADY;
     case EBUSY:
         return FAULT_BUSY;
+    case ESTALE:
+        return FAULT_CHANGED;
     case ENOSPC:
         return FAULT_STORE_FULL;
     case EINVAL:

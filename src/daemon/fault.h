@@ -27,6 +27,7 @@ enum fault {
     FAULT_NO_MEMORY = 114,
     FAULT_UNSUPPORTED = 115,
     FAULT_NOT_FROZEN = 116,
+    FAULT_CHANGED = 117,
 };
 
 /* Exit codes of the commands (DESIGN section 3). */

@@ -16,6 +16,7 @@
 #include "daemon/jobs.h"
 #include "daemon/offline.h"
 #include "daemon/options.h"
+#include "daemon/receive.h"
 #include "daemon/rundir.h"
 #include "guest/guardian.h"
 #include "guest/quiesce.h"
@@ -44,6 +45,7 @@ struct daemon {
     struct events *events;
     struct engine *engine;
     struct jobs *jobs;
+    struct receives *receives;
     struct api api;
     struct api_registry *registry;
     struct http *http;
@@ -174,20 +176,23 @@ static int start_api(struct daemon *d)
     if (!realpath(d->options.store, d->store_path))
         return why_set(&d->why, -errno, "cannot find %s: %s", d->options.store, strerror(errno));
     d->jobs = jobs_new(d->engine);
+    d->receives = receives_new(d->engine);
     d->api = (struct api){
         .engine = d->engine,
         .events = d->events,
         .jobs = d->jobs,
+        .receives = d->receives,
         .run_path = d->run_path,
         .store_path = d->store_path,
         .control_path = d->control_path,
         .nbd_path = d->nbd_path,
         .started_us = mono_us(),
     };
-    if (d->jobs)
+    if (d->jobs && d->receives)
         d->registry = api_registry_new(&d->api);
     if (d->registry)
         return 0;
+    receives_free(d->receives);
     jobs_free(d->jobs);
     return no_memory(d);
 }
@@ -195,6 +200,7 @@ static int start_api(struct daemon *d)
 static void stop_api(struct daemon *d)
 {
     api_registry_free(d->registry);
+    receives_free(d->receives);
     jobs_free(d->jobs);
 }
 

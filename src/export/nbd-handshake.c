@@ -10,9 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char allocation_name[] = "base:allocation";
-static const char diff_prefix[] = "varve:diff:";
-
 /* ---- answers -------------------------------------------------------------------------------- */
 
 static void text_sent(struct loop_op *op, int res)
@@ -172,7 +169,7 @@ static void begin_transmission(struct nbd_conn *conn, struct disk *disk, const c
     conn->read_only = read_only;
     /* Contexts that were set for another export are none. */
     if (strcmp(conn->meta_name, name))
-        nbd_drop_contexts(conn);
+        nbd_context_clear(conn);
     conn->phase = NBD_TRANSMISSION;
     conn->need = sizeof(struct nbd_request_header);
     conn->blocked = true; /* parsing begins when the answer is out */
@@ -281,59 +278,12 @@ static void option_list(struct nbd_conn *conn, const struct reader *r)
     put_reply(conn, NBD_OPT_LIST, NBD_REP_ACK, 0);
 }
 
-/* ---- contexts ------------------------------------------------------------------------------- */
-
-void nbd_drop_contexts(struct nbd_conn *conn)
-{
-    conn->allocation = false;
-    if (conn->diff_base)
-        disk_put(conn->diff_base);
-    conn->diff_base = NULL;
-}
-
 static void put_context(struct nbd_conn *conn, uint32_t option, uint32_t id, const char *name)
 {
-    uint32_t be = htobe32(option == NBD_OPT_SET_META_CONTEXT ? id : 0);
+    uint32_t be = htobe32(id);
     put_reply(conn, option, NBD_REP_META_CONTEXT, sizeof(be) + strlen(name));
     put(conn, &be, sizeof(be));
     put(conn, name, strlen(name));
-}
-
-/* What a client asks for. */
-struct contexts {
-    bool allocation;
-    char diff[NBD_DIFF_NAME_MAX + 1]; /* the first; "": none */
-};
-
-static bool is_text(const uint8_t *query, uint32_t len, const char *text)
-{
-    return len == strlen(text) && !memcmp(query, text, len);
-}
-
-/* Which versions there are to compare with is not listed: they are too many. */
-static void take_query(struct contexts *wanted, const uint8_t *query, uint32_t len, bool is_list)
-{
-    size_t prefix = strlen(diff_prefix);
-
-    if (is_text(query, len, allocation_name) || (is_list && is_text(query, len, "base:")))
-        wanted->allocation = true;
-    if (!*wanted->diff && len > prefix && len <= NBD_DIFF_NAME_MAX &&
-        !memcmp(query, diff_prefix, prefix) && !memchr(query, 0, len)) {
-        memcpy(wanted->diff, query, len);
-        wanted->diff[len] = 0;
-    }
-}
-
-static void set_contexts(struct nbd_conn *conn, const char *name, const struct contexts *wanted,
-                         struct disk *base)
-{
-    conn->allocation = wanted->allocation;
-    strcpy(conn->meta_name, name);
-    if (!base)
-        return;
-    disk_get(base);
-    conn->diff_base = base;
-    strcpy(conn->diff_name, wanted->diff);
 }
 
 /* LIST_META_CONTEXT and SET_META_CONTEXT. */
@@ -341,20 +291,14 @@ static void option_context(struct nbd_conn *conn, uint32_t option, struct reader
 {
     bool is_list = option == NBD_OPT_LIST_META_CONTEXT, read_only;
     char name[NBD_EXPORT_NAME_MAX + 1];
-    struct contexts wanted = {};
-    struct disk *base = NULL;
 
     if (!is_list)
-        nbd_drop_contexts(conn);
+        nbd_context_clear(conn);
     take_name(r, take_u32(r), name);
     uint32_t n = take_u32(r);
-    wanted.allocation = is_list && n == 0;
-    for (; n && !r->short_of; n--) {
-        uint32_t len = take_u32(r);
-        const uint8_t *query = take(r, len);
-        if (query)
-            take_query(&wanted, query, len, is_list);
-    }
+    struct reader queries = *r;
+    for (uint32_t i = 0; i < n && !r->short_of; i++)
+        take(r, take_u32(r));
     if (r->short_of || r->left) {
         put_error(conn, option, NBD_REP_ERR_INVALID, "the option's lengths do not fit");
         return;
@@ -367,15 +311,15 @@ static void option_context(struct nbd_conn *conn, uint32_t option, struct reader
         put_error(conn, option, NBD_REP_ERR_UNKNOWN, "there is no such disk");
         return;
     }
-    if (*wanted.diff)
-        base = conn->server->exports->find_base(conn->server->exports, name,
-                                                wanted.diff + strlen(diff_prefix));
-    if (wanted.allocation)
-        put_context(conn, option, NBD_ALLOCATION_ID, allocation_name);
-    if (base)
-        put_context(conn, option, NBD_DIFF_ID, wanted.diff);
     if (!is_list)
-        set_contexts(conn, name, &wanted, base);
+        strcpy(conn->meta_name, name);
+    struct nbd_context_option asked = {conn, name, option, .found = put_context};
+    if (is_list && n == 0)
+        nbd_context_list_all(&asked);
+    for (uint32_t i = 0; i < n && conn->phase != NBD_DEAD; i++) {
+        uint32_t len = take_u32(&queries);
+        nbd_context_query(&asked, take(&queries, len), len);
+    }
     put_reply(conn, option, NBD_REP_ACK, 0);
 }
 

@@ -5,9 +5,9 @@
  *         [connections=N] [requests=N] [buffers=BYTES] [handshake=MS] [stall=MS] [tcp]
  *
  * Exports vm/root, vm/data (1 MiB and 1 byte) and, not listed, provisional/root. SIGUSR1 takes the
- * versions vm@s1, vm@s2 and so on, SIGUSR2 disconnects the clients of vm/root and lets nobody in
- * until the next one; each prints a line when it is done. Ends on SIGTERM, in order, and prints its
- * counters. */
+ * versions vm@s1, vm@s2 and so on, and makes the clones provisional1 and so on of them, SIGUSR2
+ * disconnects the clients of vm/root and lets nobody in until the next one; each prints a line when
+ * it is done. Ends on SIGTERM, in order, and prints its counters. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "export/fake-store.h"
@@ -76,11 +76,12 @@ struct signal_hook {
 
 static void take_snap(struct signal_hook *s)
 {
-    char name[16];
+    char name[16], clone[32];
 
     asked_snap = 0;
     snprintf(name, sizeof(name), "s%u", ++s->n_snaps);
-    if (fake_store_snap(s->store, "vm", name))
+    snprintf(clone, sizeof(clone), "provisional%u", s->n_snaps);
+    if (fake_store_snap(s->store, "vm", name) || fake_store_clone(s->store, "vm", name, clone))
         exit(2);
     printf("snap %s\n", name);
     fflush(stdout);

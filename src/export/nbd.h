@@ -30,16 +30,21 @@ struct nbd_exports {
     /* The disk under an export name, borrowed: the server takes disk_get() itself. ret_read_only is
      * set on success. NULL: there is none. */
     struct disk *(*find)(struct nbd_exports *exports, const char *name, bool *ret_read_only);
-    /* The disk that the context "varve:diff:BASE" compares the export with, borrowed as above.
-     * NULL: there is none, or it has nothing to do with the export. */
+    /* What the contexts varve:changed:BASE and varve:diff:BASE compare that export with, borrowed
+     * as above. NULL: there is none, or it is not related to the export. */
     struct disk *(*find_base)(struct nbd_exports *exports, const char *name, const char *base);
+    /* Call each(arg, base) for what find_base() finds, or the best known part of it. Returns 0,
+     * -ENOENT (no such export) or -ENOMEM. */
+    int (*list_bases)(struct nbd_exports *exports, const char *name,
+                      void (*each)(void *arg, const char *base), void *arg);
     /* Call each(arg, name) for every export that is to be seen. Returns 0 or -ENOMEM. */
     int (*list)(struct nbd_exports *exports, void (*each)(void *arg, const char *name), void *arg);
 };
 
-/* The disks of a store: "VM" for VM/root, "VM/DISK"; of a version, read-only: "VM@VERSION",
- * "VM/DISK@VERSION". Provisional vms are found, but not listed; nor are versions, of which there
- * may be very many. A base is "VERSION" of the same vm, or "VM@VERSION". */
+/* The disks of a store: "VM" for VM/root, "VM/DISK", and those of versions, read-only:
+ * "VM@VERSION", "VM/DISK@VERSION". Provisional vms and versions are found, but not listed. A base
+ * is a version of the same vm, "VERSION", or of another that has its disk of this name from there,
+ * "VM@VERSION"; the former are listed. */
 struct nbd_store_exports {
     struct nbd_exports exports;
     struct store *store;

@@ -81,9 +81,7 @@ static bool note_is_valid(const char *note)
 /* The nodes of a version go to the log without regard to what is free: so there must be room. */
 static bool room_for_version(const struct store *store)
 {
-    const struct log *log = store->log;
-    return log_room_pages(log) > store->table->dirty_bytes / PAGE_BYTES + FILE_BLOCKS &&
-           log->n_free > 2;
+    return log_room_pages(store->log) > store->table->dirty_bytes / PAGE_BYTES + 64;
 }
 
 static int validate_snap(struct store *store, const struct store_change *c, struct vm *vm)
@@ -682,6 +680,9 @@ void changes_step(struct store *store)
         return;
     }
     change->record_len = change_encode(store, change, change->record);
+    bool freezes = change->kind == CHANGE_SNAP || change->kind == CHANGE_ROLLBACK;
+    if (freezes && !log_table_room(store->log))
+        return;
     if (catalogue_replay_waits(store, change->record, change->record_len)) {
         store->hurry = true; /* with what is frozen */
         return;

@@ -72,7 +72,8 @@ void descend(struct descent *descent, struct version *parent)
 void version_set_name(struct version *version, const char *name)
 {
     list_del(&version->hash_link);
-    strcpy(version->name, name);
+    if (name != version->name) /* it may only have changed its vm */
+        strcpy(version->name, name);
     list_push_back(name_bucket(version->vm, version->store, name), &version->hash_link);
 }
 
