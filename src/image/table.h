@@ -205,7 +205,7 @@ void table_freeze(struct table *table);
 int table_write_some(struct table *table, uint32_t n);
 /* All that table_freeze() froze is written. */
 bool table_is_written(const struct table *table);
-/* Wake who waits for roots that can be read now. Called once a turn. */
-void table_wake(struct table *table);
+/* Wake who waits for roots that can be read now. Called once a turn. Was there anybody? */
+bool table_wake(struct table *table);
 
 #endif
