@@ -309,6 +309,10 @@ static int walk_disk(struct splice *s)
     if (code != 1)
         return code;
     s->store->stats.unreclaimed_pages += s->walk.skipped;
+    /* What only the version before has now, it may be a ghost's to free. */
+    struct version *before = s->version->descent.parent;
+    if (!s->sweeps && before && before->stale < UINT64_MAX / 4)
+        before->stale += s->walk.passed;
     walk_free(&s->walk);
     s->disk = NULL;
     return 1;
