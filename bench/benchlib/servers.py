@@ -100,9 +100,12 @@ class Server:
         self.socket = os.path.join(bench.run_dir, f"{self.label}.sock")
         self.log = os.path.join(bench.run_dir, f"{self.label}.log")
 
+    def target_of(self, export):
+        return {"ioengine": "nbd", "uri": f"nbd+unix:///{export}?socket={self.socket}"}
+
     @property
     def target(self):
-        return {"ioengine": "nbd", "uri": f"nbd+unix:///{EXPORT}?socket={self.socket}"}
+        return self.target_of(EXPORT)
 
     def _spawn(self, argv):
         self.child = self.bench.procs.spawn(argv, log=self.log, cpus=processors()[0],
@@ -272,9 +275,17 @@ class Varve(Server):
             raise BenchError(f"varve {' '.join(args)}: exit {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
-    def create(self, disk_bytes):
-        self.cli("create", EXPORT, "--size", str(disk_bytes))
+    def create(self, disk_bytes, vm=EXPORT):
+        self.cli("create", vm, "--size", str(disk_bytes))
         self.wait_ready()
+
+    def wait_free(self, least_bytes, timeout_s=60):
+        """Until so many bytes of log files are there and free."""
+        deadline = time.monotonic() + timeout_s
+        while self.stats()["files_free"] * (32 << 20) < least_bytes:
+            if time.monotonic() > deadline:
+                raise BenchError("what was removed does not come back")
+            time.sleep(0.2)
 
     def launch(self):
         """Start the daemon; exec_at says when. It does not serve yet when this returns."""

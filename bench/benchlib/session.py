@@ -63,8 +63,9 @@ class Session:
                 shutil.rmtree(directory, ignore_errors=True)
         self.data_dir = self.run_dir = None
 
-    def fio(self, side, workload, **bounds):
-        return fio.run(self.run_dir, self.procs, side.target, workload, **bounds)
+    def fio(self, side, workload, export=None, **bounds):
+        target = side.target_of(export) if export else side.target
+        return fio.run(self.run_dir, self.procs, target, workload, **bounds)
 
     def say(self, text):
         print(f"bench: {text}", file=sys.stderr, flush=True)

@@ -57,9 +57,10 @@ const struct command commands[] = {
                   "varve import data.raw web1/data --format raw"},
      .run = cmd_import},
     {.name = "export",
-     .arguments = "VM[/DISK] FILE",
+     .arguments = "VM[/DISK][@VERSION] FILE",
      .summary = "Write a disk into a disk image",
-     .text = "Write a disk into the new disk image FILE. The format is that of the file's ending "
+     .text = "Write a disk, or what it was in a version, into the new disk image FILE. The format "
+             "is that of the file's ending "
              "(.qcow2, "
              ".vmdk, .vhdx, .vdi), raw for any other. Holes stay holes. FILE appears when it is "
              "complete and on its disk.",
@@ -67,7 +68,8 @@ const struct command commands[] = {
      .max_args = 2,
      .options = {{"format", "FORMAT", "The format of FILE: " IMAGE_FORMATS ".", 'f'},
                  {"force", NULL, "Replace FILE if it exists."}},
-     .examples = {"varve export web1 web1.qcow2", "varve export web1/data /backup/data.img"},
+     .examples = {"varve export web1 web1.qcow2",
+                  "varve export web1/data@nightly /backup/data.img"},
      .run = cmd_export},
     {.name = "ls",
      .arguments = "[VM]",
@@ -80,6 +82,7 @@ const struct command commands[] = {
              "in JSON.",
      .max_args = 1,
      .options = {{"versions", NULL, "List versions: of all vms, if none is named."},
+                 {"unmeasured", NULL, "Do not look for what is exclusive: quicker, for scripts."},
                  {"tree", NULL,
                   "Show what came from what, over all vms, versions and clones. A line of "
                   "descent stands one under the other; what branches off is indented."}},
@@ -137,8 +140,21 @@ const struct command commands[] = {
          "Names have up to 64 letters, digits, '.', '_' and '-', and no two dots in a row.",
      .min_args = 1,
      .max_args = 1,
-     .options = {{"note", "TEXT", "Keep a note with it, of up to 1024 bytes on one line.", 'm'}},
-     .examples = {"varve snap web1", "varve snap web1@before --note 'before the upgrade'"},
+     .options =
+         {{"note", "TEXT", "Keep a note with it, of up to 1024 bytes on one line.", 'm'},
+          {"quiesce", "MODE",
+           "Whether the guest's file systems are frozen meanwhile, by qemu-guest-agent in the "
+           "guest: off (the default; the version is what a crash would leave, which file "
+           "systems and databases recover from), require (frozen, or no version), auto "
+           "(frozen if that works, else a warning)."},
+          {"timeout", "SECONDS",
+           "How long the freezing may take, and how long the guest may then stay frozen: 1 to "
+           "60, by default 10. Whatever happens, it is thawed."},
+          {"agent", "SOCKET",
+           "The Unix socket of the guest's agent, for a machine that was not started by varve "
+           "run, or under another name than the vm's."}},
+     .examples = {"varve snap web1", "varve snap web1@before --note 'before the upgrade'",
+                  "varve snap web1@nightly --quiesce require"},
      .run = cmd_snap},
     {.name = "hold",
      .arguments = "VM@VERSION...",
@@ -167,7 +183,10 @@ const struct command commands[] = {
      .min_args = 1,
      .max_args = 1,
      .options =
-         {{"force", NULL, "Disconnect the clients of the vm's disks."},
+         {{"force", NULL,
+           "Disconnect the NBD clients of the vm's disks first. QEMU comes back by itself "
+           "(reconnect-delay); a machine that ran meanwhile must be reset, for what it has in "
+           "memory is not of these disks any more."},
           {"keep", "NAME", "The name of the version that keeps what is replaced."},
           {"discard", NULL,
            "Do not keep what is replaced. Asks first at a terminal, and wants --yes elsewhere."}},

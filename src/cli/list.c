@@ -106,7 +106,8 @@ static enum exit_code list_versions(const struct invocation *inv)
 {
     json_t *versions, *v;
     size_t i;
-    enum exit_code r = call_versions(inv, inv->n_args ? inv->args[0] : "", true, &versions);
+    bool measure = option_value(inv, "unmeasured") == NULL;
+    enum exit_code r = call_versions(inv, inv->n_args ? inv->args[0] : "", measure, &versions);
 
     if (r != EXIT_OK)
         return r;

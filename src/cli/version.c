@@ -3,8 +3,11 @@
 
 #include "base/size.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- snap ----------------------------------------------------------------------------------- */
@@ -12,7 +15,9 @@
 static enum exit_code snap_options(const struct invocation *inv, const struct version_name *name,
                                    json_t *options)
 {
-    const char *text = option_value(inv, "note");
+    const char *text = option_value(inv, "note"), *quiesce = option_value(inv, "quiesce");
+    const char *timeout = option_value(inv, "timeout"), *agent = option_value(inv, "agent");
+    uint64_t seconds;
 
     if (name->has_version)
         json_object_set_new(options, "version", json_string(name->version));
@@ -21,6 +26,18 @@ static enum exit_code snap_options(const struct invocation *inv, const struct ve
         if (!value)
             return error(EXIT_USAGE, "the note is not UTF-8");
         json_object_set_new(options, "note", value);
+    }
+    if (quiesce)
+        json_object_set_new(options, "quiesce", json_string(quiesce));
+    if (timeout && (size_parse_decimal(timeout, &seconds) < 0 || seconds > INT_MAX))
+        return error(EXIT_USAGE, "\"%s\" is no number of seconds", timeout);
+    if (timeout)
+        json_object_set_new(options, "timeout", json_integer((json_int_t)seconds));
+    if (agent) {
+        char path[PATH_MAX];
+        if (!realpath(agent, path))
+            return error(EXIT_NOT_FOUND, "cannot find %s: %s", agent, strerror(errno));
+        json_object_set_new(options, "agent", json_string(path));
     }
     return EXIT_OK;
 }
@@ -87,9 +104,10 @@ enum exit_code cmd_rollback(const struct invocation *inv)
         return r;
     if (keep && discard)
         return error(EXIT_USAGE, "--keep and --discard exclude each other");
-    if (discard &&
-        !confirm(inv, "Roll %s back to %s and lose what it holds now", name.vm, inv->args[0]))
-        return EXIT_USAGE;
+    if (discard)
+        r = confirm(inv, "Roll %s back to %s and lose what it holds now", name.vm, inv->args[0]);
+    if (r != EXIT_OK)
+        return r;
     options = json_pack("{s:b, s:b}", "force", force, "discard", discard);
     if (keep)
         json_object_set_new(options, "keep", json_string(keep));
@@ -97,10 +115,10 @@ enum exit_code cmd_rollback(const struct invocation *inv)
     if (r != EXIT_OK)
         return r;
     if (member_u64(done, "disconnected"))
-        note(
-            "%s client(s) of %s were disconnected and may come back by themselves; reset a machine "
-            "that still runs, for its memory is not of these disks",
-            member_text(done, "disconnected"), name.vm);
+        note("%" PRIu64
+             " client(s) of %s were disconnected and may come back by themselves; reset a machine "
+             "that still runs, for its memory is not of these disks",
+             member_u64(done, "disconnected"), name.vm);
     if (inv->json)
         r = print_json(done);
     else if (*member_text(done, "kept"))

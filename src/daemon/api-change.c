@@ -257,21 +257,26 @@ static void note_given(const char *vm, const char *stem, unsigned number)
     pthread_mutex_unlock(&last_given.lock);
 }
 
-void api_change_named(xmlrpc_env *env, struct api *api, struct store_change *what, char *field,
-                      const char *stem)
+int api_try_named(struct api *api, struct store_change *what, char *field, const char *stem)
 {
     int r = -EEXIST;
     unsigned number;
 
-    if (env->fault_occurred)
-        return;
     for (number = first_guess(what->vm, stem); r == -EEXIST && number < SAME_NAMES_MAX; number++) {
         snprintf(field, NAME_MAX_CHARS + 1, number > 1 ? "%s-%u" : "%s", stem, number);
         r = api_try(api, what);
     }
     if (r == 0)
         note_given(what->vm, stem, number - 1);
-    else
+    return r;
+}
+
+void api_change_named(xmlrpc_env *env, struct api *api, struct store_change *what, char *field,
+                      const char *stem)
+{
+    int r = env->fault_occurred ? 0 : api_try_named(api, what, field, stem);
+
+    if (r < 0)
         api_change_fault(env, api, what, r);
 }
 
@@ -447,8 +452,8 @@ void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_chang
         fault_held(env, &c, &reason);
         break;
     case FAULT_ALREADY:
-        api_fault(env, fault, "version \"%s@%s\" is %s already", c.vm, c.version,
-                  c.hold ? "held" : "released");
+        api_fault(env, fault, "version \"%s@%s\" is %s", c.vm, c.version,
+                  c.hold ? "held already" : "not held");
         break;
     case FAULT_STORE_FULL:
         api_fault(env, fault, "the store is full; remove what is not needed, see varve df");

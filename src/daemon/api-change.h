@@ -49,6 +49,9 @@ int api_try(struct api *api, const struct store_change *what);
 /* Set the fault for a change for which api_try() returned error. */
 void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_change *what, int error);
 
+/* As api_change_named(), returning the error. */
+int api_try_named(struct api *api, struct store_change *what, char *field, const char *stem);
+
 /* Make a change that gives a version the name `stem` in field, or with -2, -3 ... behind it, when
  * that is taken. field: what->version or what->new_name, of what itself. Sets a fault on failure.
  */

@@ -50,6 +50,7 @@ static xmlrpc_value *disks_value(xmlrpc_env *env, const struct version_info *v)
         api_put_text(env, disk, "name", v->disks[i].name);
         api_put_u64(env, disk, "size", v->disks[i].size_bytes);
         api_put_u64(env, disk, "used", v->disks[i].used_bytes);
+        api_put_int(env, disk, "users", (int)v->disks[i].users);
         api_append(env, disks, disk);
     }
     return disks;
@@ -195,7 +196,7 @@ static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct ap
     "maybe of another vm, as VM@NAME; empty: none, or removed), held, users, used (bytes that it " \
     "shows), exclusive (bytes that its removal frees) and shared (the rest of used; both absent "  \
     "when that is not known), note, "                                                              \
-    "disks: [{name, size, used}]}"
+    "disks: [{name, size, used, users}]}"
 
 const struct method api_version_list_methods[] = {
     {"version.list", "S:s,S:sS", "vm, options",

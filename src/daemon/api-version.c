@@ -39,56 +39,6 @@ bool api_list_versions(xmlrpc_env *env, struct api *api, struct version_listing 
     return !env->fault_occurred;
 }
 
-/* ---- snap ----------------------------------------------------------------------------------- */
-
-static void take_note(xmlrpc_env *env, const char *note, struct store_change *c)
-{
-    if (!note || env->fault_occurred)
-        return;
-    if (strlen(note) > NOTE_MAX_BYTES)
-        api_fault(env, FAULT_BAD_ARGUMENT, "the note has %zu bytes; it may have %u", strlen(note),
-                  NOTE_MAX_BYTES);
-    for (const char *p = note; *p && !env->fault_occurred; p++)
-        if ((unsigned char)*p < ' ' || *p == '\x7f')
-            api_fault(env, FAULT_BAD_ARGUMENT,
-                      "the note has a control character; write it on one line");
-    c->note = note;
-}
-
-/* Take it under the name that it has, or under one that it is given. */
-static void snap(xmlrpc_env *env, struct api *api, struct store_change *c, bool anonymous)
-{
-    char stamp[API_STAMP_CHARS];
-
-    if (anonymous) {
-        api_stamp(stamp);
-        api_change_named(env, api, c, c->version, stamp);
-    } else {
-        api_change(env, api, c);
-    }
-}
-
-static xmlrpc_value *vm_snap(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    const char *version = NULL, *note = NULL;
-    const struct api_option options[] = {{"version", 's', &version}, {"note", 's', &note}, {}};
-    struct store_change c = {.kind = CHANGE_SNAP};
-
-    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    api_take_options(env, "vm.snap", args, 1, options);
-    api_take_version(env, version, c.version);
-    take_note(env, note, &c);
-    snap(env, api, &c, !version);
-    if (env->fault_occurred)
-        return NULL;
-
-    xmlrpc_value *value = xmlrpc_struct_new(env);
-    api_put_text(env, value, "vm", c.vm);
-    api_put_text(env, value, "name", c.version);
-    api_put_text(env, value, "consistency", api_consistency_word(c.consistency));
-    return api_result(env, value);
-}
-
 /* ---- hold, rename, remove ------------------------------------------------------------------- */
 
 static xmlrpc_value *version_hold(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
@@ -141,7 +91,7 @@ static void selection_free(struct selection *s)
     free(s->listing.versions);
 }
 
-/* list: look all of them up; else only where there is a range, and the store decides. */
+/* look_up: see that they are there; a single name is left to the store otherwise. */
 static void take_selection(xmlrpc_env *env, xmlrpc_value *args, struct api *api, bool look_up,
                            struct selection *s)
 {
@@ -158,7 +108,7 @@ static void take_selection(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
     }
     if (env->fault_occurred)
         return;
-    if (!look_up) {
+    if (!look_up && s->n_items < 2) {
         s->n = select_unique(s->items, s->n_items);
         s->names = s->items;
         return;
@@ -230,38 +180,7 @@ static xmlrpc_value *version_remove(xmlrpc_env *env, xmlrpc_value *args, struct 
     return env->fault_occurred ? NULL : xmlrpc_int_new(env, (int)s.n);
 }
 
-/* ---- rollback and clone --------------------------------------------------------------------- */
-
-static xmlrpc_value *vm_rollback(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    char stem[16 + API_STAMP_CHARS] = "before-rollback-";
-    bool discard = false, force = false;
-    const char *keep = NULL;
-    const struct api_option options[] = {
-        {"keep", 's', &keep}, {"discard", 'b', &discard}, {"force", 'b', &force}, {}};
-    struct store_change c = {.kind = CHANGE_ROLLBACK};
-
-    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
-    if (!env->fault_occurred)
-        api_take_version(env, api_text(env, args, 1), c.version);
-    api_take_options(env, "vm.rollback", args, 2, options);
-    if (keep && discard && !env->fault_occurred)
-        api_fault(env, FAULT_BAD_ARGUMENT,
-                  "options \"keep\" and \"discard\" of vm.rollback exclude each other");
-    api_take_version(env, keep, c.new_name);
-
-    if (keep || discard) {
-        api_change(env, api, &c);
-    } else {
-        api_stamp(stem + strlen(stem));
-        api_change_named(env, api, &c, c.new_name, stem);
-    }
-    if (env->fault_occurred)
-        return NULL;
-    xmlrpc_value *value = xmlrpc_struct_new(env);
-    api_put_text(env, value, "kept", c.new_name);
-    return api_result(env, value);
-}
+/* ---- clone ---------------------------------------------------------------------------------- */
 
 /* Without a version the vm's present state becomes one first, which goes again if there is no
  * clone. */
@@ -282,7 +201,7 @@ static xmlrpc_value *vm_clone(xmlrpc_env *env, xmlrpc_value *args, struct api *a
     c.provisional = provisional;
     if (!env->fault_occurred && !*c.version) {
         strcpy(made.vm, c.vm);
-        snap(env, api, &made, true);
+        api_snap(env, api, &made, true);
         strcpy(c.version, made.version);
     }
     if (env->fault_occurred)
@@ -303,18 +222,6 @@ static xmlrpc_value *vm_clone(xmlrpc_env *env, xmlrpc_value *args, struct api *a
 }
 
 const struct method api_version_methods[] = {
-    {"vm.snap", "S:s,S:sS", "vm, options",
-     "Take a version: the state of all disks of a vm at one instant; it is durable when the answer "
-     "comes. Options: version (its name; without one it is the time, such as 2026-11-20T18-05-09Z, "
-     "with -2, -3 and so on behind it when that is taken), note (up to 1024 bytes on one line). "
-     "Returns {vm, name, consistency}.",
-     vm_snap},
-    {"vm.rollback", "S:ss,S:ssS", "vm, version, options",
-     "Make the vm's disks what they were in a version, in constant time. What is replaced becomes "
-     "a version, before-rollback- and the time, unless an option says otherwise: keep (its name), "
-     "discard (true: it is gone). Refused (busy) while a client uses a disk. Other versions stay. "
-     "Returns {kept: the version's name, empty if discarded}.",
-     vm_rollback},
     {"vm.clone", "S:sss,S:sssS", "vm, version, new_name, options",
      "Make a vm whose disks begin as those of a version, in constant time. With an empty version "
      "the present state becomes one first. Options: provisional (as in vm.create). Returns {vm, "

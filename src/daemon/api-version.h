@@ -17,6 +17,10 @@ struct version_listing {
 /* Fill the listing; its versions are freed by the caller with free(). False: env has a fault. */
 bool api_list_versions(xmlrpc_env *env, struct api *api, struct version_listing *l);
 
+/* Make a CHANGE_SNAP, under the name that it has, or (anonymous) under that of the time, which is
+ * set in it. Sets a fault on failure. */
+void api_snap(xmlrpc_env *env, struct api *api, struct store_change *change, bool anonymous);
+
 /* "crash", "filesystem", "application", "ram" */
 const char *api_consistency_word(enum consistency consistency);
 

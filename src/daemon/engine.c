@@ -383,3 +383,26 @@ void engine_again(struct engine *e)
 {
     loop_again(e->loop);
 }
+
+unsigned engine_disconnect(struct engine *e, const char *vm)
+{
+    struct vm_info *vms;
+    unsigned closed = 0;
+    uint32_t n;
+
+    if (store_list(e->store, &vms, &n) < 0)
+        return 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t d = 0; !strcmp(vms[i].name, vm) && d < vms[i].n_disks; d++) {
+            const struct disk *disk = store_find_disk(e->store, vm, vms[i].disks[d].name);
+            closed += disk ? nbd_server_disconnect(e->nbd, disk) : 0;
+        }
+    free(vms);
+    return closed;
+}
+
+unsigned engine_bar(struct engine *e, struct nbd_bar *bar, const char *vm)
+{
+    nbd_bar(&e->exports, bar, vm);
+    return engine_disconnect(e, vm);
+}

@@ -60,6 +60,12 @@ void engine_call_done(struct engine_call *call);
  * many there are. */
 uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint32_t max);
 
+/* On the engine's thread: let no NBD client come to a vm's disks until nbd_unbar(), and close the
+ * connections that there are; they are gone some turns later. bar and vm: the caller's until then.
+ * Returns how many that were. engine_disconnect(): the closing alone. */
+unsigned engine_bar(struct engine *engine, struct nbd_bar *bar, const char *vm);
+unsigned engine_disconnect(struct engine *engine, const char *vm);
+
 /* On the engine's thread: a request was submitted to the store outside of a call, from a callback
  * of the store's: the loop takes another turn. */
 void engine_again(struct engine *engine);

@@ -35,6 +35,16 @@ uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint3
     abort();
 }
 
+unsigned engine_bar(struct engine *engine, struct nbd_bar *bar, const char *vm)
+{
+    abort();
+}
+
+unsigned engine_disconnect(struct engine *engine, const char *vm)
+{
+    abort();
+}
+
 void engine_hold(struct engine *engine)
 {
     abort();
@@ -72,7 +82,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct why why;
 
     if (!registry) {
-        api = (struct api){.store_path = "s", .control_path = "c", .nbd_path = "n"};
+        api =
+            (struct api){.run_path = "r", .store_path = "s", .control_path = "c", .nbd_path = "n"};
         api.events = events_new();
         api.jobs = jobs_new(NULL);
         api.receives = receives_new(NULL);

@@ -18,6 +18,8 @@
 #include "daemon/options.h"
 #include "daemon/receive.h"
 #include "daemon/rundir.h"
+#include "guest/guardian.h"
+#include "guest/quiesce.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -180,6 +182,7 @@ static int start_api(struct daemon *d)
         .events = d->events,
         .jobs = d->jobs,
         .receives = d->receives,
+        .run_path = d->run_path,
         .store_path = d->store_path,
         .control_path = d->control_path,
         .nbd_path = d->nbd_path,
@@ -199,6 +202,15 @@ static void stop_api(struct daemon *d)
     api_registry_free(d->registry);
     receives_free(d->receives);
     jobs_free(d->jobs);
+}
+
+static int start_thaws(struct daemon *d)
+{
+    unsigned n = quiesce_recover(d->run_path);
+
+    if (n > 0)
+        report_warning("%u guest(s) may have been left frozen; they are being thawed", n);
+    return 0;
 }
 
 static int start_http(struct daemon *d)
@@ -229,6 +241,7 @@ static const struct step {
     {"events", start_events, stop_events},
     {"data plane", start_engine, stop_engine},
     {"control API", start_api, stop_api},
+    {"guests left frozen", start_thaws, NULL},
     {"control socket", start_http, stop_http},
 };
 #define N_STEPS (sizeof(steps) / sizeof(steps[0]))
@@ -313,6 +326,8 @@ int main(int argc, char **argv)
 {
     static struct daemon d;
 
+    if (argc > 1 && !strcmp(argv[1], GUARDIAN_ARGUMENT)) /* see quiesce.c, which starts it */
+        return guardian_main(argc, argv);
     if (options_parse(argc, argv, &d.options, &d.why) < 0 ||
         (!d.options.help && !d.options.version && load_config(&d) < 0)) {
         report_error("%s", d.why.text);

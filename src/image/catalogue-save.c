@@ -279,22 +279,30 @@ static int by_id(const void *a, const void *b)
 }
 
 /* What a removed version's freeing had passed when the checkpoint began is not held by it. */
-static void resume_release(struct version *version)
+static void resume_child(const struct version *version, const struct list *disks)
 {
-    const struct version *parent = version->descent.parent;
-    if (version->vm || version->n_children != 1)
-        return;
-    struct descent *child = container_of(version->children.next, struct descent, link);
-    struct list *disks = child->is_head ? &container_of(child, struct vm, descent)->disks
-                                        : &container_of(child, struct version, descent)->disks;
+    const struct version *before = version->descent.parent;
     list_for_each (l, disks) {
         struct tree *tree = &container_of(l, struct disk, link)->tree;
         struct disk *disk = version_relative(version, tree);
         if (!disk || !(disk->release.at || disk->release.rise))
             continue;
-        disk->release.cut = parent ? parent->cut : 0;
-        disk->release.epoch = parent ? parent->epoch : 0;
+        bool held = before && version_relative(before, tree);
+        disk->release.cut = held ? before->cut : 0;
+        disk->release.epoch = held ? before->epoch : 0;
         tree->release = &disk->release;
+    }
+}
+
+static void resume_release(const struct version *version)
+{
+    if (version->vm)
+        return;
+    list_for_each (c, &version->children) {
+        struct descent *child = container_of(c, struct descent, link);
+        resume_child(version, child->is_head
+                                  ? &container_of(child, struct vm, descent)->disks
+                                  : &container_of(child, struct version, descent)->disks);
     }
 }
 

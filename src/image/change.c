@@ -81,9 +81,7 @@ static bool note_is_valid(const char *note)
 /* The nodes of a version go to the log without regard to what is free: so there must be room. */
 static bool room_for_version(const struct store *store)
 {
-    const struct log *log = store->log;
-    return log_room_pages(log) > store->table->dirty_bytes / PAGE_BYTES + FILE_BLOCKS &&
-           log->n_free > 2;
+    return log_room_pages(store->log) > store->table->dirty_bytes / PAGE_BYTES + 64;
 }
 
 static int validate_snap(struct store *store, const struct store_change *c, struct vm *vm)
@@ -129,22 +127,24 @@ static bool is_unchanged(const struct vm *vm)
     return true;
 }
 
-/* The version that a clone's line began at. */
-static struct version *origin_of(const struct vm *vm)
+/* The version of another vm that a clone was made from; NULL: it is gone. */
+static struct version *origin_of(const struct vm *clone, const struct vm *vm)
 {
-    struct version *version = vm->descent.parent;
-    while (version && version->vm == vm)
-        version = version->descent.parent;
-    return version;
+    list_for_each (l, &vm->versions) {
+        struct version *version = container_of(l, struct version, link);
+        if (version->id == clone->cloned_from)
+            return version;
+    }
+    return NULL;
 }
 
 static int validate_adoption(struct store *store, const struct store_change *c, struct vm *vm)
 {
     struct vm *to = vm_find(store, c->new_name);
-    struct version *origin = origin_of(vm);
     if (!to)
         return -ENOENT;
-    if (to == vm || !vm->provisional || !origin || origin->vm != to)
+    const struct version *origin = origin_of(vm, to);
+    if (to == vm || !vm->provisional || !origin)
         return -EINVAL;
     if (vm_in_use(vm) || vm_in_use(to))
         return -EBUSY;
@@ -330,6 +330,7 @@ static int do_clone(struct store *store, const struct version *version,
     if (!vm)
         return ERR_DAMAGED;
     vm->role = version->vm->role;
+    vm->cloned_from = version->id;
     vm->provisional = c->r.flags & VM_PROVISIONAL;
     vm->created_us = c->r.time_us;
     int code = head_from(store, vm, version, c->r.id + 1);
@@ -679,6 +680,9 @@ void changes_step(struct store *store)
         return;
     }
     change->record_len = change_encode(store, change, change->record);
+    bool freezes = change->kind == CHANGE_SNAP || change->kind == CHANGE_ROLLBACK;
+    if (freezes && !log_table_room(store->log))
+        return;
     if (catalogue_replay_waits(store, change->record, change->record_len)) {
         store->hurry = true; /* with what is frozen */
         return;

@@ -63,17 +63,18 @@ static int same_pages(struct tree *a, struct tree *b, uint64_t page, struct wait
 static void read_ahead(struct tree *a, struct tree *b, uint64_t page, uint64_t end)
 {
     uint64_t last = ((page >> level_shift(2)) + 1) << level_shift(2);
-    uint32_t asked = 0;
+    uint32_t n = 0, ahead = table_ahead(a->table, AHEAD);
     if (last > end)
         last = end;
-    while (page < last && asked < AHEAD) {
+    while (page < last && n < ahead) {
         uint64_t pages;
         struct node *node;
         if (same_pages(a, b, page, NULL, &pages) != TREE_FOUND)
             return;
         if (!pages) {
-            asked += tree_node(a, 0, page >> NODE_BITS, NULL, &node) == TREE_WAIT;
-            asked += tree_node(b, 0, page >> NODE_BITS, NULL, &node) == TREE_WAIT;
+            tree_node(a, 0, page >> NODE_BITS, NULL, &node);
+            tree_node(b, 0, page >> NODE_BITS, NULL, &node);
+            n += 2;
             pages = NODE_ENTRIES - page % NODE_ENTRIES;
         }
         page += pages;

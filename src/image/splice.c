@@ -111,13 +111,6 @@ static struct list *disks_of(struct descent *descent)
                             : &container_of(descent, struct version, descent)->disks;
 }
 
-static struct descent *child_of(const struct version *version)
-{
-    return list_empty(&version->children)
-               ? NULL
-               : container_of(version->children.next, struct descent, link);
-}
-
 static struct disk *relative(struct descent *descent, const struct tree *tree)
 {
     list_for_each (l, disks_of(descent)) {
@@ -138,7 +131,6 @@ static bool is_removed(const struct version *version)
 static int find_others(struct splice *s)
 {
     struct version *before = s->version->descent.parent;
-    struct descent *child = child_of(s->version);
     struct tree *tree = &s->disk->tree;
     struct disk *disk;
     int code = 0;
@@ -146,7 +138,11 @@ static int find_others(struct splice *s)
     s->births = s->store->births;
     if (s->sweeps) {
         code = version_add_staying(s->version, tree, is_removed, &s->others);
-    } else if (child && (disk = relative(child, tree))) {
+    }
+    list_for_each (l, &s->version->children) {
+        disk = relative(container_of(l, struct descent, link), tree);
+        if (s->sweeps || !disk || code < 0)
+            continue;
         disk->tree.release = &s->disk->release;
         code = trees_add(&s->others, &disk->tree);
     }
@@ -208,9 +204,27 @@ static bool wants_sweep(const struct version *version)
            (version->store->idle || version->stale >= young_pages(version) / 16 + 64);
 }
 
-/* The next one to be freed, or swept; NULL: none, or none yet. */
+/* Once begun it is spliced to the end. A removal of one disk of the head below may give it a second
+ * child meanwhile, but no two children have the same disk then. */
+static bool is_begun(const struct version *version)
+{
+    list_for_each (l, &version->disks) {
+        const struct release *r = &container_of(l, struct disk, link)->release;
+        if (r->at || r->rise)
+            return true;
+    }
+    return false;
+}
+
+/* The next one to be freed, or swept; NULL: none, or none yet. One that was begun comes first: what
+ * it has passed it does not hold for its child any more. */
 static struct version *find_version(struct store *store)
 {
+    list_for_each (l, &store->dying) {
+        struct version *version = container_of(l, struct version, link);
+        if (is_begun(version))
+            return version;
+    }
     list_for_each (l, &store->dying) {
         struct version *version = container_of(l, struct version, link);
         if ((version->n_children <= 1 || wants_sweep(version)) && is_finished(version))
@@ -243,34 +257,36 @@ static void take_over(struct version *before, struct version *version, struct de
 }
 
 /* Is a version's tree still being written by its head's freeze, which looks at what is held? */
-static bool is_being_written(struct descent *child)
+static bool is_being_written(const struct version *version)
 {
-    list_for_each (l, disks_of(child)) {
-        if (container_of(l, struct disk, link)->tree.origin)
-            return true;
+    list_for_each (l, &version->children) {
+        list_for_each (k, disks_of(container_of(l, struct descent, link)))
+            if (container_of(k, struct disk, link)->tree.origin)
+                return true;
     }
     return false;
 }
 
 static bool may_finish(const struct splice *s)
 {
-    struct descent *child = child_of(s->version);
     return s->sweeps || (s->store->checkpoint.state == CHECKPOINT_IDLE &&
-                         !s->store->change_logged && (!child || !is_being_written(child)));
+                         !s->store->change_logged && !is_being_written(s->version));
 }
 
 /* Everything is freed: the version goes. Not while a checkpoint has a place for its roots. */
 static void finish(struct splice *s)
 {
     struct version *version = s->version, *before = version->descent.parent;
-    struct descent *child = child_of(version);
     s->version = NULL;
+    /* What it shared with a ghost before it, nobody else may have now. */
+    if (before && !before->vm)
+        before->stale++;
     if (s->sweeps) {
         version->stale -= s->stale;
         return;
     }
-    if (child)
-        take_over(before, version, child);
+    while (!list_empty(&version->children))
+        take_over(before, version, container_of(version->children.next, struct descent, link));
     descend(&version->descent, NULL);
     version_free(version);
     s->store->stats.reclaimed_versions++;
@@ -281,7 +297,7 @@ static void finish(struct splice *s)
 static void begin(struct splice *s, struct version *version)
 {
     s->version = version;
-    s->sweeps = version->n_children > 1;
+    s->sweeps = version->n_children > 1 && !is_begun(version);
     s->stale = version->stale;
     s->disk = NULL;
     s->next = disk_after(version, NULL);
@@ -314,10 +330,17 @@ static int walk_disk(struct splice *s)
     return 1;
 }
 
+/* An error that may pass; not damage, which stays. */
+static bool is_transient(int error)
+{
+    return error && error != ERR_CHECKSUM && error != ERR_DAMAGED;
+}
+
 bool splice_step(struct store *store)
 {
     struct splice *s = store->splice;
-    if (store->log->error || store->measuring || (!s->version && list_empty(&store->dying)))
+    if (store->log->error || store->measuring || store->splice_pauses ||
+        (!s->version && list_empty(&store->dying)))
         return false;
     if (!s->version) {
         struct version *version = find_version(store);
@@ -327,6 +350,13 @@ bool splice_step(struct store *store)
     }
     if (s->disk && s->walk.waits)
         return false;
+    if (s->disk && is_transient(s->walk.failed)) {
+        /* It is taken up where it was, later. */
+        walk_free(&s->walk);
+        s->version = NULL;
+        store->splice_pauses = true;
+        return false;
+    }
     int code = 0;
     if (s->disk)
         code = walk_disk(s);
@@ -364,10 +394,15 @@ void splice_free(struct store *store)
 uint64_t splice_pending_pages(const struct store *store)
 {
     uint64_t pages = 0;
+    bool splicing = false;
+    list_for_each (l, &store->dying)
+        splicing |= container_of(l, struct version, link)->n_children <= 1;
     list_for_each (l, &store->dying) {
         const struct version *version = container_of(l, struct version, link);
         uint64_t young = young_pages(version);
-        pages += version->n_children > 1 && version->stale < young ? version->stale : young;
+        /* A swept ghost has nothing more, unless others go and leave it with what they shared. */
+        pages +=
+            !splicing && version->n_children > 1 && version->stale < young ? version->stale : young;
     }
     return pages;
 }

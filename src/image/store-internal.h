@@ -21,6 +21,7 @@ struct vm {
     struct list link; /* in store->vms */
     struct descent descent;
     struct list versions; /* by age */
+    uint32_t cloned_from; /* id of a version; of a provisional vm, which no opening survives */
     uint32_t n_versions;
     struct list hash_link; /* in store->vm_names */
     struct list disks;
@@ -140,6 +141,7 @@ struct store {
     bool change_zeroing; /* before that, and it may need a checkpoint to go on (zero_end()) */
     struct waiter change_waiter;
 
+    bool splice_pauses;    /* something could not be read: until the next tick */
     struct splice *splice; /* of dying versions */
     uint32_t births;       /* counts changes of who descends from whom */
     bool idle;             /* nothing was written of late */

@@ -385,6 +385,7 @@ void store_tick(struct store *store)
     bool idle = log->stats.batches == store->tick_batches;
     store->tick_batches = log->stats.batches;
     store->idle = idle;
+    store->splice_pauses = false;
     log_tidy(log, idle);
     if (idle && (log->bytes_since_checkpoint || log->n_dead))
         checkpoint_want(store);

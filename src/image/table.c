@@ -555,6 +555,12 @@ static bool may_leave(const struct table *table, const struct node *node)
            node->buf_seq <= table->log->table.done_seq;
 }
 
+uint32_t table_ahead(const struct table *table, uint32_t n)
+{
+    uint64_t may = table->budget_bytes / 4 / NODE_MAX_BYTES;
+    return may < n ? (uint32_t)may : n;
+}
+
 void table_shrink(struct table *table)
 {
     if (table->bytes <= table->budget_bytes)

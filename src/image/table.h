@@ -167,6 +167,9 @@ int node_touch(struct node *node);
 /* Set an entry of a leaf and keep the books of live slots. The node was touched. */
 int leaf_set(struct node *leaf, uint32_t index, struct entry entry);
 
+/* How many of n nodes, whether in memory or not, one may ask for in advance: what would be evicted
+ * before it is used must be read again and again. */
+uint32_t table_ahead(const struct table *table, uint32_t n);
 /* Evict down to the budget. Called once a turn. */
 void table_shrink(struct table *table);
 /* More is dirty than may be: writers wait for a checkpoint. */

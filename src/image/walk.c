@@ -46,9 +46,12 @@ static void advance(struct walk *walk, uint64_t to, uint8_t level)
     walk->rise = level + 1;
 }
 
-static int wait_for(struct walk *walk)
+/* For a node of that level on the way to the walk's place; should it not come, what is below it is
+ * passed over. */
+static int wait_for(struct walk *walk, uint8_t level)
 {
     walk->waits = true;
+    walk->wait_level = level < walk->tree->levels ? level : walk->tree->levels - 1;
     return -EAGAIN;
 }
 
@@ -91,18 +94,20 @@ static bool is_shared(const struct walk *walk, const struct entry *form)
 static void read_ahead(struct walk *walk, uint8_t level, uint64_t index)
 {
     uint64_t end = (index / NODE_ENTRIES + 1) * NODE_ENTRIES;
-    uint32_t asked = 0;
-    for (uint64_t i = index; i < end && asked < AHEAD; i++) {
+    uint32_t n = 0, ahead = table_ahead(walk->tree->table, AHEAD);
+    for (uint64_t i = index; i < end && n < ahead; i++) {
         struct peek p;
         struct node *node;
         if (tree_peek(walk->tree, level, i, NULL, &p) != TREE_FOUND)
             continue;
         if (peek_others(walk, level, i, NULL) != TREE_FOUND || is_shared(walk, &p.entry))
             continue;
-        asked += !p.node && tree_node(walk->tree, level, i, NULL, &node) == TREE_WAIT;
+        if (!p.node)
+            tree_node(walk->tree, level, i, NULL, &node);
         for (uint32_t k = 0; level == 0 && k < walk->n_compared; k++)
             if (walk->others[k] && !walk->peeks[k].node)
-                asked += tree_node(walk->others[k], level, i, NULL, &node) == TREE_WAIT;
+                tree_node(walk->others[k], level, i, NULL, &node);
+        n += level == 0 ? 1 + walk->n_compared : 1;
     }
 }
 
@@ -128,7 +133,7 @@ static int do_leaf(struct walk *walk, struct node *leaf)
     int found = other_nodes(walk, 0, leaf->index);
     if (found == TREE_WAIT) {
         read_ahead(walk, 0, leaf->index);
-        return wait_for(walk);
+        return wait_for(walk, 0);
     }
     if (found == -ENOMEM)
         return found;
@@ -156,7 +161,7 @@ static int go_down(struct walk *walk)
         struct node *node;
         int found = tree_peek(walk->tree, level, index, &walk->waiter, &p);
         if (found == TREE_WAIT)
-            return wait_for(walk);
+            return wait_for(walk, level + 1);
         if (found == TREE_ABSENT) {
             advance(walk, (index + 1) * span(level), level);
             return 0;
@@ -164,7 +169,7 @@ static int go_down(struct walk *walk)
         if (found == TREE_FOUND)
             found = peek_others(walk, level, index, &walk->waiter);
         if (found == TREE_WAIT)
-            return wait_for(walk);
+            return wait_for(walk, level + 1);
         if (found == TREE_FOUND && is_shared(walk, &p.entry)) {
             advance(walk, (index + 1) * span(level), level);
             return 0;
@@ -173,7 +178,7 @@ static int go_down(struct walk *walk)
             found = tree_node(walk->tree, level, index, &walk->waiter, &node);
         if (found == TREE_WAIT) {
             read_ahead(walk, level, index);
-            return wait_for(walk);
+            return wait_for(walk, level);
         }
         if (found == -ENOMEM)
             return found;
@@ -206,7 +211,7 @@ static int go_up(struct walk *walk)
         if (found == TREE_FOUND)
             found = other_nodes(walk, level, index);
         if (found == TREE_WAIT)
-            return wait_for(walk);
+            return wait_for(walk, level);
         if (found == -ENOMEM)
             return found;
         if (found == TREE_FOUND) {
@@ -225,7 +230,7 @@ static void give_up(struct walk *walk)
     if (walk->rise)
         walk->rise++;
     else
-        pass_over(walk, 0);
+        pass_over(walk, walk->wait_level);
 }
 
 int walk_step(struct walk *walk, uint32_t *budget)

@@ -26,6 +26,7 @@ struct walk {
     uint64_t skipped;     /* pages under nodes that could not be read */
     struct waiter waiter; /* wake is set by the caller */
     bool waits;           /* set by walk_step(), cleared by the waker, */
+    uint8_t wait_level;   /* of the node that is waited for */
     int failed;           /* who also says here what error woke him */
     struct node **leaves; /* the walk's own, n_others + 1 each */
     struct peek *peeks;

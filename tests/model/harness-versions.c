@@ -243,7 +243,9 @@ static void compare_measure(struct run *run)
             turn(run, false);
     }
     m.cancel = cancel;
+    run->long_work = true;
     turn_until(run, is_measuring);
+    run->long_work = false;
     if (sim_is_dead(run->sim) || (m.error && run->may_fail_reads) ||
         (cancel && m.error == -ECANCELED))
         return;

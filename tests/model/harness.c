@@ -208,7 +208,7 @@ void turn_until(struct run *run, bool (*more)(const struct run *run))
     while (more(run)) {
         turn(run, true);
         idle = sim_in_flight(run->sim) ? 0 : idle + 1;
-        if (idle > 1000)
+        if (idle > (run->long_work ? 100000 : 1000))
             fail(run,
                  "stalled: %u requests, %u on shared pages, %u changes wait and nothing is in "
                  "flight",
