@@ -13,10 +13,11 @@ int nbd_session_init(struct nbd_session *s, const char *socket_path, uint32_t n)
     s->handles = calloc(n + 1, sizeof(struct nbd_handle *));
     s->names = calloc(n + 1, sizeof(*s->names));
     s->polls = calloc(n + 1, sizeof(*s->polls));
-    if (s->handles && s->names && s->polls)
-        return 0;
-    nbd_session_fail(s, "no memory for %u disks", n);
-    return -1;
+    if (!s->handles || !s->names || !s->polls)
+        nbd_session_fail(s, "no memory for %u disks", n);
+    else if (nbd_library_load(&s->why) < 0)
+        s->failed = true;
+    return s->failed ? -1 : 0;
 }
 
 void nbd_session_fail(struct nbd_session *s, const char *format, ...)
@@ -46,13 +47,13 @@ void nbd_session_fail_io(struct nbd_session *s, uint32_t i, const char *doing, u
 int nbd_session_connect(struct nbd_session *s, uint32_t i, const char *export_name,
                         const char *context)
 {
-    struct nbd_handle *h = s->handles[i] = nbd_create();
+    struct nbd_handle *h = s->handles[i] = libnbd.create();
 
     snprintf(s->names[i], sizeof(s->names[i]), "%s", export_name);
-    if (!h || nbd_set_export_name(h, export_name) < 0 ||
-        (context && nbd_add_meta_context(h, context) < 0) ||
-        nbd_set_pread_initialize(h, false) < 0 || nbd_connect_unix(h, s->socket_path) < 0) {
-        nbd_session_fail(s, "cannot open %s over NBD: %s", export_name, nbd_get_error());
+    if (!h || libnbd.set_export_name(h, export_name) < 0 ||
+        (context && libnbd.add_meta_context(h, context) < 0) ||
+        libnbd.set_pread_initialize(h, false) < 0 || libnbd.connect_unix(h, s->socket_path) < 0) {
+        nbd_session_fail(s, "cannot open %s over NBD: %s", export_name, libnbd.get_error());
         return -1;
     }
     return 0;
@@ -68,16 +69,16 @@ static short events_of(unsigned direction)
 static void serve(struct nbd_session *s, uint32_t i, short events)
 {
     struct nbd_handle *h = s->handles[i];
-    unsigned direction = nbd_aio_get_direction(h);
+    unsigned direction = libnbd.aio_get_direction(h);
     int r = 0;
 
     if (events & (POLLIN | POLLHUP) && direction & LIBNBD_AIO_DIRECTION_READ)
-        r = nbd_aio_notify_read(h);
+        r = libnbd.aio_notify_read(h);
     else if (events & POLLOUT && direction & LIBNBD_AIO_DIRECTION_WRITE)
-        r = nbd_aio_notify_write(h);
+        r = libnbd.aio_notify_write(h);
     if (r < 0)
-        nbd_session_fail(s, "the connection to %s was lost: %s", s->names[i], nbd_get_error());
-    else if (events & (POLLERR | POLLNVAL) || nbd_aio_is_dead(h) || nbd_aio_is_closed(h))
+        nbd_session_fail(s, "the connection to %s was lost: %s", s->names[i], libnbd.get_error());
+    else if (events & (POLLERR | POLLNVAL) || libnbd.aio_is_dead(h) || libnbd.aio_is_closed(h))
         nbd_session_fail(s, "the connection to %s was lost", s->names[i]);
 }
 
@@ -88,8 +89,8 @@ bool nbd_session_wait(struct nbd_session *s, int fd, int timeout_ms)
     s->polls[0] = (struct pollfd){.fd = fd, .events = POLLIN};
     for (uint32_t i = 0; i < s->n; i++, n++)
         s->polls[1 + i] = (struct pollfd){
-            .fd = s->handles[i] ? nbd_aio_get_fd(s->handles[i]) : -1,
-            .events = s->handles[i] ? events_of(nbd_aio_get_direction(s->handles[i])) : 0,
+            .fd = s->handles[i] ? libnbd.aio_get_fd(s->handles[i]) : -1,
+            .events = s->handles[i] ? events_of(libnbd.aio_get_direction(s->handles[i])) : 0,
         };
     if (poll(s->polls, n + 1, timeout_ms) <= 0)
         return false;
@@ -102,17 +103,19 @@ bool nbd_session_wait(struct nbd_session *s, int fd, int timeout_ms)
 int nbd_session_flush(struct nbd_session *s)
 {
     /* A flush of one is a flush of the whole store. */
-    if (!s->failed && s->n && nbd_flush(s->handles[0], 0) < 0)
-        nbd_session_fail(s, "cannot make the data durable: %s", nbd_get_error());
+    if (!s->failed && s->n && libnbd.flush(s->handles[0], 0) < 0)
+        nbd_session_fail(s, "cannot make the data durable: %s", libnbd.get_error());
     return s->failed ? -1 : 0;
 }
 
 void nbd_session_close(struct nbd_session *s, bool orderly)
 {
     for (uint32_t i = 0; s->handles && i < s->n; i++) {
-        if (s->handles[i] && orderly)
-            nbd_shutdown(s->handles[i], 0);
-        nbd_close(s->handles[i]);
+        if (!s->handles[i])
+            continue;
+        if (orderly)
+            libnbd.shutdown(s->handles[i], 0);
+        libnbd.close(s->handles[i]);
     }
     free(s->handles);
     free(s->names);

@@ -6,9 +6,8 @@
 #ifndef VARVE_CLI_NBD_SESSION_H
 #define VARVE_CLI_NBD_SESSION_H
 
-#include "base/why.h"
+#include "cli/nbd-library.h"
 
-#include <libnbd.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,7 +23,7 @@ struct nbd_session {
     struct why why;
 };
 
-/* Room for n disks. Returns 0 or -1 (no memory; why is set). Close it in any case. */
+/* Room for n disks. Returns 0 or -1 (no memory, no libnbd; why is set). Close it in any case. */
 int nbd_session_init(struct nbd_session *session, const char *socket_path, uint32_t n);
 
 /* Connect disk i to an export, with a metadata context (NULL: none). 0 or -1. */

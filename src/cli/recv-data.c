@@ -120,20 +120,20 @@ static void start_write(struct receiver *r, const struct stream_run *run)
     r->writing->pending++;
     session->in_flight++;
     if (run->kind == STREAM_RUN_DATA) {
-        n = nbd_aio_pwrite(h, (const uint8_t *)r->writing->data + r->data_at, length, offset, done,
-                           0);
+        n = libnbd.aio_pwrite(h, (const uint8_t *)r->writing->data + r->data_at, length, offset,
+                              done, 0);
         r->data_at += length;
         r->data_bytes += length;
     } else {
         if (length > ZERO_BYTES)
             length = ZERO_BYTES;
-        n = nbd_aio_zero(h, length, offset, done,
-                         run->kind == STREAM_RUN_ZERO ? LIBNBD_CMD_FLAG_NO_HOLE : 0);
+        n = libnbd.aio_zero(h, length, offset, done,
+                            run->kind == STREAM_RUN_ZERO ? LIBNBD_CMD_FLAG_NO_HOLE : 0);
     }
     r->run_at += length;
     if (n < 0)
         nbd_session_fail(session, "cannot write %s: %s", session->names[r->writing->frame.disk],
-                         nbd_get_error());
+                         libnbd.get_error());
 }
 
 /* The next frame to write. False: there is none now. */

@@ -139,7 +139,8 @@ static enum exit_code connect_all(struct recv *r)
         char name[256];
         snprintf(name, sizeof(name), "%s/%s", r->vm, info->disks[i].name);
         n = nbd_session_connect(&r->session, i, name, NULL);
-        if (n == 0 && nbd_get_size(r->session.handles[i]) != (int64_t)info->disks[i].size_bytes) {
+        if (n == 0 &&
+            libnbd.get_size(r->session.handles[i]) != (int64_t)info->disks[i].size_bytes) {
             nbd_session_fail(&r->session, "%s has not the size that it was given", name);
             n = -1;
         }

@@ -105,13 +105,13 @@ void scan_pump(struct scan *scan)
     scan->answered = false;
     scan->busy = true;
     session->in_flight++;
-    if (nbd_aio_block_status(
+    if (libnbd.aio_block_status(
             session->handles[scan->disk], left < ASK_BYTES ? left : ASK_BYTES, scan->next,
             (nbd_extent_callback){.callback = on_extents, .user_data = scan},
             (nbd_completion_callback){.callback = on_done, .user_data = scan}, 0) < 0) {
         scan->busy = false;
         session->in_flight--;
         nbd_session_fail(session, "cannot ask what %s holds: %s", session->names[scan->disk],
-                         nbd_get_error());
+                         libnbd.get_error());
     }
 }

@@ -156,13 +156,13 @@ static void start_read(struct sender *s, struct work *work, uint64_t offset, uin
     *piece = (struct piece){s, work, offset};
     work->pending++;
     session->in_flight++;
-    if (nbd_aio_pread(
+    if (libnbd.aio_pread(
             session->handles[work->frame.disk], work->plain + work->frame.plain_bytes, length,
             offset,
             (nbd_completion_callback){.callback = on_read, .user_data = piece, .free = free},
             0) < 0)
         nbd_session_fail(session, "cannot read %s: %s", session->names[work->frame.disk],
-                         nbd_get_error());
+                         libnbd.get_error());
 }
 
 /* Put the beginning of a run into the frame, as much as goes in. */

@@ -133,7 +133,7 @@ static enum exit_code connect_disk(struct send *s, uint32_t i)
     if (nbd_session_connect(&s->session, i, export_name, context) < 0)
         return EXIT_FAILED;
     struct nbd_handle *h = s->session.handles[i];
-    if (nbd_can_meta_context(h, context) != 1 || nbd_get_size(h) != (int64_t)disk->size_bytes)
+    if (libnbd.can_meta_context(h, context) != 1 || libnbd.get_size(h) != (int64_t)disk->size_bytes)
         nbd_session_fail(&s->session,
                          "%s@%s or %s@%s has been removed or renamed just now; send it again",
                          s->info.vm, s->info.version, s->info.vm, *s->from ? s->from : "?");

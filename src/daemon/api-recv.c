@@ -470,6 +470,11 @@ static void place(xmlrpc_env *env, struct api *api, const struct receive *what)
                   "vm \"%s\" has been changed while the stream came in, and was left as it is; "
                   "receive it again, with --force to replace the changes",
                   what->target);
+    else if (r == -EBUSY)
+        api_fault(env, FAULT_BUSY,
+                  "vm \"%s\" has been taken into use while the stream came in, and was left as it "
+                  "is; stop the machine, and receive again",
+                  what->target);
     else if (r == -EEXIST)
         api_fault(env, FAULT_EXISTS,
                   "a version \"%s@%s\" has been made while the stream came in; rename it, and "

@@ -84,7 +84,7 @@ struct run {
     struct store_io race_io[MODEL_RACE_OPS];
     uint8_t *race_buf;
     unsigned race_waits, race_active, idle; /* race_active: a bit each */
-    bool long_work; /* it may take many turns without any I/O */
+    bool long_work;                         /* it may take many turns without any I/O */
     uint64_t crash_points, opens;
     bool formatted;
     bool dry; /* judge without adopting */
