@@ -258,7 +258,7 @@ class Store:
             at += 8 * words
             self.maps[m.file] = m
             self.check_file(m)
-        need(0 < max(self.segments, default=1) < self.head.next_segment, "next_segment")
+        need(0 not in self.segments and max(self.segments, default=0) < self.head.next_segment, "next_segment")
         need(at == len(self.body), f"the map ends at {at}, the body at {len(self.body)}")
 
     def check_file(self, m):
@@ -440,26 +440,32 @@ class Store:
         found = [d for d in version.disks.values() if d.family == disk.family] if version else []
         return (version, found[0]) if found else (version, None)
 
+    def holder(self, owner, disk, level, index):
+        """Who counts as the parent at a place: (version, what its disk there has) or None. Page: level -1."""
+        parent, before = self.relative(owner.parent, disk)
+        if before and not parent.vm and self.is_passed(before, level, index):
+            parent, before = self.relative(parent.parent, disk)
+        return (parent, self.tree(before, not parent.vm)) if before else None
+
     def check_age(self, owner):
-        """Of a vm's or version's disks: what is older than the parent is the parent's too. Returns how
-        many pages and nodes are shared so."""
+        """Of a vm's or version's disks: what is older than the parent is the parent's too, and the other
+        way round. Returns how many pages and nodes are shared so."""
         shared = [0, 0]
         for disk in owner.disks.values():
             pages, forms = self.tree(disk)
-            raw = {at: e.address for at, e in pages.items() if e.flags & 15 == RAW}
-            parent, before = self.relative(owner.parent, disk)
-            if not before:
-                continue
-            theirs, their_forms = self.tree(before, not parent.vm)
-            need(parent.vm or before.release == (0, 0), "what is half spliced is not looked at here")
-            for at, address in raw.items():
-                old = address < parent.cut
-                need(old == (at in theirs and theirs[at].address == address), f"page {at}: its age")
-                shared[0] += old
-            need(sum(a >= parent.cut for a in raw.values()) <= disk.young_pages, "young pages")
+            for at, e in pages.items():
+                held = self.holder(owner, disk, -1, at) if e.flags & 15 == RAW else None
+                theirs = held and held[1][0].get(at)
+                same = bool(theirs and theirs.address == e.address)
+                need(not held or (e.address < held[0].cut) == same, f"page {at}: its age")
+                shared[0] += same
             for address, born in forms.items():
-                need((born <= parent.epoch) == (address in their_forms), "the age of a node")
-                shared[1] += born <= parent.epoch
+                held = self.holder(owner, disk, *self.places[address][1:])
+                need(not held or (born <= held[0].epoch) == (address in held[1][1]), "the age of a node")
+                shared[1] += bool(held and born <= held[0].epoch)
+            parent, before = self.relative(owner.parent, disk)
+            need(not before or before.release != (0, 0) or disk.young_pages >=
+                 sum(e.flags & 15 == RAW and e.address >= parent.cut for e in pages.values()), "young pages")
         return shared
 
     def check_ages(self):
