@@ -409,16 +409,16 @@ bool table_is_written(const struct table *table)
     return table->n_checkpoint == 0;
 }
 
-void table_wake(struct table *table)
+bool table_wake(struct table *table)
 {
     uint64_t done = table->log->table.done_seq;
     struct list waiters, *l;
     if (list_empty(&table->root_waiters))
-        return;
+        return false;
     if (table->root_again || !table->n_frozen) /* the roots may be in the last buffer */
         log_table_flush(table->log);
     if (!table->root_again && table->woken_seq == done)
-        return;
+        return false;
     table->root_again = false;
     table->woken_seq = done;
     list_init(&waiters);
@@ -427,4 +427,5 @@ void table_wake(struct table *table)
         struct waiter *waiter = container_of(l, struct waiter, link);
         waiter->wake(waiter, 0);
     }
+    return true;
 }

@@ -394,10 +394,15 @@ void splice_free(struct store *store)
 uint64_t splice_pending_pages(const struct store *store)
 {
     uint64_t pages = 0;
+    bool splicing = false;
+    list_for_each (l, &store->dying)
+        splicing |= container_of(l, struct version, link)->n_children <= 1;
     list_for_each (l, &store->dying) {
         const struct version *version = container_of(l, struct version, link);
         uint64_t young = young_pages(version);
-        pages += version->n_children > 1 && version->stale < young ? version->stale : young;
+        /* A swept ghost has nothing more, unless others go and leave it with what they shared. */
+        pages +=
+            !splicing && version->n_children > 1 && version->stale < young ? version->stale : young;
     }
     return pages;
 }

@@ -375,7 +375,8 @@ bool store_dispatch(struct store *store)
     log_kick_sync(log);
     table_shrink(store->table);
     more |= check_step(store);
-    table_wake(store->table); /* so that a root that was asked for in this turn is on its way */
+    more |=
+        table_wake(store->table); /* so that a root that was asked for in this turn is on its way */
     return more || log->turn_again || (store->room_again && !list_empty(&store->room_waiters));
 }
 

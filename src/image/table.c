@@ -37,6 +37,7 @@ void node_mark_dirty(struct node *node, struct list *to, uint64_t epoch)
     if (!node->dirty_children)
         count_dirty(node, true);
     node->dirty = true;
+    table->n_dirty++;
     node->epoch = epoch;
     list_push_back(to, &node->link);
 }
@@ -48,6 +49,7 @@ void node_mark_clean(struct node *node)
     list_del(&node->link);
     table->dirty_bytes -= node_memory(node);
     node->dirty = false;
+    table->n_dirty--;
     if (!node->dirty_children)
         count_dirty(node, false);
     list_push_back(&table->clean, &node->link);
@@ -92,6 +94,7 @@ static void node_destroy(struct node *node)
     assert(!node->n_children && !node->pins && !node->loading);
     if (node->dirty && !node->dirty_children)
         count_dirty(node, false);
+    table->n_dirty -= node->dirty;
     node_account(table, node, -(int64_t)node_memory(node));
     list_del(&node->link);
     if (node->parent) {
@@ -117,6 +120,7 @@ int table_create(struct log *log, uint64_t budget_bytes, struct table **ret)
     table->log = log;
     table->budget_bytes = budget_bytes;
     table->scratch = scratch;
+    table->keep = TABLE_KEEP;
     list_init(&table->clean);
     list_init(&table->changing);
     list_init(&table->root_waiters);
@@ -563,12 +567,13 @@ uint32_t table_ahead(const struct table *table, uint32_t n)
 
 void table_shrink(struct table *table)
 {
-    if (table->bytes <= table->budget_bytes)
+    if (table->bytes <= table->budget_bytes || table->n_nodes <= table->n_dirty + table->keep)
         return;
     uint32_t looked = 0;
     list_for_each_safe (l, &table->clean) {
         struct node *node = container_of(l, struct node, link);
-        if (table->bytes <= table->budget_bytes || looked++ > 4096)
+        if (table->bytes <= table->budget_bytes || table->n_nodes <= table->n_dirty + table->keep ||
+            looked++ > 4096)
             return;
         if (may_leave(table, node)) {
             node_destroy(node);

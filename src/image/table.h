@@ -27,6 +27,8 @@
 #include "image/node.h"
 #include "log/log.h"
 
+#define TABLE_KEEP 256u
+
 struct table_stats {
     uint64_t loads, load_bytes, evictions, nodes_written, deltas_written;
 };
@@ -35,7 +37,9 @@ struct table {
     struct log *log;
     uint64_t epoch; /* the last one given out */
     uint64_t budget_bytes, bytes, dirty_bytes;
-    uint32_t n_nodes, n_loading;
+    uint32_t n_nodes, n_loading, n_dirty;
+    uint32_t keep; /* clean nodes, used last, that stay in any case: who goes through several trees
+                      together needs all of a place at the same time (walk.c, diff.c) */
     struct list clean;        /* evictable or nearly so, least recently used first */
     struct list changing;     /* struct tree_changes: those with dirty nodes */
     uint32_t n_frozen;        /* nodes of unfinished freezes */
@@ -205,7 +209,7 @@ void table_freeze(struct table *table);
 int table_write_some(struct table *table, uint32_t n);
 /* All that table_freeze() froze is written. */
 bool table_is_written(const struct table *table);
-/* Wake who waits for roots that can be read now. Called once a turn. */
-void table_wake(struct table *table);
+/* Wake who waits for roots that can be read now. Called once a turn. Was there anybody? */
+bool table_wake(struct table *table);
 
 #endif

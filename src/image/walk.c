@@ -18,6 +18,7 @@ int walk_set_others(struct walk *walk, struct tree **others, uint32_t n, uint32_
     if (!peeks)
         return -ENOMEM;
     walk->peeks = peeks;
+    walk->tree->table->keep = TABLE_KEEP + n * NODE_LEVELS * 2;
     walk->others = others;
     walk->n_others = n;
     walk->n_compared = n_compared;
@@ -26,6 +27,8 @@ int walk_set_others(struct walk *walk, struct tree **others, uint32_t n, uint32_
 
 void walk_free(struct walk *walk)
 {
+    if (walk->leaves)
+        walk->tree->table->keep = TABLE_KEEP;
     free(walk->leaves);
     free(walk->peeks);
     walk->leaves = NULL;
