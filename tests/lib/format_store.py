@@ -109,6 +109,17 @@ def padded(n, to):
     return (n + to - 1) // to * to
 
 
+def with_fields(name, block, **values):
+    """A copy of a block with some fields of a structure at its beginning set, and its crc."""
+    block = bytearray(block)
+    for field, value in (*values.items(), ("crc", 0)):
+        at, size, _ = next(f for f in LAYOUT[name] if f[2] == field)
+        block[at:at + size] = value.to_bytes(size, "little")
+        if field == "crc":
+            block[at:at + size] = crc(0, block).to_bytes(size, "little")
+    return bytes(block)
+
+
 class Piece:
     def __init__(self, store, file, record):
         self.file, self.first, self.end = file, record.first, record.end
@@ -177,6 +188,7 @@ class Store:
     def read_disk(self, at):
         disk = Record("catalogue_disk", self.body, at)
         descent = Record("catalogue_descent", self.body, at + 40)
+        disk.raw = self.body[at:at + 40] + self.body[at + 64:at + 64 + padded(disk.name_len, 8)]
         disk.name, at = self.name(at + 64, disk.name_len)
         disk.family, disk.young_pages = descent.family, descent.young_pages
         disk.release = descent.at, descent.rise
@@ -195,6 +207,7 @@ class Store:
 
     def read_vm(self, at):
         vm = Record("catalogue_vm", self.body, at)
+        vm.raw = self.body[at:at + 24 + padded(vm.name_len, 8)]
         vm.name, at = self.name(at + 24, vm.name_len)
         vm.versions = {}
         need(self.super.created_us < vm.created_us < self.head.time_us and vm.role == 2,
