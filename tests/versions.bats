@@ -323,6 +323,32 @@ END
     for _ in $(seq 100); do varve rm --yes w 2>/dev/null && break; sleep 0.05; done
 }
 
+@test "QEMU comes back by itself after a forced rollback, and reads what the version has" {
+    varve create w --size 64M
+    write w 1 0
+    varve snap w@a
+    write w 2 0
+    node=driver=raw,file.driver=nbd,file.server.type=unix,file.server.path=$VARVE_RUN/nbd.sock
+    mkfifo "$TOP/commands"
+    qemu-io --image-opts "$node,file.export=w,file.reconnect-delay=60" <"$TOP/commands" >"$TOP/qemu-io" 2>&1 3>&- &
+    client=$!
+    exec 4>"$TOP/commands"
+    echo 'read -P 2 0 64k' >&4
+    for _ in $(seq 200); do grep -q 'read 65536' "$TOP/qemu-io" && break; sleep 0.05; done
+    varve rollback w@a --force
+    echo 'read -P 1 0 64k' >&4
+    echo quit >&4
+    exec 4>&-
+    wait $client
+    [ "$(grep -c 'read 65536/65536' "$TOP/qemu-io")" = 2 ]
+    ! grep -i 'fail\|error' "$TOP/qemu-io"
+    # And a bitmap of what changed, where QEMU reads one: "data": false is what differs.
+    write w 3 1M
+    qemu-img map --output=json --image-opts "$node,file.export=w,file.x-dirty-bitmap=varve:changed:a" >"$TOP/map"
+    [ "$(jq -c '[.[] | select(.data == false) | [.start, .length]]' "$TOP/map")" = '[[1048576,65536]]' ]
+    for _ in $(seq 100); do varve rm --yes w 2>/dev/null && break; sleep 0.05; done
+}
+
 # ---- removing -----------------------------------------------------------------------------------
 
 @test "rm takes many names and ranges, and all bytes come back" {
@@ -509,7 +535,7 @@ END
     expect 2 'names no version' varve export w@ "$TOP/b.raw"
     [ ! -e "$TOP/b.raw" ]
     # Changed blocks, as a backup program asks for them.
-    nbdinfo --map=varve:diff:a "nbd+unix:///w?socket=$VARVE_RUN/nbd.sock" >"$TOP/map"
+    nbdinfo --map=varve:changed:a "nbd+unix:///w?socket=$VARVE_RUN/nbd.sock" >"$TOP/map"
     diff <(awk '{ print $1, $2, $3 }' "$TOP/map") - <<'END'
 0 65536 1
 65536 67043328 0

@@ -41,7 +41,7 @@ static void print_varved(void)
         "of the vm alone means its disk root\n"
         ".TP\n.B VM/DISK@VERSION\nwhat it was in a version, read\\-only; VM@VERSION for root. "
         "Lists of exports "
-        "do not have them.\n.PP\nThe context varve:diff:VERSION of an export tells which of its "
+        "do not have them.\n.PP\nThe context varve:changed:VERSION of an export tells which of its "
         "blocks "
         "differ from that version: see docs/nbd.md.\n.SH OPTIONS\n");
     for (size_t i = 0; i < option_docs_size; i++) {

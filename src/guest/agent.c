@@ -143,30 +143,35 @@ static int synchronise(struct agent *a, uint64_t end_us, struct why *why)
     return r;
 }
 
+int agent_attach(struct agent *a, int fd, uint64_t end_us, struct why *why)
+{
+    a->fd = fd;
+    a->len = 0;
+    int r = synchronise(a, end_us, why);
+    if (r < 0)
+        agent_close(a);
+    return r;
+}
+
 int agent_open(struct agent *a, const char *path, uint64_t end_us, struct why *why)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
 
     a->fd = -1;
-    a->len = 0;
     if (strlen(path) >= sizeof(address.sun_path))
         return why_set(why, -ENAMETOOLONG, "the socket path %s is too long", path);
     strcpy(address.sun_path, path);
-    a->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int r = a->fd < 0 ? -errno : 0;
-    if (r == 0 && connect(a->fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
-        r = -errno;
-    if (r == -ECONNREFUSED)
-        r = -ENOENT;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    int r = fd < 0 ? -errno : 0;
+    if (r == 0 && connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
+        r = errno == ECONNREFUSED ? -ENOENT : -errno;
+    if (r == 0)
+        return agent_attach(a, fd, end_us, why);
+    if (fd >= 0)
+        close(fd);
     if (r == -ENOENT)
-        why_set(why, r, "no machine has a guest agent at %s", path);
-    else if (r < 0)
-        why_set(why, r, "cannot connect to the guest's agent at %s: %s", path, strerror(-r));
-    else
-        r = synchronise(a, end_us, why);
-    if (r < 0)
-        agent_close(a);
-    return r;
+        return why_set(why, r, "no machine has a guest agent at %s", path);
+    return why_set(why, r, "cannot connect to the guest's agent at %s: %s", path, strerror(-r));
 }
 
 /* The next line that is an answer. */

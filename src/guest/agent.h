@@ -24,6 +24,9 @@ struct agent {
  * answers: it does not run, or somebody else talks to it), -ENAMETOOLONG, or an errno. */
 int agent_open(struct agent *agent, const char *path, uint64_t end_us, struct why *why);
 
+/* The same on a socket that is connected, which is taken. */
+int agent_attach(struct agent *agent, int fd, uint64_t end_us, struct why *why);
+
 /* Run a command without arguments whose answer is a number. Errors with a sentence: -EPROTO (the
  * agent refuses: nothing was done), -ETIMEDOUT, -EIO (of both it is not known what was done; the
  * connection must be opened again). */

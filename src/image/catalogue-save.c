@@ -300,9 +300,7 @@ static void resume_release(const struct version *version)
         return;
     list_for_each (c, &version->children) {
         struct descent *child = container_of(c, struct descent, link);
-        resume_child(version, child->is_head
-                                  ? &container_of(child, struct vm, descent)->disks
-                                  : &container_of(child, struct version, descent)->disks);
+        resume_child(version, descent_disks(child));
     }
 }
 

@@ -105,22 +105,6 @@ static void woken(struct waiter *waiter, int error)
     walk->failed = error;
 }
 
-static struct list *disks_of(struct descent *descent)
-{
-    return descent->is_head ? &container_of(descent, struct vm, descent)->disks
-                            : &container_of(descent, struct version, descent)->disks;
-}
-
-static struct disk *relative(struct descent *descent, const struct tree *tree)
-{
-    list_for_each (l, disks_of(descent)) {
-        struct disk *disk = container_of(l, struct disk, link);
-        if (disk->tree.family == tree->family)
-            return disk;
-    }
-    return NULL;
-}
-
 static bool is_removed(const struct version *version)
 {
     return !version->vm;
@@ -140,7 +124,7 @@ static int find_others(struct splice *s)
         code = version_add_staying(s->version, tree, is_removed, &s->others);
     }
     list_for_each (l, &s->version->children) {
-        disk = relative(container_of(l, struct descent, link), tree);
+        disk = descent_relative(container_of(l, struct descent, link), tree);
         if (s->sweeps || !disk || code < 0)
             continue;
         disk->tree.release = &s->disk->release;
@@ -236,7 +220,7 @@ static struct version *find_version(struct store *store)
 static void take_over(struct version *before, struct version *version, struct descent *child)
 {
     descend(child, before);
-    list_for_each (l, disks_of(child)) {
+    list_for_each (l, descent_disks(child)) {
         struct tree *tree = &container_of(l, struct disk, link)->tree;
         const struct disk *disk = version_relative(version, tree);
         if (disk)
@@ -260,7 +244,7 @@ static void take_over(struct version *before, struct version *version, struct de
 static bool is_being_written(const struct version *version)
 {
     list_for_each (l, &version->children) {
-        list_for_each (k, disks_of(container_of(l, struct descent, link)))
+        list_for_each (k, descent_disks(container_of(l, struct descent, link)))
             if (container_of(k, struct disk, link)->tree.origin)
                 return true;
     }
@@ -325,6 +309,10 @@ static int walk_disk(struct splice *s)
     if (code != 1)
         return code;
     s->store->stats.unreclaimed_pages += s->walk.skipped;
+    /* What only the version before has now, it may be a ghost's to free. */
+    struct version *before = s->version->descent.parent;
+    if (!s->sweeps && before && before->stale < UINT64_MAX / 4)
+        before->stale += s->walk.passed;
     walk_free(&s->walk);
     s->disk = NULL;
     return 1;

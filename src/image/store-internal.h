@@ -220,6 +220,11 @@ void descend(struct descent *descent, struct version *parent);
 /* Its trees free what the version before them does not hold. */
 void vm_set_held(struct vm *vm);
 void version_set_held(struct version *version);
+/* The disks of a vm's head or of a version, and the one of them that comes from the same one as a
+ * tree; NULL: none does. */
+struct list *descent_disks(struct descent *descent);
+struct disk *descent_relative(struct descent *descent, const struct tree *tree);
+
 /* A growing array of trees. */
 struct trees {
     struct tree **all;

@@ -122,16 +122,6 @@ bool vm_may_freeze(const struct vm *vm)
     return true;
 }
 
-struct disk *version_relative(const struct version *version, const struct tree *tree)
-{
-    list_for_each (l, &version->disks) {
-        struct disk *disk = container_of(l, struct disk, link);
-        if (disk->tree.family == tree->family)
-            return disk;
-    }
-    return NULL;
-}
-
 int trees_add(struct trees *trees, struct tree *tree)
 {
     if (trees->n == trees->max) {
@@ -146,16 +136,30 @@ int trees_add(struct trees *trees, struct tree *tree)
     return 0;
 }
 
-static struct disk *descent_relative(struct descent *descent, const struct tree *tree)
+struct list *descent_disks(struct descent *descent)
 {
-    struct list *disks = descent->is_head ? &container_of(descent, struct vm, descent)->disks
-                                          : &container_of(descent, struct version, descent)->disks;
+    return descent->is_head ? &container_of(descent, struct vm, descent)->disks
+                            : &container_of(descent, struct version, descent)->disks;
+}
+
+static struct disk *relative_of(const struct list *disks, const struct tree *tree)
+{
     list_for_each (l, disks) {
         struct disk *disk = container_of(l, struct disk, link);
         if (disk->tree.family == tree->family)
             return disk;
     }
     return NULL;
+}
+
+struct disk *version_relative(const struct version *version, const struct tree *tree)
+{
+    return relative_of(&version->disks, tree);
+}
+
+struct disk *descent_relative(struct descent *descent, const struct tree *tree)
+{
+    return relative_of(descent_disks(descent), tree);
 }
 
 int version_add_staying(struct version *from, const struct tree *tree,

@@ -83,14 +83,21 @@ static int peek_others(struct walk *walk, uint8_t level, uint64_t index, struct 
     return result;
 }
 
-static bool is_shared(const struct walk *walk, const struct entry *form)
+/* The first of the others that has this form too; n_others: none. */
+static uint32_t who_shares(const struct walk *walk, const struct entry *form)
 {
-    for (uint32_t i = 0; i < walk->n_others; i++) {
+    uint32_t i = 0;
+    for (; i < walk->n_others; i++) {
         const struct peek *p = &walk->peeks[i];
         if (p->exact && !entry_is_hole(&p->entry) && p->entry.address == form->address)
-            return true;
+            break;
     }
-    return false;
+    return i;
+}
+
+static bool is_shared(const struct walk *walk, const struct entry *form)
+{
+    return who_shares(walk, form) < walk->n_others;
 }
 
 /* The node at the walk's place is being read: ask for those that come next, too. */
@@ -174,6 +181,8 @@ static int go_down(struct walk *walk)
         if (found == TREE_WAIT)
             return wait_for(walk, level + 1);
         if (found == TREE_FOUND && is_shared(walk, &p.entry)) {
+            if (who_shares(walk, &p.entry) >= walk->n_compared)
+                walk->passed += span(level);
             advance(walk, (index + 1) * span(level), level);
             return 0;
         }
@@ -190,6 +199,7 @@ static int go_down(struct walk *walk)
             return 0;
         }
         if (walk->older && node->self_born <= walk->older) {
+            walk->passed += span(level);
             advance(walk, (index + 1) * span(level), level);
             return 0;
         }

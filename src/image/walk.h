@@ -24,6 +24,7 @@ struct walk {
      * memory where there is one. NULL: no interest. */
     void (*leave)(struct walk *walk, struct node *node, const struct peek *others);
     uint64_t skipped;     /* pages under nodes that could not be read */
+    uint64_t passed;      /* at most so many that those compared have not, but another has */
     struct waiter waiter; /* wake is set by the caller */
     bool waits;           /* set by walk_step(), cleared by the waker, */
     uint8_t wait_level;   /* of the node that is waited for */
