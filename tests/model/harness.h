@@ -78,13 +78,14 @@ struct run {
     /* What may go wrong at this moment because the test made it so. */
     bool may_fail_reads, may_fail_writes;
     uint64_t n_damage_events, n_full, n_write_errors, n_read_errors;
+    bool check_beside; /* a store_check() may be on its way: no other can begin */
     bool dead_damage;  /* there is damage where nothing lives: run_check() does not count it */
     uint64_t harmless; /* of the problems of the last run_check(), damage where nothing lives */
     struct model_race race;
     struct store_io race_io[MODEL_RACE_OPS];
     uint8_t *race_buf;
     unsigned race_waits, race_active, idle; /* race_active: a bit each */
-    bool long_work; /* it may take many turns without any I/O */
+    bool long_work;                         /* it may take many turns without any I/O */
     uint64_t crash_points, opens;
     bool formatted;
     bool dry; /* judge without adopting */
