@@ -78,6 +78,7 @@ struct run {
     /* What may go wrong at this moment because the test made it so. */
     bool may_fail_reads, may_fail_writes;
     uint64_t n_damage_events, n_full, n_write_errors, n_read_errors;
+    bool check_beside; /* a store_check() may be on its way: no other can begin */
     bool dead_damage;  /* there is damage where nothing lives: run_check() does not count it */
     uint64_t harmless; /* of the problems of the last run_check(), damage where nothing lives */
     struct model_race race;
