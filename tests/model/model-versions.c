@@ -365,7 +365,10 @@ int version_change_expect(const struct model *model, const struct store_change *
 bool model_page_is_same(const struct model_disk *a, const struct model_disk *b, uint64_t index)
 {
     const struct page *p = page_find(a, index), *q = page_find(b, index);
-    return p && q && p->writes[p->n - 1] == q->writes[q->n - 1];
+    if (!p || !q)
+        return false;
+    const struct page_write *v = p->writes[p->n - 1], *w = q->writes[q->n - 1];
+    return v == w || ((v->vague || w->vague) && !v->content == !w->content);
 }
 
 bool model_page_is_shared(const struct model *model, const struct model_disk *disk, uint64_t index)

@@ -78,9 +78,9 @@ uint64_t model_n_pages(const struct model_disk *disk);
 /* The bytes of a page with one write only that is not zero: for finding it on the medium. */
 bool model_page_settled(const struct model_disk *disk, uint64_t index, void *ret_page);
 
-/* Both show the same write of this page. */
+/* Both show the same write of this page, or, where several left the same bytes, maybe. */
 bool model_page_is_same(const struct model_disk *a, const struct model_disk *b, uint64_t index);
-/* Another head or version shows it too. */
+/* Another head or version shows it too, or maybe. */
 bool model_page_is_shared(const struct model *model, const struct model_disk *disk, uint64_t index);
 
 /* ---- requests on the same pages at once ----------------------------------------------------- */
