@@ -12,8 +12,8 @@ import time
 from . import fio, stats
 from .api import Api
 from .longrows import LongRow, growth
-from .rows import close_sides,
-from .servers import EXPORT, BenchError, Varve, processors
+from .rows import close_sides
+from .servers import EXPORT, BenchError, Server, Varve, processors
 from .stats import GIB, MIB
 from .versionrows import Writer, make_log_files, many_rounds
 
@@ -49,7 +49,7 @@ def sync_times(bench, count=100):
     times = []
     fd = os.open(os.path.join(bench.data_dir, "sync"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        os.posix_fallocate(fd, 0, MIB)
+        os.pwrite(fd, bytes(MIB), 0)
         os.fsync(fd)
         for number in range(count):
             begun = time.monotonic()
@@ -263,8 +263,9 @@ class Diff(ScatteredRow):
                     api.call("vm.snap", EXPORT, {"version": f"b{i}"})
                     times.append(self.compare(api, f"a{i}", f"b{i}"))
             whole = command_times(varve, 10, lambda n: ("--json", "diff", f"{EXPORT}@a0", f"{EXPORT}@b0"))
-            varve.stop()
-            varve = self.again(varve)
+            Server.stop(varve)  # the store stays
+            varve.launch()
+            varve.wait_ready()
             with Api(varve) as api:
                 cold = self.compare(api, "a0", "b0")
         finally:
@@ -273,11 +274,6 @@ class Diff(ScatteredRow):
                  f"right after the daemon's start, with no table in memory: {cold * 1000:.2f} ms"]
         return self.done([stats.check("the calls, worst", in_ms(times), ceiling=20, unit=" ms")], notes,
                          seconds=times, cold=cold)
-
-    def again(self, varve):
-        varve.launch()
-        varve.wait_ready()
-        return varve
 
     def compare(self, api, a, b):
         """Seconds of vm.diff and of disk.diff to its end, after a look at what it says."""
