@@ -249,7 +249,7 @@ def external_chain(bench, disk, depth):
         qemu("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-b", files[-2], "-F", "qcow2", files[-1],
              str(disk))
         scatter_qcow2(files[-1], writes_before(level, depth), disk, chance)
-    return Chain(bench, f"qcow2, chain of {depth}", files[-1], files)
+    return Chain(bench, f"qcow2-chain-{depth}", files[-1], files)
 
 
 def internal_snapshots(bench, disk, count):
@@ -258,7 +258,7 @@ def internal_snapshots(bench, disk, count):
     for number in range(1, count + 1):
         qemu("qemu-img", "snapshot", "-q", "-c", f"s{number}", file)
         scatter_qcow2(file, writes_before(number, count), disk, chance)
-    return Chain(bench, f"qcow2, {count} internal", file, [file])
+    return Chain(bench, f"qcow2-internal-{count}", file, [file])
 
 
 def peers(bench, name, workload, disk, chains):
