@@ -82,8 +82,9 @@ def make_log_files(bench, side, capacity):
 
 def counted_turn(bench, side, workload, **bounds):
     """one_turn with what the daemon's counters grew by, as `counters`."""
-    before = side.stats()
+    before, cpu = side.stats(), side.cpu_s()
     turn = one_turn(bench, side, workload, **bounds)
+    turn["server_s"] = side.cpu_s() - cpu
     turn["counters"] = growth(before, side.stats())
     return turn
 
@@ -114,6 +115,10 @@ def compare(workload, ours, theirs, what):
             return [(t["counters"].get(key, 0), t["counters"][requests]) for t in turns]
         checks.append(stats.check(f"{name}, {what}", stats.relative_cost(cost(ours), cost(theirs)),
                                   floor=1 - EQUAL, ceiling=1 + EQUAL))
+    def cpu(turns):
+        return [(t["server_s"], t["counters"][requests]) for t in turns]
+    checks.append(stats.check(f"the server's CPU time for one of the {requests}, {what}",
+                              stats.relative_cost(cpu(ours), cpu(theirs))))
     speed = stats.ratio([t["iops"] for t in ours], [t["iops"] for t in theirs])
     return checks + [stats.check(f"speed of {requests}, {what}", speed, floor=0.95)]
 
