@@ -7,6 +7,7 @@ request that the daemon counted in the same time.
 import os
 import random
 import subprocess
+import time
 
 from . import stats
 from .api import Api
@@ -101,6 +102,19 @@ def counted_rounds(bench, name, workload, sides, count, **bounds):
     bench.say(f"{name}: " + ", ".join(
         f"{label} {stats.median([r['iops'] for r in turns]) / 1000:.1f}k/s" for label, turns in rounds.items()))
     return rounds
+
+
+def settle(side, timeout_s=60):
+    """Let it clean until it has nothing to clean for a second: what was overwritten is dead in the
+    store without versions, and alive in the other."""
+    side.thaw()
+    deadline, cleaned, still = time.monotonic() + timeout_s, None, 0
+    while still < 2 and time.monotonic() < deadline:
+        now = side.stats()["clean_write_bytes"]
+        still = still + 1 if now == cleaned else 0
+        cleaned = now
+        time.sleep(0.5)
+    side.freeze()
 
 
 def many_rounds(bench):
@@ -199,6 +213,7 @@ class AfterVersions(LongRow):
             base.freeze()
         for side in (base, other):  # what one of them put off is nobody's turn's
             one_turn(bench, side, self.workload, size=disk, seconds=1, seed=last)
+            settle(side)
 
     def suspicions(self, rounds):
         if self.workload != "randread":
@@ -208,6 +223,8 @@ class AfterVersions(LongRow):
             share = stats.median([t["counters"].get("log_reads", 0) / t["counters"]["reads"] for t in turns])
             if share < 0.9:
                 notes.append(f"SUSPECT: {label}: {share:.2f} log reads per read; all should come from there")
+            if any(t["counters"].get("clean_write_bytes") for t in turns):
+                notes.append(f"SUSPECT: {label} was cleaning while it was read")
         return notes
 
 
