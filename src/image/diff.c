@@ -31,6 +31,45 @@ static bool add(struct store_io *io, uint64_t to, const struct store_extent *e)
     return true;
 }
 
+/* A child of a node in memory, which may be NULL: none. */
+static struct peek child_peek(const struct node *parent, uint32_t index)
+{
+    struct node *child = parent && parent->children ? parent->children[index] : NULL;
+    if (child && !child->loading)
+        return (struct peek){
+            .node = child, .entry = child->self, .exact = !child->dirty && !child->dirty_children};
+    return (struct peek){.entry = parent ? node_get(parent, index) : (struct entry){0},
+                         .exact = true};
+}
+
+/* One form under both, or nothing. */
+static bool is_same(const struct peek *p, const struct peek *q)
+{
+    if (!p->exact || !q->exact)
+        return false;
+    if (entry_is_hole(&p->entry) || entry_is_hole(&q->entry))
+        return entry_is_hole(&p->entry) && entry_is_hole(&q->entry) && !p->node && !q->node;
+    return p->entry.address == q->entry.address;
+}
+
+/* The end of the leaves after this one that are the same, too, under the same parents: in leaves.
+ */
+static uint64_t same_leaves(struct tree *a, struct tree *b, uint64_t index)
+{
+    struct node *in_a = NULL, *in_b = NULL;
+    if (tree_node(a, 1, index / NODE_ENTRIES, NULL, &in_a) != TREE_FOUND)
+        return index + 1;
+    if (tree_node(b, 1, index / NODE_ENTRIES, NULL, &in_b) != TREE_FOUND)
+        return index + 1;
+    for (index++; index % NODE_ENTRIES; index++) {
+        struct peek p = child_peek(in_a, index % NODE_ENTRIES);
+        struct peek q = child_peek(in_b, index % NODE_ENTRIES);
+        if (!is_same(&p, &q))
+            break;
+    }
+    return index;
+}
+
 /* How many pages from `page` on are the same in both, by forms that they share or holes in both.
  * TREE_FOUND, TREE_WAIT or an error; *ret is 0 where their leaves must be compared. */
 static int same_pages(struct tree *a, struct tree *b, uint64_t page, struct waiter *waiter,
@@ -52,6 +91,8 @@ static int same_pages(struct tree *a, struct tree *b, uint64_t page, struct wait
         bool shared = in_a == TREE_FOUND && in_b == TREE_FOUND && p.exact && q.exact &&
                       p.entry.address == q.entry.address && !entry_is_hole(&p.entry);
         if (both_absent || shared) {
+            if (level == 0)
+                end = same_leaves(a, b, index) << NODE_BITS;
             *ret = end - page;
             return TREE_FOUND;
         }
@@ -59,14 +100,36 @@ static int same_pages(struct tree *a, struct tree *b, uint64_t page, struct wait
     return TREE_FOUND;
 }
 
-/* A leaf is being read: ask for the next ones that differ, too. */
-static void read_ahead(struct tree *a, struct tree *b, uint64_t page, uint64_t end)
+/* A node above the leaves is being read: ask for the next ones of its level that differ, too. */
+static void read_parents_ahead(struct tree *a, struct tree *b, uint64_t page, uint64_t end)
 {
-    uint64_t last = ((page >> level_shift(2)) + 1) << level_shift(2);
     uint32_t n = 0, ahead = table_ahead(a->table, AHEAD);
-    if (last > end)
-        last = end;
-    while (page < last && n < ahead) {
+    uint64_t last = (end - 1) >> level_shift(2);
+    for (uint64_t i = page >> level_shift(2); i <= last && n < ahead; i++) {
+        struct peek p, q;
+        struct node *node;
+        int in_a = tree_peek(a, 1, i, NULL, &p), in_b = tree_peek(b, 1, i, NULL, &q);
+        if (in_a < 0 || in_b < 0 || in_a == TREE_WAIT || in_b == TREE_WAIT)
+            return;
+        if ((in_a == TREE_ABSENT && in_b == TREE_ABSENT) ||
+            (in_a == TREE_FOUND && in_b == TREE_FOUND && is_same(&p, &q)))
+            continue;
+        tree_node(a, 1, i, NULL, &node);
+        tree_node(b, 1, i, NULL, &node);
+        n += 2;
+    }
+}
+
+/* A leaf is being read: ask for the next ones that differ, too, as far as their parents are there;
+ * again when half of them have been passed. */
+static void read_ahead(struct store_io *io, uint64_t page, uint64_t end)
+{
+    struct tree *a = &io->disk->tree, *b = &io->base->tree;
+    uint32_t n = 0, ahead = table_ahead(a->table, AHEAD);
+    if (page < io->ahead)
+        return;
+    io->ahead = page;
+    while (page < end && n < ahead) {
         uint64_t pages;
         struct node *node;
         if (same_pages(a, b, page, NULL, &pages) != TREE_FOUND)
@@ -78,6 +141,8 @@ static void read_ahead(struct tree *a, struct tree *b, uint64_t page, uint64_t e
             pages = NODE_ENTRIES - page % NODE_ENTRIES;
         }
         page += pages;
+        if (n <= ahead / 2)
+            io->ahead = page;
     }
 }
 
@@ -124,8 +189,10 @@ void diff_step(struct store *store, struct store_io *io)
     while (io->next < end && more) {
         uint64_t page = io->next / PAGE_BYTES, pages;
         int code = same_pages(ours, theirs, page, &io->waiter, &pages);
-        if (code == TREE_WAIT)
+        if (code == TREE_WAIT) {
+            read_parents_ahead(ours, theirs, page, (end + PAGE_BYTES - 1) / PAGE_BYTES);
             return;
+        }
         if (code == TREE_FOUND && pages) {
             more = add(io, least((page + pages) * PAGE_BYTES, end), &(struct store_extent){0});
             continue;
@@ -136,7 +203,7 @@ void diff_step(struct store *store, struct store_io *io)
         if (code == TREE_FOUND)
             code = leaf_of(theirs, page, &io->waiter, &b);
         if (code == TREE_WAIT) {
-            read_ahead(ours, theirs, page, (end + PAGE_BYTES - 1) / PAGE_BYTES);
+            read_ahead(io, page, (end + PAGE_BYTES - 1) / PAGE_BYTES);
             return;
         }
         if (code < 0) {

@@ -102,6 +102,7 @@ bool io_start(struct store *store, struct store_io *io)
     io->error = 0;
     io->pending = 0;
     io->next = io->offset;
+    io->ahead = 0;
     io->seq = 0;
     io->busy = true;
     io->finished = false;

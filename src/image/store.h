@@ -119,6 +119,7 @@ struct store_io {
     /* The store's own. */
     struct waiter waiter;
     uint64_t next;    /* progress: the next byte to handle */
+    uint64_t ahead;   /* EXTENTS: up to this page leaves have been asked for long before */
     uint32_t pending; /* parts in flight */
     bool submitting;  /* inside store_submit() */
     bool throttled;   /* CACHE: goes on when a part has come */
