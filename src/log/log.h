@@ -151,6 +151,7 @@ struct table_stream {
     uint32_t buf_slot;
     uint64_t buf_seq;  /* of the buffer being filled */
     uint64_t done_seq; /* all buffers up to here are on the medium (not: synced) */
+    bool failed;       /* one was not written */
     uint32_t inflight;
     struct list bufs; /* in flight, in order */
 };
@@ -203,7 +204,7 @@ struct log {
     struct log_file *data_file, *next_data_file;
     bool data_unnamed; /* the checkpoint that names data_file is not durable yet: no batches */
     uint32_t data_segment, data_slot;
-    struct batch *open; /* being filled */
+    struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
     uint32_t n_inflight;
     uint32_t peak_pages; /* that were open and in flight at once, of late */
