@@ -417,7 +417,8 @@ bool table_wake(struct table *table)
         return false;
     if (table->root_again || !table->n_frozen) /* the roots may be in the last buffer */
         log_table_flush(table->log);
-    if (!table->root_again && table->woken_seq == done)
+    bool never = table->log->error && !table->log->table.inflight;
+    if (!table->root_again && table->woken_seq == done && !never)
         return false;
     table->root_again = false;
     table->woken_seq = done;

@@ -379,15 +379,18 @@ static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint
 
 /* ---- finding -------------------------------------------------------------------------------- */
 
-/* Is the root's form not written yet, or not on the medium? Then the waiter is parked. */
-static bool root_waits(struct tree *tree, struct waiter *waiter)
+/* Is the root's form not written yet, or not on the medium? Then the waiter is parked (TREE_WAIT);
+ * when the log has failed it will never be (-EIO). 0: it is there. */
+static int root_waits(struct tree *tree, struct waiter *waiter)
 {
     struct table *table = tree->table;
     if (!tree->origin && tree->root_seq <= table->log->table.done_seq)
-        return false;
+        return 0;
+    if (table->log->error && !table->log->table.inflight)
+        return -EIO;
     if (waiter)
         list_push_back(&table->root_waiters, &waiter->link);
-    return true;
+    return TREE_WAIT;
 }
 
 static int child_get(struct tree *tree, struct node *parent, uint64_t index, bool create,
@@ -398,8 +401,9 @@ static int child_get(struct tree *tree, struct node *parent, uint64_t index, boo
                         : parent->children ? parent->children[index % NODE_ENTRIES]
                                            : NULL;
     if (!node) {
-        if (!parent && root_waits(tree, waiter))
-            return TREE_WAIT;
+        int waits = parent ? 0 : root_waits(tree, waiter);
+        if (waits)
+            return waits;
         struct entry e = parent ? node_get(parent, index % NODE_ENTRIES) : tree->root_entry;
         if (!entry_is_hole(&e))
             return node_load(tree, parent, level, index, e, waiter);
@@ -481,8 +485,9 @@ int tree_peek(struct tree *tree, uint8_t level, uint64_t index, struct waiter *w
         ret->exact = !ret->node->dirty && !ret->node->dirty_children;
         return TREE_FOUND;
     }
-    if (!parent && root_waits(tree, waiter))
-        return TREE_WAIT;
+    int waits = parent ? 0 : root_waits(tree, waiter);
+    if (waits)
+        return waits;
     ret->entry = parent ? node_get(parent, index % NODE_ENTRIES) : tree->root_entry;
     ret->exact = true;
     return entry_is_hole(&ret->entry) ? TREE_ABSENT : TREE_FOUND;

@@ -151,6 +151,7 @@ struct table_stream {
     uint32_t buf_slot;
     uint64_t buf_seq;  /* of the buffer being filled */
     uint64_t done_seq; /* all buffers up to here are on the medium (not: synced) */
+    bool failed;       /* one was not written */
     uint32_t inflight;
     struct list bufs; /* in flight, in order */
 };
