@@ -46,6 +46,7 @@ static uint64_t span(uint8_t level)
 static void advance(struct walk *walk, uint64_t to, uint8_t level)
 {
     walk->at = to;
+    walk->tries = 0;
     walk->rise = level + 1;
 }
 
@@ -240,6 +241,9 @@ static int go_up(struct walk *walk)
 static void give_up(struct walk *walk)
 {
     walk->failed = 0;
+    if (walk->tries++ < 2)
+        return;
+    walk->tries = 0;
     if (walk->rise)
         walk->rise++;
     else

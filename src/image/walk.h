@@ -28,6 +28,7 @@ struct walk {
     struct waiter waiter; /* wake is set by the caller */
     bool waits;           /* set by walk_step(), cleared by the waker, */
     uint8_t wait_level;   /* of the node that is waited for */
+    uint8_t tries;        /* to read what is needed at this place: damage may be on the way only */
     int failed;           /* who also says here what error woke him */
     struct node **leaves; /* the walk's own, n_others + 1 each */
     struct peek *peeks;
