@@ -498,7 +498,8 @@ static void apply_change(struct store *s, const struct store_change *c, uint64_t
     case CHANGE_DISK_RESIZE:
         disk_resize(d, c->size_bytes);
         for (int i = 0; i < VERSIONS && bug("version-resized"); i++)
-            if (s->versions[i].made && s->versions[i].vm == vm && s->versions[i].disks[0].used)
+            if (s->versions[i].made && s->versions[i].vm == vm && s->versions[i].disks[0].used &&
+                s->versions[i].disks[0].info.size_bytes < c->size_bytes)
                 disk_resize(&s->versions[i].disks[0], c->size_bytes);
         break;
     default:
