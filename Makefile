@@ -16,7 +16,7 @@ demo:
 	@scripts/demo
 
 check check-long:
-	@scripts/setup check
+	@scripts/setup check $(if $(filter check-long,$@),long)
 	@scripts/check $(if $(filter check-long,$@),--long)
 
 bench:

@@ -16,6 +16,9 @@ import time
 import unittest
 import xmlrpc.client
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+import agent
+
 VARVED, DOCS, API_MD = sys.argv[1:4]
 CONFIG = os.environ.get("VARVE_TEST_CONFIG")  # text of a configuration file
 
@@ -99,6 +102,8 @@ class Api(unittest.TestCase):
         methods = self.api.system.listMethods()
         for name in ("vm.create", "vm.commit", "vm.list", "vm.show", "vm.rename", "vm.remove", "disk.add",
                      "disk.remove", "disk.resize", "store.space", "store.counters", "store.check",
+                     "vm.snap", "vm.rollback", "vm.clone", "vm.diff", "disk.diff", "version.list", "version.show",
+                     "version.hold", "version.rename", "version.select", "version.remove",
                      "job.status", "job.cancel", "daemon.info", "events.list", "system.multicall"):
             self.assertIn(name, methods)
         for name in methods:
@@ -199,11 +204,140 @@ class Api(unittest.TestCase):
         self.fault(105, self.api.job.status, "1")
         self.fault(105, self.api.vm.show, *(["x"] * 40))
 
+    # ---- versions
+
+    def vm(self, name, size="1048576"):
+        self.api.vm.create(name, {"size": size})
+        self.addCleanup(lambda: self.proxy().vm.remove(name))
+
+    def test_life_of_a_version(self):
+        api = self.api
+        self.vm("lv")
+        self.assertEqual(api.vm.snap("lv", {"version": "a", "note": "one <&> two"}),
+                         {"vm": "lv", "name": "a", "consistency": "crash", "warning": ""})
+        shown = api.version.show("lv", "a")
+        self.assertEqual((shown["note"], shown["used"], shown["exclusive"], shown["shared"], shown["held"]),
+                         ("one <&> two", "0", "0", "0", False))
+        self.assertRegex(shown["guid"], "^[0-9a-f]{32}$")
+        self.assertEqual(shown["disks"], [{"name": "root", "size": "1048576", "used": "0", "users": 0}])
+        self.fault(101, api.vm.snap, "lv", {"version": "a"})
+        self.fault(100, api.vm.snap, "nobody", {"version": "a"})
+        self.fault(106, api.version.show, "lv", "b")
+        self.fault(100, api.version.show, "nobody", "b")
+        self.fault(106, api.version.hold, "lv", "b", True)
+        self.assertTrue(api.version.hold("lv", "a", True))
+        self.fault(109, api.version.hold, "lv", "a", True)
+        self.fault(107, api.version.remove, "lv", ["a"])
+        self.fault(107, api.vm.remove, "lv")
+        api.version.hold("lv", "a", False)
+        self.fault(109, api.version.hold, "lv", "a", False)
+        api.version.rename("lv", "a", "b")
+        self.fault(106, api.version.rename, "lv", "a", "c")
+        kept = api.vm.rollback("lv", "b")["kept"]
+        self.assertRegex(kept, "^before-rollback-")
+        self.assertEqual(api.vm.rollback("lv", "b", {"discard": True}), {"kept": "", "disconnected": 0})
+        self.assertEqual(api.vm.clone("lv", "b", "lc"), {"vm": "lv", "version": "b"})
+        self.assertEqual(api.vm.show("lc")["origin"], "lv@b")
+        self.fault(101, api.vm.clone, "lv", "b", "lc")
+        api.vm.remove("lc")
+        api.vm.clone("lv", "b", "lp", {"provisional": True})
+        self.assertTrue(api.vm.show("lp")["provisional"])
+        api.vm.remove("lp")
+        self.assertEqual(api.version.remove("lv", ["b", kept, "b"]), 2)
+        self.assertEqual(api.version.list("lv"), {"versions": [], "next": ""})
+
+    def test_arguments_of_versions(self):
+        api = self.api
+        self.vm("av")
+        self.vm("unrelated")
+        for options in ({"nope": 1}, {"version": 5}, {"note": True}, {"quiesce": "perhaps"}, {"timeout": "1"},
+                        {"timeout": 0, "quiesce": "auto"}, {"agent": "relative", "quiesce": "auto"},
+                        {"note": "x" * 1025}, {"note": "a\tb"}):
+            self.fault(105, api.vm.snap, "av", options)
+        for name in ("", "a/b", "a@b", "x" * 65, "a..b", ".."):
+            self.fault(103, api.vm.snap, "av", {"version": name})
+        self.assertEqual(api.version.list("av")["versions"], [])
+        api.vm.snap("av", {"version": "a"})
+        self.fault(103, api.version.remove, "av", ["a/b"])
+        self.fault(105, api.version.remove, "av", ["a", 5])
+        self.fault(105, api.version.remove, "av", "a")
+        self.assertEqual(api.version.remove("av", []), 0)
+        self.fault(105, api.version.list, "av", {"after": "nonsense"})
+        self.fault(105, api.vm.rollback, "av", "a", {"keep": "x", "discard": True})
+        self.fault(105, api.disk.diff, "av", "a", "av", "", "root", {"offset": "-1"})
+        self.fault(105, api.disk.diff, "av", "a", "av", "", "root", {"offset": "1048577"})
+        self.fault(100, api.disk.diff, "av", "a", "av", "", "none")
+        self.fault(108, api.disk.diff, "av", "a", "unrelated", "", "root")
+        self.fault(108, api.vm.diff, "av", "a", "unrelated", "")
+        self.assertEqual(api.disk.diff("av", "a", "av", "", "root", {"offset": "1048576"}),
+                         {"size": "1048576", "extents": [], "next": ""})
+        self.fault(116, api.vm.snap, "av", {"version": "b", "quiesce": "require"})
+        self.assertIn("as after a crash", api.vm.snap("av", {"version": "b", "quiesce": "auto"})["warning"])
+        self.assertEqual(api.version.select("av", ["..b", "a"]), {"names": ["a", "b"]})
+        self.assertEqual(api.version.select("av", ["a..", ".."], {"measure": True}), {"names": ["a", "b"], "bytes": "0"})
+        self.fault(106, api.version.select, "av", ["a..c"])
+        self.fault(105, api.version.select, "av", ["b..a"])
+
+    def test_lists_of_versions_come_in_pages(self):
+        api = self.api
+        for name in ("pa", "pb"):
+            self.vm(name)
+        calls = [{"methodName": "vm.snap", "params": ["pa", {"version": "v%d" % i}]} for i in range(1300)]
+        for i in range(0, 1300, 500):
+            self.assertTrue(all(isinstance(r, list) for r in api.system.multicall(calls[i:i + 500])))
+        api.vm.snap("pb", {"version": "last"})
+        pages, after = [], {}
+        while True:
+            answer = api.version.list("", dict(after))
+            pages.append([v["vm"] + "@" + v["name"] for v in answer["versions"]])
+            if not answer["next"]:
+                break
+            after = {"after": answer["next"]}
+        self.assertEqual([len(p) for p in pages], [1000, 301])
+        self.assertEqual(sum(pages, []), ["pa@v%d" % i for i in range(1300)] + ["pb@last"])
+        # What the last page ended with is gone: the next one begins behind it all the same.
+        api.version.remove("pa", ["v999"])
+        again = api.version.list("", {"after": after["after"]})
+        self.assertEqual(again["versions"][0]["name"], "v1000")
+        # All of them together or none, up to 512; more at once.
+        api.version.hold("pa", "v700", True)
+        self.fault(107, api.version.remove, "pa", ["v690..v710"])
+        self.assertEqual(api.vm.show("pa")["versions"], 1299)
+        api.version.hold("pa", "v700", False)
+        self.assertEqual(api.version.remove("pa", ["v300..v900"]), 601)
+        self.assertEqual(api.vm.show("pa")["versions"], 698)
+
+    def test_many_take_anonymous_versions_at_once(self):
+        self.vm("race-v")
+
+        def work(_):
+            with self.proxy() as api:
+                return [api.vm.snap("race-v")["name"] for _ in range(10)]
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            names = sum(pool.map(work, range(12)), [])
+        self.assertEqual(len(set(names)), 120)
+        self.assertEqual({v["name"] for v in self.api.version.list("race-v")["versions"]}, set(names))
+
+    def test_a_guest_that_takes_its_time_holds_up_nobody_else(self):
+        self.vm("slow")
+        path = self.dir.name + "/agent"
+        with agent.Agent(path, freeze_s=3) as guest, self.proxy() as other, \
+                concurrent.futures.ThreadPoolExecutor(1) as pool:
+            snap = pool.submit(other.vm.snap, "slow", {"version": "v", "quiesce": "require", "agent": path})
+            while "guest-fsfreeze-freeze" not in guest.commands:
+                time.sleep(0.01)
+            start = time.monotonic()
+            self.api.vm.list()
+            self.api.vm.snap("slow", {"version": "w"})
+            self.assertLess(time.monotonic() - start, 1)
+            self.assertEqual(snap.result(20)["consistency"], "filesystem")
+            self.assertFalse(guest.frozen)
+
     # ---- store, jobs, events
 
     def test_space_and_counters_are_decimal_strings(self):
         space = self.api.store.space()
-        for key in ("capacity", "reserve", "data", "tables", "dead", "available", "allocated"):
+        for key in ("capacity", "reserve", "data", "tables", "dead", "pending", "available", "allocated"):
             self.assertRegex(space[key], r"^[0-9]+$")
         self.assertGreater(int(space["capacity"]), 1 << 29)
         names = [c["name"] for c in self.api.store.counters()]

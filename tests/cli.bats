@@ -5,6 +5,7 @@
 # Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 daemon unreachable.
 
 bats_require_minimum_version 1.5.0
+load lib/cli
 
 setup_file() {
     export BUILD=${BUILD:-$PWD/build}
@@ -31,50 +32,6 @@ teardown_file() {
     done
     stop_daemon
     rm -rf "$TOP"
-}
-
-start_daemon() {
-    varved --store "$STORE" --run "$VARVE_RUN" >"$TOP/log" 2>&1 3>&- &
-    echo $! >"$TOP/pid"
-    for _ in $(seq 200); do
-        varve df >/dev/null 2>&1 && return
-        sleep 0.05
-    done
-    cat "$TOP/log" >&2
-    return 1
-}
-
-stop_daemon() {
-    kill "$(cat "$TOP/pid")"
-    for _ in $(seq 200); do
-        kill -0 "$(cat "$TOP/pid")" 2>/dev/null || return 0
-        sleep 0.05
-    done
-    return 1
-}
-
-# expect CODE SENTENCE COMMAND...: the exit code, and a part of what is said.
-expect() {
-    local code=$1 sentence=$2
-    shift 2
-    run "$@"
-    [ "$status" -eq "$code" ] || { echo "exit $status, not $code: $output"; return 1; }
-    [[ $output == *"$sentence"* ]] || { echo "does not say \"$sentence\": $output"; return 1; }
-}
-
-# refused CODE SENTENCE COMMAND...: the same, and no vm or disk is other than before.
-refused() {
-    local before=$(varve --json ls)
-    expect "$@" || return 1
-    [ "$(varve --json ls)" = "$before" ] || { echo "something changed"; return 1; }
-}
-
-# A command that must fail, in this shell (which `run` is not).
-fails() {
-    if "$@"; then
-        echo "$* did not fail"
-        return 1
-    fi
 }
 
 # ---- life of a vm -------------------------------------------------------------------------------
@@ -158,7 +115,7 @@ fails() {
 @test "an import goes into a new vm, or a new disk of an old one, never into an old disk" {
     varve import "$TOP/a.qcow2" two/boot
     varve import "$TOP/a.raw" two/data --format raw
-    [ "$(varve --json ls two | jq -r '[.disks[].name] | sort | join(" ")')" = "boot data" ]
+    [ "$(varve --json show two | jq -r '[.disks[].name] | sort | join(" ")')" = "boot data" ]
     refused 4 'already' varve import "$TOP/a.raw" two
     refused 4 'already' varve import "$TOP/a.raw" two/data
     varve rm --yes two
@@ -356,7 +313,7 @@ EOF
     for words in "help disk" "disk --help" "disk -h" "--help disk"; do
         expect 0 'disk resize  Change the size of a disk' varve $words
     done
-    expect 2 'usage: varve rename VM NEW; see varve help rename' varve rename one
+    expect 2 'usage: varve rename VM[@VERSION] NEW; see varve help rename' varve rename one
     expect 2 'usage: varve create [OPTION...] VM' varve create
     expect 2 'is no option' varve ls --bogus
     expect 2 'wants a value' varve create x --size
@@ -412,7 +369,7 @@ EOF
     ) 3>&- &
     client=$!
     for _ in $(seq 100); do
-        [ "$(varve --json ls before | jq '.disks[0].users')" = 1 ] && break
+        [ "$(varve --json show before | jq '.disks[0].users')" = 1 ] && break
         sleep 0.05
     done
     run --separate-stderr varve rename before after
@@ -558,7 +515,7 @@ half_import() {
     varve import "$TOP/big.raw" "$1" 3>&- &
     child=$!
     for _ in $(seq 200); do
-        varve ls "${1%/*}" 2>/dev/null | grep -q "^${1#*/} .*" && return
+        varve show "${1%/*}" 2>/dev/null | grep -q "^${1#*/} .*" && return
         sleep 0.02
     done
     return 1
@@ -594,7 +551,7 @@ half_import() {
         [ $code -eq 5 ]
         sleep 0.2
         start_daemon
-        run varve ls "${name%/*}"
+        run varve show "${name%/*}"
         [[ $output != *"${name#*/} "*8G* ]]
     done
     expect 3 'no vm' varve show halfway
@@ -858,7 +815,7 @@ EOF
 
 @test "every command has help, a place in varve(1) and in the completion" {
     run -0 varve help
-    for c in init create import export ls show rename rm 'disk add' 'disk rm' 'disk resize' run console stop stats df check version help; do
+    for c in init create import export ls show rename rm snap hold release rollback clone diff 'disk add' 'disk rm' 'disk resize' run console stop stats df check version help; do
         [[ $output == *"$c"* ]]
         varve help $c | grep -q "^Usage: varve $c"
         varve $c --help | grep -q "^Examples:"
@@ -871,8 +828,10 @@ EOF
     [ "$(varved --version)" = "varved $(varve version | sed -n 's/^varve //p')" ]
 }
 
-@test "bash completes commands, options and vms" {
+@test "bash completes commands, options, vms and versions" {
     varve create zebra
+    varve snap zebra@one
+    varve snap zebra@two
     bash -c '
         eval "$(varve help --completion bash)"
         complete_line() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _varve; echo "${COMPREPLY[*]}"; }
@@ -880,6 +839,10 @@ EOF
         [[ $(complete_line varve disk re) == resize ]] || exit 2
         [[ $(complete_line varve create x --s) == --size ]] || exit 3
         [[ $(complete_line varve show zeb) == zebra ]] || exit 4
-        [[ $(complete_line varve import --format q) == qcow2 ]] || exit 5'
+        [[ $(complete_line varve import --format q) == qcow2 ]] || exit 5
+        [[ $(complete_line varve rm zebra @) == "one two" ]] || exit 6
+        [[ $(complete_line varve rollback zebra @ t) == two ]] || exit 7
+        [[ $(complete_line varve rm zebra @ one zeb) == zebra ]] || exit 8
+        [[ $(complete_line varve snap x --quiesce r) == require ]] || exit 9'
     varve rm --yes zebra
 }

@@ -20,6 +20,8 @@ WORKLOADS = {
     "skewwrite": {"rw": "randwrite", "bs": "4k", "iodepth": 32, "norandommap": 1,
                   "random_distribution": "zoned:90/10:10/90"},
     "fill": {"rw": "write", "bs": "1m", "iodepth": 8, "end_fsync": 1},
+    "fill-half": {"rw": "write", "bs": "1m", "iodepth": 8, "end_fsync": 1, "refill_buffers": 1,
+                  "buffer_compress_percentage": 50, "buffer_compress_chunk": 4096},
     "verify": {"rw": "randwrite", "bs": "4k", "iodepth": 32, "verify": "crc32c", "verify_fatal": 1,
                "do_verify": 1, "verify_state_save": 0},
 }
@@ -31,7 +33,7 @@ class FioError(Exception):
 
 def job_text(target, workload, *, seconds=None, ramp_s=0, io_size=None, size=None, offset=0, seed=1):
     """The job file. target: the lines that say what to work on (Server.target)."""
-    lines = ["[global]", "thread=1", f"randseed={seed}", "percentile_list=50:99:99.9"]
+    lines = ["[global]", "thread=1", f"randseed={seed}", "percentile_list=50:99:99.9:99.99"]
     lines += [f"{k}={v}" for k, v in target.items()]
     lines += ["[work]"]
     lines += [f"{k}={v}" for k, v in WORKLOADS[workload].items()]
@@ -65,6 +67,8 @@ def parse(text):
         "p50_us": percentile.get("50.000000", 0) / 1000,
         "p99_us": percentile.get("99.000000", 0) / 1000,
         "p999_us": percentile.get("99.900000", 0) / 1000,
+        "p9999_us": percentile.get("99.990000", 0) / 1000,
+        "max_us": side["clat_ns"].get("max", 0) / 1000,
     }
     sync = job.get("sync", {}).get("lat_ns", {})
     if sync.get("N") and "percentile" in sync:

@@ -1,6 +1,7 @@
 """The few NBD messages that a probe needs: fixed newstyle handshake, one export, simple reads.
 
-fio measures; this only asks "do you serve yet, and what stands there?" without starting a process.
+fio measures; this asks "do you serve yet, and what stands there?" without starting a process, and
+writes the few pages between two versions.
 """
 
 import socket
@@ -8,7 +9,7 @@ import struct
 
 OPT_GO, REP_ACK, REP_INFO, INFO_EXPORT = 7, 1, 3, 0
 FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES = 1, 2
-CMD_READ, CMD_DISC = 0, 2
+CMD_READ, CMD_WRITE, CMD_DISC = 0, 1, 2
 OPT_REPLY_MAGIC = 0x3E889045565A9
 REQUEST_MAGIC, REPLY_MAGIC = 0x25609513, 0x67446698
 
@@ -68,6 +69,24 @@ class Nbd:
                 return size
             elif kind & 0x80000000:
                 raise NbdError(f"export {name.decode()} refused: {body.decode(errors='replace')}")
+
+    def write_pages(self, offsets, page, depth=32):
+        """The same bytes at each offset, so many requests in flight at most."""
+        flying = 0
+        for cookie, offset in enumerate(offsets):
+            self.sock.sendall(struct.pack(">IHHQQI", REQUEST_MAGIC, 0, CMD_WRITE, cookie, offset,
+                                          len(page)) + page)
+            flying += 1
+            if flying == depth:
+                flying -= self._written()
+        while flying:
+            flying -= self._written()
+
+    def _written(self):
+        magic, error, cookie = struct.unpack(">IIQ", self._take(16))
+        if magic != REPLY_MAGIC or error:
+            raise NbdError(f"write {cookie}: error {error}")
+        return 1
 
     def read(self, offset, length):
         self.sock.sendall(struct.pack(">IHHQQI", REQUEST_MAGIC, 0, CMD_READ, 1, offset, length))

@@ -51,6 +51,36 @@ def total_ratio(numerators, denominators):
     return {"value": sum(numerators) / sum(denominators), **spread(per_round)}
 
 
+def relative_cost(ours, theirs):
+    """How much more an operation costs us: each a list with (cost, operations) of every round. Costs
+    that are zero on both sides are equal; one that only we have is infinite."""
+    def each(a, b):
+        mine, other = a[0] / a[1], b[0] / b[1]
+        return mine / other if other else 1.0 if not mine else float("inf")
+
+    def total(rounds):
+        return sum(r[0] for r in rounds), sum(r[1] for r in rounds)
+
+    if not ours or len(ours) != len(theirs):
+        raise ValueError(f"cannot pair {len(ours)} rounds with {len(theirs)}")
+    return {"value": each(total(ours), total(theirs)), **spread([each(a, b) for a, b in zip(ours, theirs)])}
+
+
+def percentile(values, percent):
+    """The least value that so many percent of all are not above."""
+    ordered = sorted(values)
+    return ordered[max(-(-len(ordered) * percent // 100), 1) - 1]
+
+
+def rate(samples, begin, end):
+    """Events per second between two times, of samples (time, events so far) in order of time: between
+    the first sample at begin or later and the last at end or earlier. None: fewer than two of them."""
+    inside = [s for s in samples if begin <= s[0] <= end]
+    if len(inside) < 2:
+        return None
+    return (inside[-1][1] - inside[0][1]) / (inside[-1][0] - inside[0][0])
+
+
 def human_bytes(n):
     for unit in ("B", "KiB", "MiB", "GiB"):
         if n < 1024 or unit == "GiB":

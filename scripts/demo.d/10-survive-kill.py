@@ -1,10 +1,6 @@
 """A Debian guest boots from a Varve disk, writes files, and does not notice that varved dies."""
-import json
-import os
-import subprocess
 import time
 
-import guest
 import lifeline
 
 TITLE = "A guest lives through the death of the daemon under its disk"
@@ -19,7 +15,7 @@ def run(demo):
     demo.varve("ls")
 
     demo.say("booting it from Varve: stock QEMU, no KVM needed (the processor is emulated)")
-    with start_guest(demo) as machine:
+    with demo.start_guest() as machine:
         seconds = machine.console.log_in(300)
         demo.say(f"the guest is up: {machine.console.check('uname -sr').strip()}")
         demo.result("booted from Varve, to a root shell, in", f"{seconds:.1f} s")
@@ -33,13 +29,6 @@ def run(demo):
     for problem in problems:
         demo.say(f"PROBLEM {problem}")
     check_disk(demo)
-
-
-def start_guest(demo):
-    """With an emulated processor, which works on every machine, unless $VARVE_ACCEL says "kvm"."""
-    accel = os.environ.get("VARVE_ACCEL", "tcg")
-    return guest.Running(json.loads(
-        demo.varve("--json", "run", "debian", "--memory", "512M", "--accel", accel)))
 
 
 def kills_under_load(demo, console):
@@ -66,23 +55,12 @@ def kills_under_load(demo, console):
     return files, problems
 
 
-def root_partition(image):
-    """Byte offset of the image's second partition."""
-    dump = subprocess.run(["sfdisk", "--dump", str(image)], check=True, capture_output=True,
-                          text=True).stdout
-    line = next(line for line in dump.splitlines() if 'name="root"' in line)
-    return int(line.split("start=")[1].split(",")[0]) * 512
-
-
 def check_disk(demo):
     demo.say("checking its file system from outside")
     exported = demo.scratch / "after.raw"
     demo.varve("export", "debian/root", str(exported))
-    fsck = subprocess.run(["e2fsck", "-f", "-n", f"{exported}?offset={root_partition(exported)}"],
-                          capture_output=True, text=True)
-    demo.say(f"e2fsck: {(fsck.stdout.strip().splitlines() or ['no output'])[-1]}")
-    demo.result("e2fsck of the guest's root", "clean" if fsck.returncode == 0 else fsck.stderr,
-                fsck.returncode == 0)
+    clean, errors = demo.fsck(f"{exported}?offset={demo.root_offset(exported)}")
+    demo.result("e2fsck of the guest's root", "clean" if clean else errors, clean)
     demo.varve("check")
     demo.result("varve check", "clean")
     exported.unlink()

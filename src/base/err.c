@@ -17,6 +17,9 @@ static const struct {
     {ERR_IN_USE, "in use"},
     {ERR_BAD_NAME, "not a valid name"},
     {ERR_BAD_SIZE, "not a valid size"},
+    {ERR_HELD, "held"},
+    {ERR_NO_VERSION, "no such version"},
+    {ERR_UNRELATED, "the disks have no common origin"},
 };
 
 int err_errno(int code)

@@ -20,6 +20,9 @@ enum err {
     ERR_IN_USE = ERR_CODE(16 /* EBUSY */, 1),      /* another daemon or client holds it */
     ERR_BAD_NAME = ERR_CODE(22 /* EINVAL */, 2),   /* not a valid vm, disk or version name */
     ERR_BAD_SIZE = ERR_CODE(22 /* EINVAL */, 3),   /* size zero, unaligned or too large */
+    ERR_HELD = ERR_CODE(16 /* EBUSY */, 2),        /* a version that is held cannot be removed */
+    ERR_NO_VERSION = ERR_CODE(2 /* ENOENT */, 1),  /* the vm is there, the version is not */
+    ERR_UNRELATED = ERR_CODE(22 /* EINVAL */, 4),  /* two disks that have no common origin */
 };
 
 /* The positive errno under a negative code. */

@@ -83,6 +83,9 @@ void table_print(struct table *table);                              /* and free 
 const char *member_text(const json_t *object, const char *key);
 uint64_t member_u64(const json_t *object, const char *key);
 
+/* The sum of a member over an array of objects. */
+uint64_t member_sum(const json_t *array, const char *key);
+
 /* ---- the daemon ----------------------------------------------------------------------------- */
 
 /* Call a method with an array of arguments (taken; NULL: none). On success *ret is a new reference.
@@ -93,9 +96,20 @@ enum exit_code call(const struct invocation *inv, const char *method, json_t *ar
 enum exit_code call_quiet(const struct invocation *inv, const char *method, json_t *args,
                           json_t **ret, struct why *why);
 
+/* All versions of vm ("": of all vms), page after page, as version.list gives them. measure: find
+ * out what is exclusive. *ret is a new reference. */
+enum exit_code call_versions(const struct invocation *inv, const char *vm, bool measure,
+                             json_t **ret);
+
 /* After something that goes past the API (a copy over NBD) failed with code: where the daemon does
  * not answer any more, say so and return EXIT_UNREACHABLE; else return code. */
 enum exit_code check_daemon(const struct invocation *inv, enum exit_code code);
+
+/* ---- files ---------------------------------------------------------------------------------- */
+
+/* A file that is complete gets its name, when it is on its disk. force: also if something has the
+ * name. Prints why not. */
+enum exit_code file_publish(const char *partial, const char *path, bool force);
 
 /* ---- names and sizes ------------------------------------------------------------------------ */
 
@@ -105,9 +119,21 @@ struct disk_name {
 };
 void disk_name_split(const char *text, struct disk_name *ret);
 
+struct version_name {
+    char vm[256], version[256]; /* as above; version: may be a range */
+    bool has_version;
+};
+void version_name_split(const char *text, struct version_name *ret);
+
+/* The same, where a version has to be named. EXIT_USAGE after a message that says how. */
+enum exit_code version_name_read(const char *text, struct version_name *ret);
+
 /* Refuse what only whole disks are good for where an import is under way or was cut off: object is
  * a vm or a disk of the API, whose name is for the message. EXIT_OK: it is whole. */
 enum exit_code check_whole(const json_t *object, const char *what, const char *name);
+
+/* "provisional", "in use" or "idle": of a vm or a disk with so many users. */
+const char *state_text(const json_t *object, uint64_t users);
 
 /* EXIT_USAGE after a message: what cannot name a machine (a directory is made of it). */
 enum exit_code check_machine_name(const char *name);
@@ -118,13 +144,19 @@ enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes);
 /* ---- handlers, by file ---------------------------------------------------------------------- */
 
 enum exit_code cmd_create(const struct invocation *inv); /* vm.c */
-enum exit_code cmd_ls(const struct invocation *inv);
 enum exit_code cmd_show(const struct invocation *inv);
 enum exit_code cmd_rename(const struct invocation *inv);
-enum exit_code cmd_rm(const struct invocation *inv);
 enum exit_code cmd_disk_add(const struct invocation *inv);
 enum exit_code cmd_disk_rm(const struct invocation *inv);
 enum exit_code cmd_disk_resize(const struct invocation *inv);
+enum exit_code cmd_ls(const struct invocation *inv);   /* list.c */
+enum exit_code cmd_rm(const struct invocation *inv);   /* remove.c */
+enum exit_code cmd_snap(const struct invocation *inv); /* version.c */
+enum exit_code cmd_hold(const struct invocation *inv);
+enum exit_code cmd_release(const struct invocation *inv);
+enum exit_code cmd_rollback(const struct invocation *inv);
+enum exit_code cmd_clone(const struct invocation *inv);
+enum exit_code cmd_diff(const struct invocation *inv); /* diff.c */
 enum exit_code cmd_init(const struct invocation *inv); /* store.c */
 enum exit_code cmd_df(const struct invocation *inv);
 enum exit_code cmd_stats(const struct invocation *inv);
@@ -132,6 +164,8 @@ enum exit_code cmd_check(const struct invocation *inv);
 enum exit_code cmd_version(const struct invocation *inv);
 enum exit_code cmd_import(const struct invocation *inv);  /* import.c */
 enum exit_code cmd_export(const struct invocation *inv);  /* export.c */
+enum exit_code cmd_send(const struct invocation *inv);    /* send.c */
+enum exit_code cmd_recv(const struct invocation *inv);    /* recv.c */
 enum exit_code cmd_run(const struct invocation *inv);     /* run.c */
 enum exit_code cmd_console(const struct invocation *inv); /* machine.c */
 enum exit_code cmd_stop(const struct invocation *inv);

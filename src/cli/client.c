@@ -1,18 +1,19 @@
-/* client.c - calls to the daemon: XML-RPC by libxmlrpc's serialisation over libcurl.
+/* client.c - calls to the daemon: XML-RPC by libxmlrpc's serialisation.
  *
  * The commands speak JSON values; this file turns them into XML-RPC values and back. */
 #include "cli/cli.h"
 
-#include "base/cleanup.h"
+#include "base/mono.h"
+#include "cli/http.h"
 
-#include <curl/curl.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/un.h>
 #include <xmlrpc-c/base.h>
 
-#define CALL_TIMEOUT_SECONDS 120L
+#define CALL_TIMEOUT_SECONDS 120
+#define ANSWER_MAX_BYTES     (64u << 20) /* lists of many vms */
 
 /* ---- values --------------------------------------------------------------------------------- */
 
@@ -102,78 +103,46 @@ static json_t *from_xmlrpc(xmlrpc_env *env, xmlrpc_value *value)
 
 /* ---- the request ---------------------------------------------------------------------------- */
 
-static size_t on_answer(char *data, size_t size, size_t n, void *arg)
+static enum exit_code unreachable(int code, bool connected, const char *path, struct why *why)
 {
-    xmlrpc_mem_block *answer = arg;
-    xmlrpc_env env;
-
-    xmlrpc_env_init(&env);
-    XMLRPC_MEMBLOCK_APPEND(char, &env, answer, data, size *n);
-    bool failed = env.fault_occurred;
-    xmlrpc_env_clean(&env);
-    return failed ? 0 : size * n;
-}
-
-static enum exit_code unreachable(CURL *curl, CURLcode code, const char *path, struct why *why)
-{
-    long os_errno = 0;
-
-    curl_easy_getinfo(curl, CURLINFO_OS_ERRNO, &os_errno);
-    if (code != CURLE_COULDNT_CONNECT)
-        why_set(why, 0, "the daemon at %s did not answer: %s", path, curl_easy_strerror(code));
-    else if (os_errno == EACCES || os_errno == EPERM)
+    if (code == -EPROTO)
+        why_set(why, 0, "the daemon at %s did not answer: its answer was cut off", path);
+    else if (connected)
+        why_set(why, 0, "the daemon at %s did not answer: %s", path, strerror(-code));
+    else if (code == -EACCES || code == -EPERM)
         why_set(why, 0, "no permission to talk to the daemon at %s; run varve as the daemon's user",
                 path);
     else
         why_set(why, 0,
                 "no daemon answers at %s (%s); start varved, or name its run directory with --run",
-                path, os_errno ? strerror((int)os_errno) : curl_easy_strerror(code));
+                path, strerror(-code));
     return EXIT_UNREACHABLE;
 }
 
 static enum exit_code send_request(const char *path, xmlrpc_mem_block *request,
-                                   xmlrpc_mem_block *answer, struct why *why)
+                                   struct http_answer *answer, struct why *why)
 {
-    CURL *curl = curl_easy_init();
-    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: text/xml");
-    enum exit_code r = EXIT_OK;
-    long status = 0;
+    int connected;
+    int r = http_post(path, XMLRPC_MEMBLOCK_CONTENTS(char, request),
+                      XMLRPC_MEMBLOCK_SIZE(char, request), ANSWER_MAX_BYTES,
+                      mono_us() + CALL_TIMEOUT_SECONDS * 1000000ULL, answer, &connected);
 
-    headers = curl_slist_append(headers, "Expect:");
-    curl_easy_setopt(curl, CURLOPT_URL, "http://localhost/RPC2");
-    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, path);
-    curl_easy_setopt(curl, CURLOPT_PROXY, "");
-    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_TIMEOUT, CALL_TIMEOUT_SECONDS);
-    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, XMLRPC_MEMBLOCK_CONTENTS(char, request));
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE, (long)XMLRPC_MEMBLOCK_SIZE(char, request));
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_answer);
-    curl_easy_setopt(curl, CURLOPT_WRITEDATA, answer);
-    CURLcode code = curl_easy_perform(curl);
-    if (code != CURLE_OK) {
-        r = unreachable(curl, code, path, why);
-    } else {
-        curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
-        if (status != 200) {
-            why_set(why, 0, "the daemon at %s answered with HTTP status %ld", path, status);
-            r = EXIT_FAILED;
-        }
-    }
-    curl_slist_free_all(headers);
-    curl_easy_cleanup(curl);
-    return r;
+    if (r < 0)
+        return unreachable(r, connected, path, why);
+    if (answer->status == 200)
+        return EXIT_OK;
+    why_set(why, 0, "the daemon at %s answered with HTTP status %d", path, answer->status);
+    return EXIT_FAILED;
 }
 
-static enum exit_code read_answer(xmlrpc_env *env, xmlrpc_mem_block *answer, json_t **ret,
+static enum exit_code read_answer(xmlrpc_env *env, const struct http_answer *answer, json_t **ret,
                                   struct why *why)
 {
     const char *fault_text;
     xmlrpc_value *value;
     int fault = 0;
 
-    xmlrpc_parse_response2(env, XMLRPC_MEMBLOCK_CONTENTS(char, answer),
-                           XMLRPC_MEMBLOCK_SIZE(char, answer), &value, &fault, &fault_text);
+    xmlrpc_parse_response2(env, answer->body, answer->len, &value, &fault, &fault_text);
     if (env->fault_occurred)
         return EXIT_FAILED;
     if (fault_text) {
@@ -192,6 +161,7 @@ enum exit_code call_quiet(const struct invocation *inv, const char *method, json
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
     json_t *list = args ? args : json_array();
     enum exit_code r = EXIT_FAILED;
+    struct http_answer answer = {};
     xmlrpc_env env;
 
     if (snprintf(path, sizeof(path), "%s/varve.sock", inv->run_dir) >= (int)sizeof(path)) {
@@ -203,22 +173,21 @@ enum exit_code call_quiet(const struct invocation *inv, const char *method, json
         return EXIT_USAGE;
     }
     xmlrpc_env_init(&env);
-    xmlrpc_limit_set(XMLRPC_XML_SIZE_LIMIT_ID, 64 << 20); /* of answers: lists of many vms */
+    xmlrpc_limit_set(XMLRPC_XML_SIZE_LIMIT_ID, ANSWER_MAX_BYTES);
     xmlrpc_mem_block *request = XMLRPC_MEMBLOCK_NEW(char, &env, 0);
-    xmlrpc_mem_block *answer = XMLRPC_MEMBLOCK_NEW(char, &env, 0);
     xmlrpc_value *params = to_xmlrpc(&env, list);
     xmlrpc_serialize_call(&env, request, method, params);
     if (!env.fault_occurred)
-        r = send_request(path, request, answer, why);
+        r = send_request(path, request, &answer, why);
     if (!env.fault_occurred && r == EXIT_OK)
-        r = read_answer(&env, answer, ret, why);
+        r = read_answer(&env, &answer, ret, why);
     if (env.fault_occurred) {
         why_set(why, 0, "%s: %s", method, env.fault_string);
         r = EXIT_FAILED;
     }
     xmlrpc_DECREF(params);
     XMLRPC_MEMBLOCK_FREE(char, request);
-    XMLRPC_MEMBLOCK_FREE(char, answer);
+    free(answer.body);
     xmlrpc_env_clean(&env);
     json_decref(list);
     return r;

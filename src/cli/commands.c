@@ -2,6 +2,8 @@
  * it. */
 #include "cli/cli.h"
 
+#include <limits.h>
+
 #define IMAGE_FORMATS "raw, qcow2, vmdk, vhdx or vdi"
 
 const struct command commands[] = {
@@ -55,9 +57,10 @@ const struct command commands[] = {
                   "varve import data.raw web1/data --format raw"},
      .run = cmd_import},
     {.name = "export",
-     .arguments = "VM[/DISK] FILE",
+     .arguments = "VM[/DISK][@VERSION] FILE",
      .summary = "Write a disk into a disk image",
-     .text = "Write a disk into the new disk image FILE. The format is that of the file's ending "
+     .text = "Write a disk, or what it was in a version, into the new disk image FILE. The format "
+             "is that of the file's ending "
              "(.qcow2, "
              ".vmdk, .vhdx, .vdi), raw for any other. Holes stay holes. FILE appears when it is "
              "complete and on its disk.",
@@ -65,43 +68,160 @@ const struct command commands[] = {
      .max_args = 2,
      .options = {{"format", "FORMAT", "The format of FILE: " IMAGE_FORMATS ".", 'f'},
                  {"force", NULL, "Replace FILE if it exists."}},
-     .examples = {"varve export web1 web1.qcow2", "varve export web1/data /backup/data.img"},
+     .examples = {"varve export web1 web1.qcow2",
+                  "varve export web1/data@nightly /backup/data.img"},
      .run = cmd_export},
     {.name = "ls",
      .arguments = "[VM]",
-     .summary = "List the vms, or the disks of one",
-     .text = "List all vms, or the disks of the vm that is named. Sizes are in powers of 1024.",
+     .summary = "List the vms, or the versions of one",
+     .text = "List all vms, or the versions of the vm that is named, by age. Sizes are in powers "
+             "of 1024.\n\n"
+             "USED is what a version shows; EXCLUSIVE is the part of it that nothing else shows, "
+             "which is what its removal alone frees; SHARED is the rest. The daemon looks for what "
+             "is exclusive for a moment only: what it did not find out is shown as -, and is null "
+             "in JSON.",
      .max_args = 1,
-     .examples = {"varve ls", "varve --json ls"},
+     .options = {{"versions", NULL, "List versions: of all vms, if none is named."},
+                 {"unmeasured", NULL, "Do not look for what is exclusive: quicker, for scripts."},
+                 {"tree", NULL,
+                  "Show what came from what, over all vms, versions and clones. A line of "
+                  "descent stands one under the other; what branches off is indented."}},
+     .examples = {"varve ls", "varve ls web1", "varve ls --tree", "varve --json ls --versions"},
      .run = cmd_ls},
     {.name = "show",
-     .arguments = "VM",
-     .summary = "Show a vm and its disks",
-     .text = "Show what is known of a vm.",
+     .arguments = "VM[@VERSION]",
+     .summary = "Show a vm or a version, and its disks",
+     .text = "Show what is known of a vm, or of a version.",
      .min_args = 1,
      .max_args = 1,
-     .examples = {"varve show web1"},
+     .examples = {"varve show web1", "varve show web1@before"},
      .run = cmd_show},
     {.name = "rename",
-     .arguments = "VM NEW",
-     .summary = "Give a vm another name",
+     .arguments = "VM[@VERSION] NEW",
+     .summary = "Give a vm or a version another name",
      .text = "Give a vm another name. Clients that are connected stay connected; new ones find it "
              "under the new name, and so must those that connect again: a guest that runs does not "
-             "find its disks after a restart of the daemon.",
+             "find its disks after a restart of the daemon.\n\n"
+             "A version gets the name NEW, which may be written as VM@NEW too.",
      .min_args = 2,
      .max_args = 2,
-     .examples = {"varve rename web1 www"},
+     .examples = {"varve rename web1 www", "varve rename web1@before web1@before-upgrade"},
      .run = cmd_rename},
     {.name = "rm",
-     .arguments = "VM",
-     .summary = "Remove a vm and its disks",
+     .arguments = "NAME...",
+     .summary = "Remove vms and versions",
      .text =
-         "Remove a vm with all its disks. Refused while a client uses one of them. Asks first at a "
+         "Remove what is named: a vm, which goes with all its disks and versions; a version VM@V; "
+         "or "
+         "versions VM@A..C from A to C in the order of age, both included, where an end may be "
+         "left out "
+         "(VM@..C, VM@A.., VM@..). What was cloned from them lives on.\n\n"
+         "It returns at once, and the space comes back in the background: varve df shows what is "
+         "pending. Refused while a client uses one of a vm's disks, and while a version is held "
+         "(varve release). Up to 512 versions of a vm go all together or not at all. Asks first at "
+         "a "
          "terminal, and wants --yes elsewhere.",
      .min_args = 1,
-     .max_args = 1,
-     .examples = {"varve rm web1", "varve rm --yes web1"},
+     .max_args = INT_MAX,
+     .options = {{"dry-run", NULL, "Remove nothing; say what would be, and how much it would free.",
+                  'n'}},
+     .examples = {"varve rm web1", "varve rm --yes web1@before web2@before",
+                  "varve rm --dry-run web1@monday..friday"},
      .run = cmd_rm},
+    {.name = "snap",
+     .arguments = "VM[@VERSION]",
+     .summary = "Take a version of a vm",
+     .text =
+         "Take a version: the state of all disks of the vm at one instant, while it runs. It costs "
+         "nothing to keep but what is written afterwards, and nothing to read. When the command "
+         "returns it is durable; it prints the version's name. Without a name it is the time, in "
+         "UTC: "
+         "VM@2026-11-20T18-05-09Z, with -2, -3 and so on behind it when that is taken.\n\n"
+         "Names have up to 64 letters, digits, '.', '_' and '-', and no two dots in a row.",
+     .min_args = 1,
+     .max_args = 1,
+     .options =
+         {{"note", "TEXT", "Keep a note with it, of up to 1024 bytes on one line.", 'm'},
+          {"quiesce", "MODE",
+           "Whether the guest's file systems are frozen meanwhile, by qemu-guest-agent in the "
+           "guest: off (the default; the version is what a crash would leave, which file "
+           "systems and databases recover from), require (frozen, or no version), auto "
+           "(frozen if that works, else a warning)."},
+          {"timeout", "SECONDS",
+           "How long the freezing may take, and how long the guest may then stay frozen: 1 to "
+           "60, by default 10. Whatever happens, it is thawed."},
+          {"agent", "SOCKET",
+           "The Unix socket of the guest's agent, for a machine that was not started by varve "
+           "run, or under another name than the vm's."}},
+     .examples = {"varve snap web1", "varve snap web1@before --note 'before the upgrade'",
+                  "varve snap web1@nightly --quiesce require"},
+     .run = cmd_snap},
+    {.name = "hold",
+     .arguments = "VM@VERSION...",
+     .summary = "Keep versions from being removed",
+     .text = "Hold versions: they cannot be removed, nor can their vm, until they are released.",
+     .min_args = 1,
+     .max_args = INT_MAX,
+     .examples = {"varve hold web1@before"},
+     .run = cmd_hold},
+    {.name = "release",
+     .arguments = "VM@VERSION...",
+     .summary = "Let versions go that are held",
+     .text = "Release versions that were held: they can be removed again.",
+     .min_args = 1,
+     .max_args = INT_MAX,
+     .examples = {"varve release web1@before"},
+     .run = cmd_release},
+    {.name = "rollback",
+     .arguments = "VM@VERSION",
+     .summary = "Make a vm what it was in a version",
+     .text = "Make the vm's disks, their sizes and their list what they were in the version, in "
+             "constant "
+             "time. What is replaced is kept as a version, before-rollback- and the time, whose "
+             "name is "
+             "printed. All other versions stay, younger ones too.",
+     .min_args = 1,
+     .max_args = 1,
+     .options =
+         {{"force", NULL,
+           "Disconnect the NBD clients of the vm's disks first. QEMU comes back by itself "
+           "(reconnect-delay); a machine that ran meanwhile must be reset, for what it has in "
+           "memory is not of these disks any more."},
+          {"keep", "NAME", "The name of the version that keeps what is replaced."},
+          {"discard", NULL,
+           "Do not keep what is replaced. Asks first at a terminal, and wants --yes elsewhere."}},
+     .examples = {"varve rollback web1@before", "varve rollback web1@before --keep broken"},
+     .run = cmd_rollback},
+    {.name = "clone",
+     .arguments = "VM[@VERSION] NEW",
+     .summary = "Make a vm from a version",
+     .text = "Make the vm NEW, whose disks begin as those of the version, in constant time. It is "
+             "writable "
+             "at once and as fast as any other; both live on whatever is removed. Without a "
+             "version the "
+             "vm's present state becomes one first.",
+     .min_args = 2,
+     .max_args = 2,
+     .examples = {"varve clone web1@before web2", "varve clone web1 test"},
+     .run = cmd_clone},
+    {.name = "diff",
+     .arguments = "VM@VERSION VM[@VERSION]",
+     .summary = "Show what differs between two versions",
+     .text =
+         "Show for each disk how much differs from the first version to the second, or to what "
+         "the vm holds now: pages with other data (DATA), pages that read as zeros now (ZERO) "
+         "and pages where nothing is now (DISCARDED). It takes as long as there are differences, "
+         "however large the disks are. The second may be of another vm with the same origin, "
+         "such as a clone.\n\n"
+         "With --json all extents are printed: offset and length in bytes, as numbers, and type "
+         "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
+         "is compared with nothing. The same is there over NBD, as the context "
+         "varve:diff:VERSION of an export, and as QEMU's dirty bitmaps "
+         "have it as varve:changed:VERSION.",
+     .min_args = 2,
+     .max_args = 2,
+     .examples = {"varve diff web1@monday web1@tuesday", "varve --json diff web1@before web1"},
+     .run = cmd_diff},
     {.name = "disk add",
      .arguments = "VM/DISK SIZE",
      .summary = "Add an empty disk to a vm",
@@ -131,6 +251,43 @@ const struct command commands[] = {
      .max_args = 2,
      .examples = {"varve disk resize web1/root 20G"},
      .run = cmd_disk_resize},
+    {.name = "send",
+     .arguments = "VM@VERSION",
+     .summary = "Write a version as a stream",
+     .text =
+         "Write a version of a vm, all of its disks, as a stream that varve recv reads: into a "
+         "file, or to standard output, which must not be a terminal. With --from only what changed "
+         "since that older version is in it. The stream is compressed and carries checksums of all "
+         "of it. The machine may run meanwhile; the versions cannot be removed until the stream is "
+         "complete.\n\n"
+         "FILE appears when it is complete and on its disk. The format is in docs/format-send.md.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"from", "VERSION", "Send the difference to this older version of the same vm."},
+                 {"output", "FILE", "Write into FILE, which must not exist, or is a pipe.", 'o'},
+                 {"level", "N",
+                  "Compression: 1 (fast, the default) to 19 (small), or 0 for none."}},
+     .examples = {"varve send web1@monday -o web1-monday.varve",
+                  "varve send web1@tuesday --from monday | ssh host varve recv"},
+     .run = cmd_send},
+    {.name = "recv",
+     .arguments = "[VM]",
+     .summary = "Make a version from a stream",
+     .text =
+         "Read a stream that varve send wrote, from a file or from standard input. A full stream "
+         "becomes a new vm with one version; it has the name that it had where it was sent, or VM. "
+         "The difference to an older version becomes the next version of the vm that has that one, "
+         "and the vm's disks become what they are in it: so the vm must not be in use, nor have "
+         "been changed since. The version keeps its name, its note and what it is known by, so "
+         "that "
+         "the next difference fits.\n\n"
+         "The stream is checked as it comes, and as a whole, before anything is seen of it. One "
+         "that is cut or damaged, or does not fit, changes nothing.",
+     .max_args = 1,
+     .options = {{"input", "FILE", "Read the stream from FILE.", 'i'},
+                 {"force", NULL, "Drop what has changed in the vm since the older version."}},
+     .examples = {"varve recv -i web1-monday.varve", "varve recv web2 < web1-monday.varve"},
+     .run = cmd_recv},
     {.name = "run",
      .arguments = "VM [-- QEMU-ARGUMENT...]",
      .summary = "Start QEMU on a vm",

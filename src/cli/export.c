@@ -31,7 +31,7 @@ static enum exit_code sync_path(const char *path, int flags)
     return fd < 0 || fsync(fd) < 0 ? cannot("sync", path, errno) : EXIT_OK;
 }
 
-static enum exit_code publish(const char *partial, const char *path, bool force)
+enum exit_code file_publish(const char *partial, const char *path, bool force)
 {
     char copy[PATH_MAX];
     enum exit_code r = sync_path(partial, O_RDWR);
@@ -47,15 +47,42 @@ static enum exit_code publish(const char *partial, const char *path, bool force)
     return sync_path(dirname(copy), O_RDONLY | O_DIRECTORY);
 }
 
+/* What is exported: a disk, of a version if that is not "". */
+struct source {
+    struct disk_name disk;
+    char version[256];
+};
+
+/* "VM[/DISK][@VERSION]" */
+static enum exit_code read_source(const char *text, struct source *ret)
+{
+    const char *at = strchr(text, '@');
+    char disk[600];
+
+    *ret = (struct source){};
+    snprintf(disk, sizeof(disk), "%.*s", at ? (int)(at - text) : (int)strlen(text), text);
+    disk_name_split(disk, &ret->disk);
+    if (at)
+        snprintf(ret->version, sizeof(ret->version), "%s", at + 1);
+    if (at && !*ret->version)
+        return error(EXIT_USAGE, "\"%s\" names no version; see varve ls %s", text, ret->disk.vm);
+    return EXIT_OK;
+}
+
 /* The disk's size; a word of warning when it may change under the copy. */
-static enum exit_code look_at_disk(const struct invocation *inv, const struct disk_name *name,
+static enum exit_code look_at_disk(const struct invocation *inv, const struct source *source,
                                    uint64_t *ret_size)
 {
+    const struct disk_name *name = &source->disk;
+    bool found = false;
+    enum exit_code r;
     json_t *vm, *disk;
     size_t i;
-    enum exit_code r = call(inv, "vm.show", json_pack("[s]", name->vm), &vm);
-    bool found = false;
 
+    if (*source->version)
+        r = call(inv, "version.show", json_pack("[s, s]", name->vm, source->version), &vm);
+    else
+        r = call(inv, "vm.show", json_pack("[s]", name->vm), &vm);
     if (r != EXIT_OK)
         return r;
     json_array_foreach(json_object_get(vm, "disks"), i, disk)
@@ -67,21 +94,23 @@ static enum exit_code look_at_disk(const struct invocation *inv, const struct di
         r = check_whole(vm, "vm", name->vm);
         if (r == EXIT_OK)
             r = check_whole(disk, "disk", inv->args[0]);
-        if (r == EXIT_OK && member_u64(disk, "users"))
+        if (r == EXIT_OK && !*source->version && member_u64(disk, "users"))
             note("disk %s/%s is in use: what is written meanwhile may be in the copy or not",
                  name->vm, name->disk);
     }
     json_decref(vm);
     if (!found)
-        return error(EXIT_NOT_FOUND, "vm \"%s\" has no disk \"%s\"; see varve show %s", name->vm,
-                     name->disk, name->vm);
+        return error(EXIT_NOT_FOUND, "%s \"%s%s%s\" has no disk \"%s\"; see varve show %s%s%s",
+                     *source->version ? "version" : "vm", name->vm, *source->version ? "@" : "",
+                     source->version, name->disk, name->vm, *source->version ? "@" : "",
+                     source->version);
     return r;
 }
 
-static enum exit_code write_image(const struct invocation *inv, const struct disk_name *name,
+static enum exit_code write_image(const struct invocation *inv, const struct source *source,
                                   uint64_t size, const char *nbd_socket, const char *format)
 {
-    char dir[PATH_MAX], absolute[PATH_MAX], partial[PATH_MAX + 64], copy_name[PATH_MAX];
+    char disk[600], dir[PATH_MAX], absolute[PATH_MAX], partial[PATH_MAX + 64], copy_name[PATH_MAX];
     const char *path = inv->args[1];
 
     /* An absolute path is no protocol of qemu's, whatever colons it has. */
@@ -92,7 +121,9 @@ static enum exit_code write_image(const struct invocation *inv, const struct dis
     snprintf(partial, sizeof(partial), "%s/%s.partial-%d", absolute, basename(copy_name),
              (int)getpid());
 
-    char *from = nbd_file_name(nbd_socket, name->vm, name->disk);
+    snprintf(disk, sizeof(disk), "%s%s%s", source->disk.disk, *source->version ? "@" : "",
+             source->version);
+    char *from = nbd_file_name(nbd_socket, source->disk.vm, disk);
     struct image_copy copy = {.from = from,
                               .from_format = "raw",
                               .to = partial,
@@ -106,7 +137,7 @@ static enum exit_code write_image(const struct invocation *inv, const struct dis
     if (r == EXIT_OK && interrupted())
         r = error(EXIT_FAILED, "interrupted");
     if (r == EXIT_OK)
-        r = publish(partial, path, option_value(inv, "force") != NULL);
+        r = file_publish(partial, path, option_value(inv, "force") != NULL);
     if (r != EXIT_OK && unlink(partial) < 0 && errno != ENOENT)
         note("cannot remove %s: %s", partial, strerror(errno));
     return r;
@@ -116,7 +147,7 @@ enum exit_code cmd_export(const struct invocation *inv)
 {
     const char *format = option_value(inv, "format"), *path = inv->args[1];
     char nbd_socket[256];
-    struct disk_name name;
+    struct source source;
     uint64_t size = 0;
     json_t *info;
 
@@ -126,15 +157,16 @@ enum exit_code cmd_export(const struct invocation *inv)
         format = image_format_of_name(path);
     if (!option_value(inv, "force") && access(path, F_OK) == 0)
         return cannot("make", path, EEXIST);
-    disk_name_split(inv->args[0], &name);
     interrupt_catch();
 
-    enum exit_code r = look_at_disk(inv, &name, &size);
+    enum exit_code r = read_source(inv->args[0], &source);
+    if (r == EXIT_OK)
+        r = look_at_disk(inv, &source, &size);
     if (r == EXIT_OK)
         r = call(inv, "daemon.info", NULL, &info);
     if (r != EXIT_OK)
         return r;
     snprintf(nbd_socket, sizeof(nbd_socket), "%s", member_text(info, "nbd_socket"));
     json_decref(info);
-    return write_image(inv, &name, size, nbd_socket, format);
+    return write_image(inv, &source, size, nbd_socket, format);
 }

@@ -212,30 +212,37 @@ static void print_man(void)
 /* The words that may follow: options by command, names of vms where one is wanted. */
 static void print_bash(void)
 {
-    printf("# bash completion for varve; made by: varve help --completion bash\n"
-           "_varve() {\n"
-           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
-           "    local command= i options vms=\n"
-           "    COMPREPLY=()\n"
-           "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
-           "        case ${COMP_WORDS[i]} in\n"
-           "            --run) ((i++)) ;;\n"
-           "            -*) ;;\n"
-           "            disk) command=\"disk ${COMP_WORDS[i+1]}\"; ((i++)); break ;;\n"
-           "            *) command=${COMP_WORDS[i]}; break ;;\n"
-           "        esac\n"
-           "    done\n"
-           "    case $prev in\n"
-           "        --run|--store) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n"
-           "        --kernel|--initrd) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
-           "        --format|-f) COMPREPLY=($(compgen -W 'raw qcow2 vmdk vhdx vdi' -- \"$cur\")); "
-           "return ;;\n"
-           "        --accel) COMPREPLY=($(compgen -W 'auto kvm tcg' -- \"$cur\")); return ;;\n"
-           "        --role) COMPREPLY=($(compgen -W 'generic app database balancer' -- \"$cur\")); "
-           "return ;;\n"
-           "        --completion) COMPREPLY=($(compgen -W 'bash' -- \"$cur\")); return ;;\n"
-           "    esac\n"
-           "    options='");
+    printf(
+        "# bash completion for varve; made by: varve help --completion bash\n"
+        "_varve_versions() { # bash breaks words at @\n"
+        "    varve ls --unmeasured \"${1%%%%/*}\" 2>/dev/null | awk 'NR > 1 { sub(/^[^@]*@/, \"\", "
+        "$1); print $1 }'\n"
+        "}\n"
+        "_varve() {\n"
+        "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+        "    local command= i options vms=\n"
+        "    COMPREPLY=()\n"
+        "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
+        "        case ${COMP_WORDS[i]} in\n"
+        "            --run) ((i++)) ;;\n"
+        "            -*) ;;\n"
+        "            disk) command=\"disk ${COMP_WORDS[i+1]}\"; ((i++)); break ;;\n"
+        "            *) command=${COMP_WORDS[i]}; break ;;\n"
+        "        esac\n"
+        "    done\n"
+        "    case $prev in\n"
+        "        --run|--store) COMPREPLY=($(compgen -d -- \"$cur\")); return ;;\n"
+        "        --kernel|--initrd) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
+        "        --format|-f) COMPREPLY=($(compgen -W 'raw qcow2 vmdk vhdx vdi' -- \"$cur\")); "
+        "return ;;\n"
+        "        --accel) COMPREPLY=($(compgen -W 'auto kvm tcg' -- \"$cur\")); return ;;\n"
+        "        --role) COMPREPLY=($(compgen -W 'generic app database balancer' -- \"$cur\")); "
+        "return ;;\n"
+        "        --quiesce) COMPREPLY=($(compgen -W 'off auto require' -- \"$cur\")); return ;;\n"
+        "        --agent) COMPREPLY=($(compgen -f -- \"$cur\")); return ;;\n"
+        "        --completion) COMPREPLY=($(compgen -W 'bash' -- \"$cur\")); return ;;\n"
+        "    esac\n"
+        "    options='");
     for (size_t i = 0; i < n_global_options; i++)
         printf("%s--%s", i ? " " : "", global_options[i].name);
     printf("'\n    case $command in\n");
@@ -245,7 +252,7 @@ static void print_bash(void)
         for (size_t o = 0; o < COMMAND_OPTIONS_MAX && c->options[o].name; o++)
             printf(" --%s", c->options[o].name);
         printf("'%s ;;\n", (strstr(c->arguments, "VM") && strcmp(c->name, "create")) ||
-                                   !strcmp(c->arguments, "NAME")
+                                   !strncmp(c->arguments, "NAME", 4)
                                ? "; vms=1"
                                : "");
     }
@@ -254,20 +261,26 @@ static void print_bash(void)
     for (size_t i = 0; i < n_commands; i++)
         if (!strchr(commands[i].name, ' '))
             printf(" %s", commands[i].name);
-    printf(" disk\" -- \"$cur\")); return ;;\n"
-           "    esac\n"
-           "    if [[ $cur == -* ]]; then\n"
-           "        COMPREPLY=($(compgen -W \"$options\" -- \"$cur\"))\n"
-           "    elif [[ $vms ]]; then\n"
-           "        COMPREPLY=($(compgen -W \"$(varve ls 2>/dev/null | awk 'NR > 1 { print $1 "
-           "}')\" -- "
-           "\"$cur\"))\n"
-           "    fi\n"
-           "    case $command in\n"
-           "        import|export|init) COMPREPLY+=($(compgen -f -- \"$cur\")) ;;\n"
-           "    esac\n"
-           "}\n"
-           "complete -F _varve varve\n");
+    printf(
+        " disk\" -- \"$cur\")); return ;;\n"
+        "    esac\n"
+        "    if [[ $cur == -* ]]; then\n"
+        "        COMPREPLY=($(compgen -W \"$options\" -- \"$cur\"))\n"
+        "    elif [[ $vms && $cur == @ ]]; then\n"
+        "        COMPREPLY=($(compgen -W \"$(_varve_versions \"$prev\")\"))\n"
+        "    elif [[ $vms && $prev == @ ]]; then\n"
+        "        COMPREPLY=($(compgen -W \"$(_varve_versions \"${COMP_WORDS[COMP_CWORD-2]}\")\" -- "
+        "\"$cur\"))\n"
+        "    elif [[ $vms ]]; then\n"
+        "        COMPREPLY=($(compgen -W \"$(varve ls 2>/dev/null | awk 'NR > 1 { print $1 "
+        "}')\" -- "
+        "\"$cur\"))\n"
+        "    fi\n"
+        "    case $command in\n"
+        "        import|export|init) COMPREPLY+=($(compgen -f -- \"$cur\")) ;;\n"
+        "    esac\n"
+        "}\n"
+        "complete -F _varve varve\n");
 }
 
 enum exit_code cmd_help(const struct invocation *inv)

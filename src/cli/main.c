@@ -1,7 +1,6 @@
 /* main.c - varve: finds the command, reads its options, runs it. */
 #include "cli/cli.h"
 
-#include <curl/curl.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,7 +170,6 @@ int main(int argc, char **argv)
         print_command_help(inv.command);
         return EXIT_OK;
     }
-    curl_global_init(CURL_GLOBAL_DEFAULT);
     /* getopt wants a program name in front: the last word of the command. */
     return run_command(&inv, argc - words + 1, argv + words - 1);
 }

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define COLUMNS_MAX 10
+#define COLUMNS_MAX 12
 
 /* ---- messages ------------------------------------------------------------------------------- */
 
@@ -146,6 +146,16 @@ uint64_t member_u64(const json_t *object, const char *key)
     return 0;
 }
 
+uint64_t member_sum(const json_t *array, const char *key)
+{
+    uint64_t total = 0;
+    json_t *object;
+    size_t i;
+
+    json_array_foreach(array, i, object) total += member_u64(object, key);
+    return total;
+}
+
 /* ---- names and sizes ------------------------------------------------------------------------ */
 
 void disk_name_split(const char *text, struct disk_name *ret)
@@ -158,6 +168,25 @@ void disk_name_split(const char *text, struct disk_name *ret)
     snprintf(ret->disk, sizeof(ret->disk), "%s", slash ? slash + 1 : "root");
 }
 
+void version_name_split(const char *text, struct version_name *ret)
+{
+    const char *at = strchr(text, '@');
+    int n = at ? (int)(at - text) : (int)strlen(text);
+
+    ret->has_version = at != NULL;
+    snprintf(ret->vm, sizeof(ret->vm), "%.*s", n, text);
+    snprintf(ret->version, sizeof(ret->version), "%s", at ? at + 1 : "");
+}
+
+enum exit_code version_name_read(const char *text, struct version_name *ret)
+{
+    version_name_split(text, ret);
+    if (!ret->has_version || !*ret->version)
+        return error(EXIT_USAGE, "\"%s\" names no version; write VM@VERSION, see varve ls %s", text,
+                     *ret->vm ? ret->vm : "VM");
+    return EXIT_OK;
+}
+
 enum exit_code check_whole(const json_t *object, const char *what, const char *name)
 {
     if (!json_is_true(json_object_get(object, "provisional")))
@@ -166,6 +195,13 @@ enum exit_code check_whole(const json_t *object, const char *what, const char *n
                  "%s %s is half-made: an import is under way, or was cut off; wait for it, or "
                  "remove it with varve %srm",
                  what, name, strcmp(what, "disk") ? "" : "disk ");
+}
+
+const char *state_text(const json_t *object, uint64_t users)
+{
+    if (json_is_true(json_object_get(object, "provisional")))
+        return "provisional";
+    return users ? "in use" : "idle";
 }
 
 enum exit_code read_disk_size(const char *text, uint64_t *ret_bytes)

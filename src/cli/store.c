@@ -138,6 +138,7 @@ enum exit_code cmd_df(const struct invocation *inv)
         {"data", "pages that are alive"},
         {"tables", "page tables"},
         {"dead", "to be cleaned"},
+        {"pending", "of removed versions and disks, not freed yet"},
         {"reserve", "kept for cleaning and checkpoints"},
         {"available", "what may still be written"},
         {"allocated", "of the file system"},

@@ -30,42 +30,6 @@ enum exit_code cmd_create(const struct invocation *inv)
     return call(inv, "vm.create", json_pack("[s, o]", inv->args[0], options), NULL);
 }
 
-static uint64_t sum(const json_t *disks, const char *key)
-{
-    uint64_t total = 0;
-    json_t *disk;
-    size_t i;
-
-    json_array_foreach(disks, i, disk) total += member_u64(disk, key);
-    return total;
-}
-
-static const char *state_text(const json_t *object, uint64_t users)
-{
-    if (json_is_true(json_object_get(object, "provisional")))
-        return "provisional";
-    return users ? "in use" : "idle";
-}
-
-static void print_vms(const json_t *vms)
-{
-    char size[SIZE_TEXT_CHARS], used[SIZE_TEXT_CHARS], disks[16];
-    struct table *table = table_new("llrrrl");
-    json_t *vm;
-    size_t i;
-
-    table_row(table, "NAME", "ROLE", "DISKS", "SIZE", "USED", "STATE", NULL);
-    json_array_foreach(vms, i, vm)
-    {
-        const json_t *list = json_object_get(vm, "disks");
-        snprintf(disks, sizeof(disks), "%zu", json_array_size(list));
-        table_row(table, member_text(vm, "name"), member_text(vm, "role"), disks,
-                  size_format(sum(list, "size"), size), size_format(sum(list, "used"), used),
-                  state_text(vm, sum(list, "users")), NULL);
-    }
-    table_print(table);
-}
-
 static void print_disks(const json_t *vm)
 {
     char size[SIZE_TEXT_CHARS], used[SIZE_TEXT_CHARS], users[16];
@@ -84,80 +48,98 @@ static void print_disks(const json_t *vm)
     table_print(table);
 }
 
-enum exit_code cmd_ls(const struct invocation *inv)
+static void print_vm(const json_t *vm)
 {
-    json_t *result;
-    enum exit_code r;
+    printf("name      %s\nrole      %s\ncreated   %s\nversions  %" PRIu64 "\n",
+           member_text(vm, "name"), member_text(vm, "role"), member_text(vm, "created"),
+           member_u64(vm, "versions"));
+    if (*member_text(vm, "origin"))
+        printf("origin    %s\n", member_text(vm, "origin"));
+    if (json_is_true(json_object_get(vm, "provisional")))
+        puts("state     provisional: an import under way, or one that was cut off");
+    putchar('\n');
+    print_disks(vm);
+}
 
-    if (inv->n_args)
-        r = call(inv, "vm.show", json_pack("[s]", inv->args[0]), &result);
-    else
-        r = call(inv, "vm.list", NULL, &result);
-    if (r != EXIT_OK)
-        return r;
-    if (inv->json)
-        r = print_json(result);
-    else if (inv->n_args)
-        print_disks(result);
-    else
-        print_vms(result);
-    json_decref(result);
-    return r;
+static void print_version(const json_t *v)
+{
+    static const char *const sizes[] = {"used", "exclusive", "shared"};
+    char text[SIZE_TEXT_CHARS];
+
+    printf("name         %s@%s\ntaken        %s\nconsistency  %s\n", member_text(v, "vm"),
+           member_text(v, "name"), member_text(v, "created"), member_text(v, "consistency"));
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
+        if (json_object_get(v, sizes[i]))
+            printf("%-12s %s\n", sizes[i], size_format(member_u64(v, sizes[i]), text));
+    if (*member_text(v, "origin"))
+        printf("origin       %s\n", member_text(v, "origin"));
+    if (json_is_true(json_object_get(v, "held")))
+        puts("state        held");
+    if (*member_text(v, "note"))
+        printf("note         %s\n", member_text(v, "note"));
+    printf("guid         %s\n\n", member_text(v, "guid"));
+    print_disks(v);
 }
 
 enum exit_code cmd_show(const struct invocation *inv)
 {
-    json_t *vm;
-    enum exit_code r = call(inv, "vm.show", json_pack("[s]", inv->args[0]), &vm);
+    struct version_name name;
+    json_t *result;
+    enum exit_code r;
 
+    version_name_split(inv->args[0], &name);
+    if (name.has_version)
+        r = call(inv, "version.show", json_pack("[s, s]", name.vm, name.version), &result);
+    else
+        r = call(inv, "vm.show", json_pack("[s]", name.vm), &result);
     if (r != EXIT_OK)
         return r;
-    if (inv->json) {
-        r = print_json(vm);
-    } else {
-        printf("name     %s\nrole     %s\ncreated  %s\n", member_text(vm, "name"),
-               member_text(vm, "role"), member_text(vm, "created"));
-        if (json_is_true(json_object_get(vm, "provisional")))
-            puts("state    provisional: an import under way, or one that was cut off");
-        putchar('\n');
-        print_disks(vm);
-    }
-    json_decref(vm);
+    if (inv->json)
+        r = print_json(result);
+    else if (name.has_version)
+        print_version(result);
+    else
+        print_vm(result);
+    json_decref(result);
     return r;
+}
+
+static enum exit_code rename_version(const struct invocation *inv, const struct version_name *old)
+{
+    struct version_name new;
+
+    version_name_split(inv->args[1], &new);
+    if (new.has_version && strcmp(new.vm, old->vm))
+        return error(EXIT_USAGE, "a version stays with its vm; write varve rename %s %s@%s",
+                     inv->args[0], old->vm, new.version);
+    return call(
+        inv, "version.rename",
+        json_pack("[s, s, s]", old->vm, old->version, new.has_version ? new.version : new.vm),
+        NULL);
 }
 
 /* A client that is cut off, as by a restart of the daemon, asks for the name that it knows. */
 enum exit_code cmd_rename(const struct invocation *inv)
 {
     const char *old = inv->args[0], *new = inv->args[1];
+    struct version_name name;
     struct why why;
     json_t *vm = NULL;
+
+    version_name_split(old, &name);
+    if (name.has_version)
+        return rename_version(inv, &name);
     enum exit_code r = call(inv, "vm.rename", json_pack("[s, s]", old, new), NULL);
 
     if (r != EXIT_OK)
         return r;
     call_quiet(inv, "vm.show", json_pack("[s]", new), &vm, &why);
-    if (vm && sum(json_object_get(vm, "disks"), "users"))
+    if (vm && member_sum(json_object_get(vm, "disks"), "users"))
         note("%s is in use: its clients stay connected, but will not find %s when they connect "
              "again, as after a restart of varved; restart them, or rename it back",
              new, old);
     json_decref(vm);
     return r;
-}
-
-enum exit_code cmd_rm(const struct invocation *inv)
-{
-    json_t *vm;
-    enum exit_code r = call(inv, "vm.show", json_pack("[s]", inv->args[0]), &vm);
-
-    if (r != EXIT_OK)
-        return r;
-    size_t n = json_array_size(json_object_get(vm, "disks"));
-    json_decref(vm);
-    r = confirm(inv, "Remove vm %s with its %zu disk(s) and all data on them", inv->args[0], n);
-    if (r != EXIT_OK)
-        return r;
-    return call(inv, "vm.remove", json_pack("[s]", inv->args[0]), NULL);
 }
 
 /* ---- disks ---------------------------------------------------------------------------------- */

@@ -46,6 +46,7 @@ static xmlrpc_value *store_space_method(xmlrpc_env *env, xmlrpc_value *args, str
     api_put_u64(env, value, "data", s.space.data);
     api_put_u64(env, value, "tables", s.space.tables);
     api_put_u64(env, value, "dead", s.space.dead);
+    api_put_u64(env, value, "pending", s.space.pending);
     api_put_u64(env, value, "available", s.space.available);
     api_put_u64(env, value, "allocated", s.space.allocated);
     api_put_bool(env, value, "read_only", s.read_only);
@@ -219,7 +220,9 @@ static xmlrpc_value *events_list(xmlrpc_env *env, xmlrpc_value *args, struct api
 const struct method api_store_methods[] = {
     {"store.space", "S:", "",
      "Bytes of the store: {capacity, reserve (kept back for cleaning and checkpoints), data and "
-     "tables (alive), dead (to be cleaned), available (what may still be written), allocated (of "
+     "tables (alive), dead (to be cleaned), pending (of data and tables: of removed versions and "
+     "disks, not freed yet; at most that much comes back), available (what may still be written), "
+     "allocated (of "
      "the file system), read_only (boolean)}.",
      store_space_method},
     {"store.counters", "A:", "",

@@ -16,13 +16,15 @@
 struct engine;
 struct events;
 struct jobs;
+struct receives;
 
 /* What handlers work on; all borrowed. */
 struct api {
     struct engine *engine;
     struct events *events;
     struct jobs *jobs;
-    const char *store_path, *control_path, *nbd_path;
+    struct receives *receives;
+    const char *run_path, *store_path, *control_path, *nbd_path;
     uint64_t started_us; /* mono_us() */
 };
 
@@ -39,7 +41,9 @@ struct method {
 };
 /* Parts of the table, each ended by an entry without a name. */
 extern const struct method *const api_methods[];
-extern const struct method api_vm_methods[], api_store_methods[];
+extern const struct method api_vm_methods[], api_snap_methods[], api_version_methods[],
+    api_rollback_methods[], api_version_list_methods[], api_diff_methods[], api_send_methods[],
+    api_recv_methods[], api_store_methods[];
 
 /* NULL: no memory. api: borrowed for the registry's life. */
 struct api_registry;

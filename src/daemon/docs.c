@@ -37,7 +37,13 @@ static void print_varved(void)
         "sockets in its run directory: nbd.sock and varve.sock. It stays in the foreground and "
         "tells systemd when it is ready.\n.PP\nOn SIGTERM and SIGINT it stops accepting, finishes "
         "what is under way, and closes the store. Whatever way it ends, no acknowledged write is "
-        "lost, and clients that reconnect go on.\n.SH OPTIONS\n");
+        "lost, and clients that reconnect go on.\n.SH EXPORTS\n.TP\n.B VM/DISK\na disk; the name "
+        "of the vm alone means its disk root\n"
+        ".TP\n.B VM/DISK@VERSION\nwhat it was in a version, read\\-only; VM@VERSION for root. "
+        "Lists of exports "
+        "do not have them.\n.PP\nThe context varve:changed:VERSION of an export tells which of its "
+        "blocks "
+        "differ from that version: see docs/nbd.md.\n.SH OPTIONS\n");
     for (size_t i = 0; i < option_docs_size; i++) {
         printf(".TP\n.B \\-\\-%s", option_docs[i].name);
         if (option_docs[i].argument)

@@ -33,6 +33,7 @@ struct engine {
     struct loop_hook dispatch;
     struct loop_op tick;
     bool tick_armed, tick_ends;
+    struct list tickers;
     struct nbd_store_exports exports;
     struct nbd_server *nbd;
     bool nbd_stopped;
@@ -150,6 +151,10 @@ static void ticked(struct loop_op *op, int res)
     if (e->tick_ends)
         return;
     store_tick(e->store);
+    list_for_each_safe (l, &e->tickers) {
+        struct engine_ticker *ticker = container_of(l, struct engine_ticker, link);
+        ticker->tick(ticker, e->store);
+    }
     loop_timeout(e->loop, &e->tick, TICK_US);
 }
 
@@ -272,6 +277,7 @@ int engine_start(const struct engine_config *config, struct engine **ret, struct
         return why_set(why, -ENOMEM, "no memory for the data plane");
     e->config = *config;
     e->why = why;
+    list_init(&e->tickers);
     sem_init(&e->started, 0, 0);
 
     /* Signals are the main thread's. */
@@ -355,9 +361,48 @@ void engine_hold(struct engine *e)
     e->holds++;
 }
 
+void engine_add_ticker(struct engine *e, struct engine_ticker *ticker)
+{
+    list_push_back(&e->tickers, &ticker->link);
+}
+
+void engine_remove_ticker(struct engine *e, struct engine_ticker *ticker)
+{
+    (void)e;
+    list_del(&ticker->link);
+}
+
 void engine_release(struct engine *e)
 {
     assert(e->holds > 0);
     e->holds--;
     loop_again(e->loop); /* stop_dispatch() may be in a turn that would sleep, waiting for this */
+}
+
+void engine_again(struct engine *e)
+{
+    loop_again(e->loop);
+}
+
+unsigned engine_disconnect(struct engine *e, const char *vm)
+{
+    struct vm_info *vms;
+    unsigned closed = 0;
+    uint32_t n;
+
+    if (store_list(e->store, &vms, &n) < 0)
+        return 0;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t d = 0; !strcmp(vms[i].name, vm) && d < vms[i].n_disks; d++) {
+            const struct disk *disk = store_find_disk(e->store, vm, vms[i].disks[d].name);
+            closed += disk ? nbd_server_disconnect(e->nbd, disk) : 0;
+        }
+    free(vms);
+    return closed;
+}
+
+unsigned engine_bar(struct engine *e, struct nbd_bar *bar, const char *vm)
+{
+    nbd_bar(&e->exports, bar, vm);
+    return engine_disconnect(e, vm);
 }

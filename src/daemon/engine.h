@@ -60,9 +60,27 @@ void engine_call_done(struct engine_call *call);
  * many there are. */
 uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint32_t max);
 
+/* On the engine's thread: let no NBD client come to a vm's disks until nbd_unbar(), and close the
+ * connections that there are; they are gone some turns later. bar and vm: the caller's until then.
+ * Returns how many that were. engine_disconnect(): the closing alone. */
+unsigned engine_bar(struct engine *engine, struct nbd_bar *bar, const char *vm);
+unsigned engine_disconnect(struct engine *engine, const char *vm);
+
+/* On the engine's thread: a request was submitted to the store outside of a call, from a callback
+ * of the store's: the loop takes another turn. */
+void engine_again(struct engine *engine);
+
 /* On the engine's thread: something asynchronous outlives the call that started it (a check). The
  * store is closed only when all of them were released. */
 void engine_hold(struct engine *engine);
 void engine_release(struct engine *engine);
+
+/* On the engine's thread: tick() is called there about once a second, as long as it is added. */
+struct engine_ticker {
+    void (*tick)(struct engine_ticker *ticker, struct store *store);
+    struct list link; /* the engine's own */
+};
+void engine_add_ticker(struct engine *engine, struct engine_ticker *ticker);
+void engine_remove_ticker(struct engine *engine, struct engine_ticker *ticker);
 
 #endif

@@ -7,6 +7,7 @@
 #include "daemon/engine.h"
 #include "daemon/events.h"
 #include "daemon/jobs.h"
+#include "daemon/receive.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -34,12 +35,37 @@ uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint3
     abort();
 }
 
+unsigned engine_bar(struct engine *engine, struct nbd_bar *bar, const char *vm)
+{
+    abort();
+}
+
+unsigned engine_disconnect(struct engine *engine, const char *vm)
+{
+    abort();
+}
+
 void engine_hold(struct engine *engine)
 {
     abort();
 }
 
 void engine_release(struct engine *engine)
+{
+    abort();
+}
+
+void engine_again(struct engine *engine)
+{
+    abort();
+}
+
+void engine_add_ticker(struct engine *engine, struct engine_ticker *ticker)
+{
+    abort();
+}
+
+void engine_remove_ticker(struct engine *engine, struct engine_ticker *ticker)
 {
     abort();
 }
@@ -56,9 +82,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct why why;
 
     if (!registry) {
-        api = (struct api){.store_path = "s", .control_path = "c", .nbd_path = "n"};
+        api =
+            (struct api){.run_path = "r", .store_path = "s", .control_path = "c", .nbd_path = "n"};
         api.events = events_new();
         api.jobs = jobs_new(NULL);
+        api.receives = receives_new(NULL);
         registry = api_registry_new(&api);
     }
     assert(registry);

@@ -152,7 +152,8 @@ int http_start(int listen_fd, struct api_registry *registry, unsigned max_connec
         return why_set(why, -ENOMEM, "no memory for the control API");
     http->registry = registry;
     http->daemon =
-        MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_INTERNAL_POLLING_THREAD |
+        /* A thread for each connection: requests wait, for the store and for guests. */
+        MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_THREAD_PER_CONNECTION |
                              MHD_USE_ERROR_LOG | MHD_USE_ITC,
                          0, NULL, NULL, on_request, http, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
                          MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT,

@@ -16,7 +16,10 @@
 #include "daemon/jobs.h"
 #include "daemon/offline.h"
 #include "daemon/options.h"
+#include "daemon/receive.h"
 #include "daemon/rundir.h"
+#include "guest/guardian.h"
+#include "guest/quiesce.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -42,6 +45,7 @@ struct daemon {
     struct events *events;
     struct engine *engine;
     struct jobs *jobs;
+    struct receives *receives;
     struct api api;
     struct api_registry *registry;
     struct http *http;
@@ -172,19 +176,23 @@ static int start_api(struct daemon *d)
     if (!realpath(d->options.store, d->store_path))
         return why_set(&d->why, -errno, "cannot find %s: %s", d->options.store, strerror(errno));
     d->jobs = jobs_new(d->engine);
+    d->receives = receives_new(d->engine);
     d->api = (struct api){
         .engine = d->engine,
         .events = d->events,
         .jobs = d->jobs,
+        .receives = d->receives,
+        .run_path = d->run_path,
         .store_path = d->store_path,
         .control_path = d->control_path,
         .nbd_path = d->nbd_path,
         .started_us = mono_us(),
     };
-    if (d->jobs)
+    if (d->jobs && d->receives)
         d->registry = api_registry_new(&d->api);
     if (d->registry)
         return 0;
+    receives_free(d->receives);
     jobs_free(d->jobs);
     return no_memory(d);
 }
@@ -192,7 +200,17 @@ static int start_api(struct daemon *d)
 static void stop_api(struct daemon *d)
 {
     api_registry_free(d->registry);
+    receives_free(d->receives);
     jobs_free(d->jobs);
+}
+
+static int start_thaws(struct daemon *d)
+{
+    unsigned n = quiesce_recover(d->run_path);
+
+    if (n > 0)
+        report_warning("%u guest(s) may have been left frozen; they are being thawed", n);
+    return 0;
 }
 
 static int start_http(struct daemon *d)
@@ -223,6 +241,7 @@ static const struct step {
     {"events", start_events, stop_events},
     {"data plane", start_engine, stop_engine},
     {"control API", start_api, stop_api},
+    {"guests left frozen", start_thaws, NULL},
     {"control socket", start_http, stop_http},
 };
 #define N_STEPS (sizeof(steps) / sizeof(steps[0]))
@@ -307,6 +326,8 @@ int main(int argc, char **argv)
 {
     static struct daemon d;
 
+    if (argc > 1 && !strcmp(argv[1], GUARDIAN_ARGUMENT)) /* see quiesce.c, which starts it */
+        return guardian_main(argc, argv);
     if (options_parse(argc, argv, &d.options, &d.why) < 0 ||
         (!d.options.help && !d.options.version && load_config(&d) < 0)) {
         report_error("%s", d.why.text);

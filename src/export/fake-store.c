@@ -1,4 +1,7 @@
-/* fake-store.c - a store in memory. Pages that were never written, or were trimmed, are holes. */
+/* fake-store.c - a store in memory. Pages that were never written, or were trimmed, are holes.
+ *
+ * A version is a copy of its disks. Whatever is written to a page gives it a stamp that no other
+ * has, so pages of two disks are the same if their stamps are. */
 #include "export/fake-store.h"
 
 #include "base/err.h"
@@ -16,14 +19,19 @@ struct disk {
     struct list link;
     struct store *store;
     char vm[NAME_MAX_CHARS + 1], name[NAME_MAX_CHARS + 1];
+    char version[NAME_MAX_CHARS + 1]; /* "": a head */
+    unsigned origin;                  /* the same in all copies */
     uint64_t size;
     uint8_t *bytes, *pages; /* the content; what each page is */
+    uint64_t *stamps;       /* 0: a hole */
 };
 
 struct store {
     struct list disks, later;
     struct fake_faults faults;
     struct fake_stats stats;
+    uint64_t last_stamp;
+    unsigned n_disks;
 };
 
 int fake_store_create(struct store **ret)
@@ -38,6 +46,11 @@ int fake_store_create(struct store **ret)
     return 0;
 }
 
+static size_t stamp_bytes(uint64_t size)
+{
+    return (size / PAGE_BYTES + 1) * sizeof(uint64_t);
+}
+
 void fake_store_free(struct store *store)
 {
     struct list *l;
@@ -49,30 +62,72 @@ void fake_store_free(struct store *store)
         struct disk *disk = container_of(l, struct disk, link);
         munmap(disk->bytes, disk->size + PAGE_BYTES);
         munmap(disk->pages, disk->size / PAGE_BYTES + 1);
+        munmap(disk->stamps, stamp_bytes(disk->size));
         free(disk);
     }
     free(store);
 }
 
-int fake_store_add(struct store *store, const char *vm, const char *name, uint64_t size)
+static struct disk *add(struct store *store, const char *vm, const char *name, uint64_t size)
 {
     struct disk *disk = calloc(1, sizeof(*disk));
     int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
     if (!disk)
-        return -ENOMEM;
+        return NULL;
     disk->bytes = mmap(NULL, size + PAGE_BYTES, prot, flags, -1, 0);
     disk->pages = mmap(NULL, size / PAGE_BYTES + 1, prot, flags, -1, 0);
-    if (disk->bytes == MAP_FAILED || disk->pages == MAP_FAILED) {
+    disk->stamps = mmap(NULL, stamp_bytes(size), prot, flags, -1, 0);
+    if (disk->bytes == MAP_FAILED || disk->pages == MAP_FAILED || disk->stamps == MAP_FAILED) {
         free(disk);
-        return -ENOMEM;
+        return NULL;
     }
     disk->store = store;
     disk->size = size;
     strncpy(disk->vm, vm, NAME_MAX_CHARS);
     strncpy(disk->name, name, NAME_MAX_CHARS);
+    disk->origin = store->n_disks++;
     list_push_back(&store->disks, &disk->link);
+    return disk;
+}
+
+int fake_store_add(struct store *store, const char *vm, const char *name, uint64_t size)
+{
+    return add(store, vm, name, size) ? 0 : -ENOMEM;
+}
+
+/* Copies of the disks of vm@version ("": of its head), as to_vm@to_version. */
+static int copy_disks(struct store *store, const char *vm, const char *version, const char *to_vm,
+                      const char *to_version)
+{
+    list_for_each (l, &store->disks) {
+        const struct disk *from = container_of(l, struct disk, link);
+        if (strcmp(from->vm, vm) || strcmp(from->version, version))
+            continue;
+        struct disk *to = add(store, to_vm, from->name, from->size);
+        if (!to)
+            return -ENOMEM;
+        strncpy(to->version, to_version, NAME_MAX_CHARS);
+        to->origin = from->origin;
+        for (uint64_t p = 0; p <= from->size / PAGE_BYTES; p++) {
+            if (!from->stamps[p])
+                continue;
+            memcpy(to->bytes + p * PAGE_BYTES, from->bytes + p * PAGE_BYTES, PAGE_BYTES);
+            to->pages[p] = from->pages[p];
+            to->stamps[p] = from->stamps[p];
+        }
+    }
     return 0;
+}
+
+int fake_store_snap(struct store *store, const char *vm, const char *version)
+{
+    return copy_disks(store, vm, "", vm, version);
+}
+
+int fake_store_clone(struct store *store, const char *vm, const char *version, const char *clone)
+{
+    return copy_disks(store, vm, version, clone, "");
 }
 
 struct fake_faults *fake_store_faults(struct store *store)
@@ -110,11 +165,17 @@ static void fake_read(struct disk *disk, struct store_io *io)
         memcpy(io->buf, disk->bytes + io->offset, io->length);
 }
 
+static void set_page(struct disk *disk, uint64_t page, uint8_t becomes)
+{
+    disk->pages[page] = becomes;
+    disk->stamps[page] = becomes == PAGE_HOLE ? 0 : ++disk->store->last_stamp;
+}
+
 static void fake_write(struct disk *disk, struct store_io *io)
 {
     memcpy(disk->bytes + io->offset, io->buf, io->length);
     for (uint64_t p = io->offset / PAGE_BYTES; p <= (io->offset + io->length - 1) / PAGE_BYTES; p++)
-        disk->pages[p] = PAGE_DATA;
+        set_page(disk, p, PAGE_DATA);
 }
 
 static void fake_clear(struct disk *disk, uint64_t at, uint64_t end, bool edges, uint8_t becomes)
@@ -126,9 +187,16 @@ static void fake_clear(struct disk *disk, uint64_t at, uint64_t end, bool edges,
         if (whole || edges)
             memset(disk->bytes + at, 0, stop - at);
         if (whole)
-            disk->pages[at / PAGE_BYTES] = becomes;
+            set_page(disk, at / PAGE_BYTES, becomes);
+        else if (edges)
+            set_page(disk, at / PAGE_BYTES, PAGE_DATA);
         at = stop;
     }
+}
+
+static bool is_changed(const struct disk *disk, const struct disk *base, uint64_t page)
+{
+    return base && disk->stamps[page] != (page * PAGE_BYTES < base->size ? base->stamps[page] : 0);
 }
 
 static void fake_extents(const struct disk *disk, struct store_io *io)
@@ -138,13 +206,19 @@ static void fake_extents(const struct disk *disk, struct store_io *io)
     io->n_extents = 0;
     while (at < end && io->n_extents < io->max_extents) {
         uint8_t kind = disk->pages[at / PAGE_BYTES];
+        bool changed = is_changed(disk, io->base, at / PAGE_BYTES);
         uint64_t stop = at;
-        while (stop < end && disk->pages[stop / PAGE_BYTES] == kind)
+        while (stop < end && disk->pages[stop / PAGE_BYTES] == kind &&
+               is_changed(disk, io->base, stop / PAGE_BYTES) == changed)
             stop = (stop / PAGE_BYTES + 1) * PAGE_BYTES;
         if (stop > end)
             stop = end;
         io->extents[io->n_extents++] = (struct store_extent){
-            .length = stop - at, .hole = kind == PAGE_HOLE, .zero = kind != PAGE_DATA};
+            .length = stop - at,
+            .hole = kind == PAGE_HOLE,
+            .zero = kind != PAGE_DATA,
+            .changed = changed,
+        };
         at = stop;
     }
 }
@@ -165,6 +239,10 @@ static void run(struct store *store, struct store_io *io)
         return;
     }
     bool writes = io->op == STORE_WRITE || io->op == STORE_TRIM || io->op == STORE_ZERO;
+    if (writes && disk_is_read_only(disk)) {
+        io->error = -EROFS;
+        return;
+    }
     if (writes && faults->write_error) {
         io->error = faults->write_error;
         return;
@@ -202,6 +280,8 @@ bool store_submit(struct store *store, struct store_io *io)
     assert(io->op != STORE_READ || io->length <= STORE_IO_MAX_BYTES);
     assert(io->op != STORE_WRITE || io->length <= STORE_IO_MAX_BYTES);
     stats->n_ops[io->op]++;
+    assert(!io->base || (io->op == STORE_EXTENTS && disk_is_related(io->disk, io->base)));
+    stats->n_with_base += io->base != NULL;
     stats->n_fua += (io->flags & STORE_FUA) != 0;
     stats->n_no_hole += (io->flags & STORE_NO_HOLE) != 0;
     stats->n_misaligned += (uintptr_t)io->buf % PAGE_BYTES != 0;
@@ -232,14 +312,20 @@ bool store_dispatch(struct store *store)
     return !list_empty(&store->later);
 }
 
-struct disk *store_find_disk(struct store *store, const char *vm, const char *name)
+struct disk *store_find_version_disk(struct store *store, const char *vm, const char *version,
+                                     const char *name)
 {
     list_for_each (l, &store->disks) {
         struct disk *disk = container_of(l, struct disk, link);
-        if (!strcmp(disk->vm, vm) && !strcmp(disk->name, name))
+        if (!strcmp(disk->vm, vm) && !strcmp(disk->name, name) && !strcmp(disk->version, version))
             return disk;
     }
     return NULL;
+}
+
+struct disk *store_find_disk(struct store *store, const char *vm, const char *name)
+{
+    return store_find_version_disk(store, vm, "", name);
 }
 
 void disk_get(struct disk *disk)
@@ -255,6 +341,16 @@ void disk_put(struct disk *disk)
 bool disk_is_shrinking(const struct disk *disk)
 {
     return false;
+}
+
+bool disk_is_read_only(const struct disk *disk)
+{
+    return *disk->version;
+}
+
+bool disk_is_related(const struct disk *a, const struct disk *b)
+{
+    return a->origin == b->origin;
 }
 
 uint64_t disk_size(const struct disk *disk)
@@ -289,6 +385,8 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
     n = 0;
     list_for_each (d, &store->disks) {
         const struct disk *disk = container_of(d, struct disk, link);
+        if (*disk->version)
+            continue;
         strcpy(vms[n].name, disk->vm);
         strcpy(disks[n].name, disk->name);
         vms[n].provisional = !strncmp(disk->vm, "provisional", 11);
@@ -297,6 +395,29 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
         n++;
     }
     *ret_vms = vms;
+    *ret_n = n;
+    return 0;
+}
+
+/* Names alone: nobody here needs more. The disks of a version stand side by side. */
+int store_list_versions(struct store *store, const char *vm, struct version_info **ret,
+                        uint32_t *ret_n)
+{
+    struct version_info *versions = calloc(store->n_disks + 1, sizeof(*versions));
+    uint32_t n = 0;
+
+    if (!versions)
+        return -ENOMEM;
+    list_for_each (l, &store->disks) {
+        const struct disk *disk = container_of(l, struct disk, link);
+        if (!*disk->version || strcmp(disk->vm, vm))
+            continue;
+        if (n && !strcmp(versions[n - 1].name, disk->version))
+            continue;
+        strcpy(versions[n].vm, vm);
+        strcpy(versions[n++].name, disk->version);
+    }
+    *ret = versions;
     *ret_n = n;
     return 0;
 }

@@ -16,6 +16,7 @@ struct fake_faults {
 
 struct fake_stats {
     uint64_t n_ops[STORE_EXTENTS + 1];
+    uint64_t n_with_base;
     uint64_t n_fua, n_no_hole, n_misaligned; /* misaligned: buffers not at 4096 bytes */
     unsigned in_flight, most_in_flight;
     unsigned users;
@@ -26,6 +27,10 @@ int fake_store_create(struct store **ret);
 void fake_store_free(struct store *store); /* no user, nothing in flight */
 /* Add a disk. Sizes need not be whole pages. Returns 0 or -ENOMEM. */
 int fake_store_add(struct store *store, const char *vm, const char *disk, uint64_t size_bytes);
+/* The state of a vm's disks becomes vm@version. 0 or -ENOMEM. */
+int fake_store_snap(struct store *store, const char *vm, const char *version);
+/* A vm whose disks start at vm@version. 0 or -ENOMEM. */
+int fake_store_clone(struct store *store, const char *vm, const char *version, const char *clone);
 struct fake_faults *fake_store_faults(struct store *store);
 const struct fake_stats *fake_store_stats(const struct store *store);
 

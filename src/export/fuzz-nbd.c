@@ -34,7 +34,7 @@ static bool read_only;
 static struct disk *find(struct nbd_exports *e, const char *name, bool *ret)
 {
     struct disk *disk = find_writable(e, name, ret);
-    if (disk)
+    if (disk && !*ret)
         *ret = read_only;
     return disk;
 }
@@ -60,6 +60,9 @@ static void set_up(void)
     check(!loop_create(LOOP_AUTO, 64, &loop), "no loop");
     check(!fake_store_create(&store), "no store");
     check(!fake_store_add(store, "vm", "root", DISK_BYTES), "no disk");
+    check(!fake_store_snap(store, "vm", "a"), "no version");
+    check(!fake_store_snap(store, "vm", "b"), "no version");
+    check(!fake_store_clone(store, "vm", "a", "clone"), "no clone");
     nbd_store_exports_init(&exports, store);
     find_writable = exports.exports.find;
     exports.exports.find = find;
@@ -80,7 +83,9 @@ static size_t put_option(uint8_t *to, uint32_t option, const void *data, uint32_
 
 static size_t put_handshake(uint8_t *to, bool structured)
 {
-    static const uint8_t context[] = "\0\0\0\2vm\0\0\0\1\0\0\0\017base:allocation";
+    static const uint8_t context[] = "\0\0\0\2vm\0\0\0\3\0\0\0\017base:allocation"
+                                     "\0\0\0\017varve:changed:a"
+                                     "\0\0\0\021varve:changed:vm@b";
     static const uint8_t go[] = "\0\0\0\2vm\0\1\0\3";
     uint32_t flags = htobe32(NBD_FIXED_NEWSTYLE | NBD_NO_ZEROES);
     size_t n = sizeof(flags);
@@ -170,12 +175,12 @@ static void note_stopped(void *arg)
     stopped = true;
 }
 
-static size_t n_connections(const struct nbd_server *server)
+static size_t counter(const struct nbd_server *server, const char *name)
 {
     struct nbd_counter counters[32];
     size_t n = nbd_server_counters(server, counters, 32);
     for (size_t i = 0; i < n; i++)
-        if (!strcmp(counters[i].name, "nbd.connections"))
+        if (!strcmp(counters[i].name, name))
             return counters[i].value;
     return 0;
 }
@@ -198,7 +203,7 @@ static void converse(struct nbd_server *server, int fd, const uint8_t *input, si
     static uint8_t buf[256 << 10];
     size_t sent = 0;
 
-    for (unsigned turn = 0; n_connections(server); turn++) {
+    for (unsigned turn = 0; counter(server, "nbd.connections"); turn++) {
         check(turn < MAX_TURNS, "the connection does not end");
         while (sent < size) {
             ssize_t n = send(fd, input + sent, size - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -253,12 +258,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check(!nbd_server_adopt(server, fds[0]), "not adopted");
     converse(server, fds[1], input, n, how & 128, &answer);
     close(fds[1]);
+    /* Who breaks the protocol is cut off in the middle of what is on its way. */
+    bool cut_off = how & 128 || counter(server, "nbd.broken") > 0;
     stop_server(server);
     check(fake_store_stats(store)->users == 0, "a disk is still in use");
     check(fake_store_stats(store)->in_flight == 0, "a request is still in flight");
     size_t at = check_options(&answer);
     if ((how & 3) == 1) /* structured: without, the length of a reply depends on its request */
-        check_replies(&answer, at, size / sizeof(struct nbd_request_header), !(how & 128));
+        check_replies(&answer, at, size / sizeof(struct nbd_request_header), !cut_off);
     free(answer.data);
     return 0;
 }

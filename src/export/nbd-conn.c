@@ -259,6 +259,7 @@ static void release(struct nbd_conn *conn)
     assert(conn->small.refs == 1);
     if (conn->disk)
         disk_put(conn->disk);
+    nbd_context_clear(conn);
     close(conn->fd);
     list_del(&conn->link);
     list_del(&conn->dirty_link);

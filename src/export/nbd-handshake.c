@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char context_name[] = "base:allocation";
-
 /* ---- answers -------------------------------------------------------------------------------- */
 
 static void text_sent(struct loop_op *op, int res)
@@ -169,8 +167,9 @@ static void begin_transmission(struct nbd_conn *conn, struct disk *disk, const c
     conn->store = disk_store(disk);
     conn->size_bytes = disk_size(disk);
     conn->read_only = read_only;
-    /* A context that was set for another export is none. */
-    conn->allocation = conn->allocation && !strcmp(conn->meta_name, name);
+    /* Contexts that were set for another export are none. */
+    if (strcmp(conn->meta_name, name))
+        nbd_context_clear(conn);
     conn->phase = NBD_TRANSMISSION;
     conn->need = sizeof(struct nbd_request_header);
     conn->blocked = true; /* parsing begins when the answer is out */
@@ -279,19 +278,12 @@ static void option_list(struct nbd_conn *conn, const struct reader *r)
     put_reply(conn, NBD_OPT_LIST, NBD_REP_ACK, 0);
 }
 
-static void put_context(struct nbd_conn *conn, uint32_t option)
+static void put_context(struct nbd_conn *conn, uint32_t option, uint32_t id, const char *name)
 {
-    uint32_t id = htobe32(option == NBD_OPT_SET_META_CONTEXT ? NBD_CONTEXT_ID : 0);
-    put_reply(conn, option, NBD_REP_META_CONTEXT, sizeof(id) + strlen(context_name));
-    put(conn, &id, sizeof(id));
-    put(conn, context_name, strlen(context_name));
-}
-
-static bool query_matches(const uint8_t *query, uint32_t len, bool is_list)
-{
-    if (len == strlen(context_name) && !memcmp(query, context_name, len))
-        return true;
-    return is_list && len == strlen("base:") && !memcmp(query, "base:", len);
+    uint32_t be = htobe32(id);
+    put_reply(conn, option, NBD_REP_META_CONTEXT, sizeof(be) + strlen(name));
+    put(conn, &be, sizeof(be));
+    put(conn, name, strlen(name));
 }
 
 /* LIST_META_CONTEXT and SET_META_CONTEXT. */
@@ -301,15 +293,12 @@ static void option_context(struct nbd_conn *conn, uint32_t option, struct reader
     char name[NBD_EXPORT_NAME_MAX + 1];
 
     if (!is_list)
-        conn->allocation = false;
+        nbd_context_clear(conn);
     take_name(r, take_u32(r), name);
     uint32_t n = take_u32(r);
-    bool matched = is_list && n == 0;
-    for (; n && !r->short_of; n--) {
-        uint32_t len = take_u32(r);
-        const uint8_t *query = take(r, len);
-        matched |= query && query_matches(query, len, is_list);
-    }
+    struct reader queries = *r;
+    for (uint32_t i = 0; i < n && !r->short_of; i++)
+        take(r, take_u32(r));
     if (r->short_of || r->left) {
         put_error(conn, option, NBD_REP_ERR_INVALID, "the option's lengths do not fit");
         return;
@@ -322,11 +311,14 @@ static void option_context(struct nbd_conn *conn, uint32_t option, struct reader
         put_error(conn, option, NBD_REP_ERR_UNKNOWN, "there is no such disk");
         return;
     }
-    if (matched)
-        put_context(conn, option);
-    if (matched && !is_list) {
-        conn->allocation = true;
+    if (!is_list)
         strcpy(conn->meta_name, name);
+    struct nbd_context_option asked = {conn, name, option, .found = put_context};
+    if (is_list && n == 0)
+        nbd_context_list_all(&asked);
+    for (uint32_t i = 0; i < n && conn->phase != NBD_DEAD; i++) {
+        uint32_t len = take_u32(&queries);
+        nbd_context_query(&asked, take(&queries, len), len);
     }
     put_reply(conn, option, NBD_REP_ACK, 0);
 }

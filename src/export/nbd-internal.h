@@ -21,7 +21,7 @@
 #define NBD_OUT_IOV        256u
 #define NBD_OUT_HEADS      12288u     /* bytes of headers in one sendmsg() */
 #define NBD_OUT_BYTES      (1u << 20) /* no further reply is added to a sendmsg() of this size */
-#define NBD_CONTEXT_ID     1u         /* of base:allocation */
+#define NBD_MAX_CONTEXTS   8u         /* metadata contexts of one connection */
 #define NBD_HEAD_MAX_BYTES 128u       /* of one reply, without its data */
 
 /* Received bytes; writes use their payloads in place. One reference is the connection's. */
@@ -32,7 +32,7 @@ struct nbd_block {
     uint8_t *data;
 };
 
-/* The parts of a read that was split. */
+/* The parts of a read that was split, or of a status for several contexts. */
 struct nbd_group {
     unsigned left; /* chunks that were not put into a reply yet */
 };
@@ -41,17 +41,24 @@ struct nbd_request {
     struct store_io io;
     struct list link; /* in conn->replies, or out->sending, or the server's free list */
     struct nbd_conn *conn;
-    struct nbd_group *group;  /* NULL: not split */
+    struct nbd_group *group;  /* NULL: one chunk answers it */
     struct nbd_block *block;  /* pinned: the payload of a write is in it */
     struct nbd_buffer buffer; /* the payload of a read or large write; extents */
     uint64_t cookie, offset;
     uint32_t length;
     uint32_t counted_bytes; /* in conn->n_bytes */
     uint16_t command;
-    uint16_t error; /* NBD's; 0 if fine */
-    int code;       /* our own, for the text */
+    uint16_t context; /* BLOCK_STATUS: which one of conn->contexts */
+    uint16_t error;   /* NBD's; 0 if fine */
+    int code;         /* our own, for the text */
     uint64_t error_offset;
     bool probing; /* a failed read looks for the page */
+};
+
+/* A metadata context that the client has set; its id is its place, from 1. */
+struct nbd_context {
+    struct disk *base; /* with a user; NULL: base:allocation */
+    bool diff;         /* varve:diff:, not varve:changed: */
 };
 
 /* One sendmsg(). */
@@ -112,8 +119,10 @@ struct nbd_conn {
     struct disk *disk;
     struct store *store;
     uint64_t size_bytes;
-    bool read_only, structured, no_zeroes, allocation;
-    char meta_name[NBD_EXPORT_NAME_MAX + 1]; /* the export that the context was set for */
+    bool read_only, structured, no_zeroes;
+    struct nbd_context contexts[NBD_MAX_CONTEXTS];
+    unsigned n_contexts;
+    char meta_name[NBD_EXPORT_NAME_MAX + 1]; /* the export that they were set for */
 
     /* The handshake's answers. */
     uint8_t *text;
@@ -186,6 +195,22 @@ void nbd_block_put(struct nbd_server *server, struct nbd_block *block);
 void nbd_handshake_start(struct nbd_conn *conn);
 /* Consume what is complete in the input. */
 void nbd_handshake_parse(struct nbd_conn *conn);
+
+/* nbd-context.c: metadata contexts. One LIST_META_CONTEXT or SET_META_CONTEXT: found() is called
+ * for each context that a query asks for, with its id (0: listed) and its name. */
+struct nbd_context_option {
+    struct nbd_conn *conn;
+    const char *export_name;
+    uint32_t option;
+    bool listed_changed, listed_diff; /* all bases */
+    void (*found)(struct nbd_conn *conn, uint32_t option, uint32_t id, const char *name);
+};
+/* query: NULL: short input, nothing is done. */
+void nbd_context_query(struct nbd_context_option *option, const uint8_t *query, uint32_t len_bytes);
+/* What LIST_META_CONTEXT without queries answers. */
+void nbd_context_list_all(const struct nbd_context_option *option);
+/* Forget those that were set. */
+void nbd_context_clear(struct nbd_conn *conn);
 
 /* nbd-transmission.c: requests. */
 void nbd_transmission_parse(struct nbd_conn *conn);

@@ -145,6 +145,18 @@ static void add_read(struct nbd_out *out, struct nbd_request *req)
     add_data(out, req->buffer.data, req->length);
 }
 
+static uint32_t state(const struct nbd_request *req, const struct store_extent *extent)
+{
+    if (req->io.base && !extent->changed)
+        return 0;
+    if (req->io.base && !req->conn->contexts[req->context].diff)
+        return NBD_STATE_CHANGED;
+    if (req->io.base)
+        return NBD_STATE_CHANGED | (extent->hole ? NBD_STATE_CHANGED_HOLE : 0) |
+               (extent->zero ? NBD_STATE_CHANGED_ZERO : 0);
+    return (extent->hole ? NBD_STATE_HOLE : 0) | (extent->zero ? NBD_STATE_ZERO : 0);
+}
+
 /* Extents become the protocol's in place; neighbours of one kind become one. Returns how many. */
 static size_t convert_extents(struct nbd_request *req)
 {
@@ -156,7 +168,7 @@ static size_t convert_extents(struct nbd_request *req)
 
     for (uint32_t i = 0; i < req->io.n_extents && left; i++) {
         uint32_t length = (uint32_t)(from[i].length < left ? from[i].length : left);
-        uint32_t flags = (from[i].hole ? NBD_STATE_HOLE : 0) | (from[i].zero ? NBD_STATE_ZERO : 0);
+        uint32_t flags = state(req, &from[i]);
         left -= length;
         if (n && flags == last_flags) {
             last_length += length;
@@ -173,7 +185,7 @@ static size_t convert_extents(struct nbd_request *req)
 static void add_status(struct nbd_out *out, struct nbd_request *req)
 {
     size_t bytes = convert_extents(req) * sizeof(struct nbd_extent);
-    struct nbd_chunk_status status = {.context = htobe32(NBD_CONTEXT_ID)};
+    struct nbd_chunk_status status = {.context = htobe32(req->context + 1u)};
 
     status.chunk =
         chunk(req, NBD_CHUNK_BLOCK_STATUS, sizeof(status) - sizeof(status.chunk) + bytes);

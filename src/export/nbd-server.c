@@ -384,6 +384,22 @@ void nbd_server_stop(struct nbd_server *server, void (*done)(void *arg), void *a
     maybe_stopped(server);
 }
 
+unsigned nbd_server_disconnect(struct nbd_server *server, const struct disk *disk)
+{
+    struct list *lists[] = {&server->serving, &server->lingering};
+    unsigned n = 0;
+
+    for (size_t i = 0; i < sizeof(lists) / sizeof(lists[0]); i++)
+        list_for_each_safe (l, lists[i]) {
+            struct nbd_conn *conn = container_of(l, struct nbd_conn, link);
+            if (conn->disk != disk || conn->phase == NBD_DEAD)
+                continue;
+            nbd_conn_kill(conn);
+            n++;
+        }
+    return n;
+}
+
 static void free_list(struct list *head, size_t offset)
 {
     struct list *l;

@@ -4,8 +4,10 @@
  *     nbd-test-server SOCKET [size=BYTES] [later] [threads] [bad=OFFSET] [full] [readonly]
  *         [connections=N] [requests=N] [buffers=BYTES] [handshake=MS] [stall=MS] [tcp]
  *
- * Exports vm/root, vm/data (1 MiB and 1 byte) and, not listed, provisional/root. Ends on SIGTERM,
- * in order, and prints its counters. */
+ * Exports vm/root, vm/data (1 MiB and 1 byte) and, not listed, provisional/root. SIGUSR1 takes the
+ * versions vm@s1, vm@s2 and so on, and makes the clones provisional1 and so on of them, SIGUSR2
+ * disconnects the clients of vm/root and lets nobody in until the next one; each prints a line when
+ * it is done. Ends on SIGTERM, in order, and prints its counters. */
 #include "base/err.h"
 #include "base/loop.h"
 #include "export/fake-store.h"
@@ -51,16 +53,65 @@ static void stop(void *arg)
     nbd_server_stop(server, all_stopped, NULL);
 }
 
-static volatile sig_atomic_t asked;
+static volatile sig_atomic_t asked, asked_snap, asked_bar;
 
 static void on_signal(int sig)
 {
-    asked = 1;
+    if (sig == SIGUSR1)
+        asked_snap = 1;
+    else if (sig == SIGUSR2)
+        asked_bar = 1;
+    else
+        asked = 1;
+}
+
+struct signal_hook {
+    struct loop_hook hook;
+    struct store *store;
+    struct nbd_store_exports *exports;
+    struct nbd_bar bar;
+    bool barred;
+    unsigned n_snaps;
+};
+
+static void take_snap(struct signal_hook *s)
+{
+    char name[16], clone[32];
+
+    asked_snap = 0;
+    snprintf(name, sizeof(name), "s%u", ++s->n_snaps);
+    snprintf(clone, sizeof(clone), "provisional%u", s->n_snaps);
+    if (fake_store_snap(s->store, "vm", name) || fake_store_clone(s->store, "vm", name, clone))
+        exit(2);
+    printf("snap %s\n", name);
+    fflush(stdout);
+}
+
+static void change_bar(struct signal_hook *s)
+{
+    unsigned n = 0;
+
+    asked_bar = 0;
+    s->barred = !s->barred;
+    if (s->barred) {
+        nbd_bar(s->exports, &s->bar, "vm");
+        n = nbd_server_disconnect(server, store_find_disk(s->store, "vm", "root"));
+    } else {
+        nbd_unbar(&s->bar);
+    }
+    printf("disconnected %u\n", n);
+    fflush(stdout);
 }
 
 /* The signal interrupts the wait; this sees it in the next turn. */
 static void check_signal(struct loop_hook *hook)
 {
+    struct signal_hook *s = container_of(hook, struct signal_hook, hook);
+
+    if (asked_snap)
+        take_snap(s);
+    if (asked_bar)
+        change_bar(s);
     if (asked != 1)
         return;
     asked = 2;
@@ -133,21 +184,23 @@ static int add_exports(struct store *store, const struct server_options *o,
 }
 
 /* Until a signal. */
-static void serve(struct store *store, uint16_t port)
+static void serve(struct store *store, struct nbd_store_exports *exports, uint16_t port)
 {
     struct dispatcher dispatcher = {.hook.run = dispatch, .store = store};
-    struct loop_hook signal_hook = {.run = check_signal};
+    struct signal_hook signal_hook = {.hook.run = check_signal, .store = store, .exports = exports};
     struct sigaction action = {.sa_handler = on_signal};
 
     loop_add_hook(loop, &dispatcher.hook);
-    loop_add_hook(loop, &signal_hook);
+    loop_add_hook(loop, &signal_hook.hook);
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGUSR2, &action, NULL);
     printf("ready %s %u\n", loop_name(loop), port);
     fflush(stdout);
     loop_run(loop);
     loop_remove_hook(loop, &dispatcher.hook);
-    loop_remove_hook(loop, &signal_hook);
+    loop_remove_hook(loop, &signal_hook.hook);
 }
 
 static void print_counters(struct store *store)
@@ -184,7 +237,7 @@ int main(int argc, char **argv)
     if (err) {
         fprintf(stderr, "%s: %s\n", argv[1], err_text(err));
     } else {
-        serve(store, port);
+        serve(store, &exports, port);
         print_counters(store);
     }
     nbd_server_free(server);

@@ -21,7 +21,7 @@
 #define LARGE_WRITE_BYTES (64u << 10) /* received into a buffer of its own from the start */
 #define SMALL_COST_BYTES  (256u << 10)
 #define MAX_FREE_REQUESTS 4096
-#define STATUS_BYTES      (16u << 10) /* extents of one BLOCK_STATUS */
+#define STATUS_BYTES      (16u << 10) /* extents of one context in one BLOCK_STATUS */
 
 static_assert(sizeof(struct store_extent) >= sizeof(struct nbd_extent), "converted in place");
 
@@ -280,18 +280,21 @@ static bool start_simple(struct nbd_conn *conn, const struct header *h, enum sto
     return true;
 }
 
-static bool start_status(struct nbd_conn *conn, const struct header *h)
+/* For several contexts each has its own part, and its own chunk in the reply. */
+static bool start_status_part(struct nbd_conn *conn, const struct header *h, unsigned context,
+                              struct nbd_group *group)
 {
-    if (!nbd_may_allocate(conn, STATUS_BYTES))
-        return false;
     struct nbd_request *req = request_new(conn, h);
     if (!req)
         return false;
+    req->group = group;
+    req->context = (uint16_t)context;
     if (nbd_pool_get(&conn->server->pool, STATUS_BYTES, &req->buffer)) {
         reply_error(req, -ENOMEM);
         return true;
     }
     req->io.op = STORE_EXTENTS;
+    req->io.base = conn->contexts[context].base;
     req->io.offset = h->offset;
     req->io.length = h->length;
     req->io.extents = req->buffer.data;
@@ -299,6 +302,43 @@ static bool start_status(struct nbd_conn *conn, const struct header *h)
         h->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : STATUS_BYTES / sizeof(struct store_extent);
     submit(req);
     return true;
+}
+
+/* A group outlives the starting of its n parts whatever completes inside, for it begins with one
+ * more. */
+static struct nbd_group *group_new(struct nbd_conn *conn, unsigned n)
+{
+    struct nbd_group *group = malloc(sizeof(*group));
+    if (group)
+        group->left = n + 1;
+    else
+        nbd_conn_kill(conn);
+    return group;
+}
+
+/* n parts could not be started; the connection is dead then. */
+static void group_started(struct nbd_group *group, unsigned n)
+{
+    group->left -= 1 + n;
+    if (!group->left)
+        free(group);
+}
+
+static bool start_status(struct nbd_conn *conn, const struct header *h)
+{
+    unsigned n = conn->n_contexts, i = 0;
+
+    if (!nbd_may_allocate(conn, (uint64_t)n * STATUS_BYTES))
+        return false;
+    if (n == 1)
+        return start_status_part(conn, h, 0, NULL);
+    struct nbd_group *group = group_new(conn, n);
+    if (!group)
+        return false;
+    while (i < n && start_status_part(conn, h, i, group))
+        i++;
+    group_started(group, n - i);
+    return i == n;
 }
 
 /* One read, or one part of a split one. */
@@ -330,6 +370,8 @@ static bool is_split(const struct nbd_conn *conn, const struct header *h)
 
 static unsigned n_parts(const struct nbd_conn *conn, const struct header *h)
 {
+    if (h->command == NBD_CMD_BLOCK_STATUS)
+        return conn->n_contexts;
     if (h->command != NBD_CMD_READ || !is_split(conn, h))
         return 1;
     uint64_t first = h->offset / NBD_SPLIT_BYTES, end = h->offset + h->length;
@@ -341,13 +383,9 @@ static bool start_split_read(struct nbd_conn *conn, const struct header *h)
     unsigned n = n_parts(conn, h);
     if (!nbd_may_allocate(conn, (uint64_t)n * NBD_SPLIT_BYTES))
         return false;
-    struct nbd_group *group = malloc(sizeof(*group));
-    if (!group) {
-        nbd_conn_kill(conn);
+    struct nbd_group *group = group_new(conn, n);
+    if (!group)
         return false;
-    }
-    /* One more than there are parts, so that it outlives the loop whatever completes inside. */
-    group->left = n + 1;
     struct header part = *h;
     uint64_t end = h->offset + h->length;
     bool going = true;
@@ -358,9 +396,7 @@ static bool start_split_read(struct nbd_conn *conn, const struct header *h)
         part.offset += part.length;
         n -= going;
     }
-    group->left -= 1 + n; /* n: those that could not be started; the connection is dead then */
-    if (!group->left)
-        free(group);
+    group_started(group, n);
     return going;
 }
 
@@ -491,7 +527,7 @@ static int check(const struct nbd_conn *conn, const struct header *h)
     if (h->flags & ~(rule->flags | NBD_CMD_FLAG_FUA))
         return -EINVAL;
     if ((h->flags & NBD_CMD_FLAG_DF && !conn->structured) ||
-        (h->command == NBD_CMD_BLOCK_STATUS && !conn->allocation))
+        (h->command == NBD_CMD_BLOCK_STATUS && !conn->n_contexts))
         return -EINVAL;
     if (rule->writes && conn->read_only)
         return -EPERM;

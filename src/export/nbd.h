@@ -11,6 +11,8 @@
 #ifndef VARVE_EXPORT_NBD_H
 #define VARVE_EXPORT_NBD_H
 
+#include "base/list.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,16 +30,36 @@ struct nbd_exports {
     /* The disk under an export name, borrowed: the server takes disk_get() itself. ret_read_only is
      * set on success. NULL: there is none. */
     struct disk *(*find)(struct nbd_exports *exports, const char *name, bool *ret_read_only);
+    /* What the contexts varve:changed:BASE and varve:diff:BASE compare that export with, borrowed
+     * as above. NULL: there is none, or it is not related to the export. */
+    struct disk *(*find_base)(struct nbd_exports *exports, const char *name, const char *base);
+    /* Call each(arg, base) for what find_base() finds, or the best known part of it. Returns 0,
+     * -ENOENT (no such export) or -ENOMEM. */
+    int (*list_bases)(struct nbd_exports *exports, const char *name,
+                      void (*each)(void *arg, const char *base), void *arg);
     /* Call each(arg, name) for every export that is to be seen. Returns 0 or -ENOMEM. */
     int (*list)(struct nbd_exports *exports, void (*each)(void *arg, const char *name), void *arg);
 };
 
-/* The disks of a store: "VM" for VM/root, "VM/DISK". Provisional vms are found, but not listed. */
+/* The disks of a store: "VM" for VM/root, "VM/DISK", and those of versions, read-only:
+ * "VM@VERSION", "VM/DISK@VERSION". Provisional vms and versions are found, but not listed. A base
+ * is a version of the same vm, "VERSION", or of another that has its disk of this name from there,
+ * "VM@VERSION"; the former are listed. */
 struct nbd_store_exports {
     struct nbd_exports exports;
     struct store *store;
+    struct list barred; /* struct nbd_bar */
 };
 void nbd_store_exports_init(struct nbd_store_exports *exports, struct store *store);
+
+/* While a bar stands nothing of a vm but its versions is found: whoever connects is refused. The
+ * bar and the name are the caller's, until nbd_unbar(). */
+struct nbd_bar {
+    struct list link;
+    const char *vm;
+};
+void nbd_bar(struct nbd_store_exports *exports, struct nbd_bar *bar, const char *vm);
+void nbd_unbar(struct nbd_bar *bar);
 
 struct nbd_config {
     unsigned max_connections;
@@ -78,6 +100,11 @@ void nbd_server_stop(struct nbd_server *server, void (*done)(void *arg), void *a
 /* After nbd_server_stop() is done, or without it if the loop never ran and never will (a start-up
  * that failed). NULL is legal. */
 void nbd_server_free(struct nbd_server *server);
+
+/* Close the connections to a disk, at once: what they have in flight is finished and not answered.
+ * They are gone, and the disk has its users back, some turns of the loop later. Returns how many.
+ */
+unsigned nbd_server_disconnect(struct nbd_server *server, const struct disk *disk);
 
 struct nbd_counter {
     const char *name, *description; /* static */

@@ -130,6 +130,10 @@ enum nbd_command {
 #define NBD_STATE_HOLE 1u /* base:allocation */
 #define NBD_STATE_ZERO 2u
 
+#define NBD_STATE_CHANGED      1u /* varve:changed:, as in QEMU's dirty bitmaps, and varve:diff: */
+#define NBD_STATE_CHANGED_HOLE 2u /* varve:diff: and it is a hole now */
+#define NBD_STATE_CHANGED_ZERO 4u /* varve:diff: and it reads as zeros now */
+
 enum nbd_error {
     NBD_EPERM = 1,
     NBD_EIO = 5,

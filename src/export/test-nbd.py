@@ -4,6 +4,7 @@ nbdcopy, qemu-io, qemu-img, fio) and against hostile ones.
 
     test-nbd.py NBD-TEST-SERVER [unittest arguments]
 """
+import errno
 import json
 import os
 import random
@@ -48,6 +49,11 @@ class Server:
     def uri(self, export="vm"):
         return f"nbd+unix:///{export}?socket={self.path}"
 
+    def ask(self, number):
+        """Send a signal to which it answers with a line."""
+        self.process.send_signal(number)
+        return self.process.stdout.readline().split()
+
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
         out, _ = self.process.communicate(timeout=30)
@@ -64,13 +70,19 @@ class Server:
         if kind is None and code:
             raise RuntimeError(f"the server ended with {code}")
 
-    def connect(self, export="vm", structured=True, allocation=True):
+    def connect(self, export="vm", structured=True, allocation=True, contexts=()):
         h = nbd.NBD()
         h.set_request_structured_replies(structured)
+        for context in contexts:
+            h.add_meta_context(context)
         if structured and allocation:
             h.add_meta_context("base:allocation")
         h.connect_uri(self.uri(export))
         return h
+
+    def snap(self):
+        """Take a version of vm, and a clone of it. Returns the version's name."""
+        return self.ask(signal.SIGUSR1)[1]
 
     def raw(self):
         s = socket.socket(socket.AF_UNIX)
@@ -171,7 +183,7 @@ class Negotiation(TestCase):
             for feature in ("cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"):
                 self.assertTrue(info["can_" + feature], feature)
             self.assertFalse(info["is_read_only"])
-            self.assertEqual(info["contexts"], ["base:allocation"])
+            self.assertEqual(info["contexts"], ["base:allocation", "varve:changed:", "varve:diff:"])
             exports = json.loads(run("nbdinfo", "--list", "--json", server.uri("")))["exports"]
             self.assertEqual({e["export-name"] for e in exports}, {"vm/root", "vm/data"})
 
@@ -214,6 +226,138 @@ class Negotiation(TestCase):
                 self.assertEqual(e.exception.errno, "EPERM")
             self.assertEqual(h.pread(4, 0), bytes(4))
             h.flush()
+
+    # ---- versions
+
+    def test_versions_are_read_only_exports(self):
+        with Server("size=%d" % (64 * MIB)) as server:
+            h = server.connect()
+            h.pwrite(b"1" * 8192, MIB)
+            self.assertEqual(server.ask(signal.SIGUSR1), ["snap", "s1"])
+            h.pwrite(b"2" * 4096, MIB)
+            for name in ("vm@s1", "vm/root@s1"):
+                v = server.connect(name)
+                self.assertTrue(v.is_read_only())
+                self.assertTrue(v.can_multi_conn() and v.can_cache() and not v.can_trim())
+                self.assertEqual(v.pread(8192, MIB), b"1" * 8192)
+                self.assertEqual(v.get_size(), 64 * MIB)
+                v.set_strict_mode(0)
+                for write in (lambda: v.pwrite(b"3" * 512, MIB), lambda: v.zero(4096, MIB),
+                              lambda: v.trim(4096, MIB)):
+                    with self.assertRaises(nbd.Error) as caught:
+                        write()
+                    self.assertEqual(caught.exception.errnum, errno.EPERM)
+                self.assertEqual(v.pread(8192, MIB), b"1" * 8192)
+                v.shutdown()
+            self.assertEqual(server.connect("vm/data@s1").get_size(), MIB + 1)
+            self.assertEqual(h.pread(8192, MIB), b"2" * 4096 + b"1" * 4096)
+            for name in ("vm@", "@s1", "vm@s2", "vm@s1/root", "vm/root@s1@s1", "vm/@s1", "vm@s1/", "vm/nope@s1",
+                         "vm@" + "x" * 65, "vm/root@s1 "):
+                with self.assertRaises(nbd.Error):
+                    server.connect(name)
+            # There may be very many: nobody wants them in a list.
+            listed = subprocess.run(["nbdinfo", "--list", "--json", server.uri("")], capture_output=True, text=True,
+                                    check=True)
+            self.assertEqual(sorted(e["export-name"] for e in json.loads(listed.stdout)["exports"]),
+                             ["vm/data", "vm/root"])
+
+    def diff(self, h, context, length=64 * MIB):
+        """What differs, as a set of pages; each extent is asked for from the one before."""
+        found, at = set(), 0
+
+        def extents(name, offset, entries, error):
+            nonlocal at
+            self.assertEqual(name, context)
+            for size, flags in zip(entries[::2], entries[1::2]):
+                self.assertIn(flags, (0, 1))
+                if flags:
+                    found.update(range(offset // 4096, (offset + size + 4095) // 4096))
+                offset += size
+            at = offset
+            return 0
+        while at < length:
+            h.block_status(length - at, at, extents)
+        return found
+
+    def test_diff_context(self):
+        for kind in KINDS:
+            with Server("size=%d" % (64 * MIB), *kind) as server:
+                h = server.connect()
+                h.pwrite(b"1" * 16384, MIB)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"2" * 4096, MIB + 4096)
+                h.trim(4096, MIB + 12288)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"3" * 10, 5 * MIB)
+                page = MIB // 4096
+                for export, base, pages in (("vm@s2", "s1", {page + 1, page + 3}),
+                                            ("vm/root@s2", "vm@s1", {page + 1, page + 3}),
+                                            ("vm", "s2", {5 * page}), ("vm", "s1", {page + 1, page + 3, 5 * page}),
+                                            ("vm@s1", "s2", {page + 1, page + 3}), ("vm@s1", "s1", set())):
+                    context = "varve:changed:" + base
+                    d = nbd.NBD()
+                    d.add_meta_context(context)
+                    d.connect_uri(server.uri(export))
+                    self.assertTrue(d.can_meta_context(context))
+                    self.assertFalse(d.can_meta_context("base:allocation"))
+                    self.assertEqual(self.diff(d, context), pages, (export, base))
+                    d.shutdown()
+
+    def test_both_contexts_at_once(self):
+        for kind in KINDS:
+            with Server("size=%d" % (64 * MIB), *kind) as server:
+                h = server.connect()
+                h.pwrite(b"1" * 8192, 0)
+                server.ask(signal.SIGUSR1)
+                h.pwrite(b"2" * 4096, 0)
+                d = nbd.NBD()
+                d.add_meta_context("base:allocation")
+                d.add_meta_context("varve:changed:s1")
+                d.connect_uri(server.uri())
+                for _ in range(100):
+                    seen = {}
+                    d.block_status(MIB, 0, lambda name, offset, entries, error: seen.setdefault(name, entries) and 0)
+                    self.assertEqual(seen, {"base:allocation": [8192, 0, MIB - 8192, 3],
+                                            "varve:changed:s1": [4096, 1, MIB - 4096, 0]})
+                    self.assertEqual(d.pread(4096, 0), b"2" * 4096)
+
+    def test_contexts_that_are_none(self):
+        with Server() as server:
+            server.ask(signal.SIGUSR1)
+            for name in ("varve:changed:", "varve:changed:s2", "varve:changed:other@s1", "varve:changed:vm@", "varve:changed:@s1",
+                         "varve:changed:" + "x" * 300, "varve:changed:s1/x", "varve:", "varve:changed"):
+                d = nbd.NBD()
+                d.add_meta_context(name)
+                d.connect_uri(server.uri())
+                self.assertFalse(d.can_meta_context(name), name)
+            # One that was asked for another export is none; the version is not used any more.
+            h = nbd.NBD()
+            h.set_opt_mode(True)
+            h.connect_unix(server.path)
+            h.add_meta_context("varve:changed:s1")
+            h.set_export_name("vm")
+            found = []
+            h.opt_list_meta_context(lambda name: found.append(name))
+            self.assertEqual(found, ["varve:changed:s1"])
+            h.opt_abort()
+
+    def test_disconnect(self):
+        for kind in KINDS:
+            with Server(*kind) as server:
+                h, other = server.connect(), server.connect("vm/data")
+                h.pwrite(b"x" * 4096, 0)
+                server.ask(signal.SIGUSR1)
+                version = server.connect("vm@s1")
+                self.assertEqual(server.ask(signal.SIGUSR2), ["disconnected", "1"])
+                with self.assertRaises(nbd.Error):
+                    h.pread(4096, 0)
+                other.pread(512, 0)
+                self.assertEqual(version.pread(4096, 0), b"x" * 4096)
+                with self.assertRaises(nbd.Error):  # nobody comes in
+                    server.connect()
+                server.connect("vm@s1").shutdown()
+                server.ask(signal.SIGUSR2)
+                self.assertEqual(server.connect().pread(4096, 0), b"x" * 4096)
 
     def test_old_option(self):
         """EXPORT_NAME, with and without the zeroes."""
@@ -349,6 +493,23 @@ class Data(TestCase):
             h.block_status(MIB - 5000, 5000, lambda name, offset, e, err: entries.append(list(e)) or 0, nbd.CMD_FLAG_REQ_ONE)
             self.assertEqual(entries, [[4096 * 3 - 5000, data]])
 
+    def test_several_contexts_in_flight(self):
+        """Many statuses of two contexts among writes, with bounds so low that they have to wait."""
+        for args in (["requests=3"], ["later", "requests=4"], ["threads", "later"]):
+            with self.subTest(args=args), Server("size=16777216", *args) as server:
+                server.snap()
+                h = server.connect(contexts=("varve:changed:s1",))
+                answers = []
+                cookies = []
+                for i in range(200):
+                    cookies.append(h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"w" * 4096)), i * 8192))
+                    cookies.append(h.aio_block_status(
+                        MIB, i * 8192, lambda name, offset, e, err: answers.append((name, offset)) or 0))
+                wait_for(h, cookies)
+                self.assertEqual(len(answers), 400)
+                self.assertEqual(len(set(answers)), 400)
+                h.shutdown()
+
     def test_chunks(self):
         """What reads as zeros is sent as a hole; DF keeps a read in one piece."""
         with Server("size=4194304") as server:
@@ -398,6 +559,181 @@ def wait_for(h, cookies):
     for cookie in cookies:
         while not h.aio_command_completed(cookie):
             h.poll(-1)
+
+
+class Versions(TestCase):
+    def status(self, h, length, offset=0, flags=0):
+        """{context: [(offset, length, flags)]}, neighbours of one kind joined, from as many requests as it takes."""
+        found = {}
+        ends = {}
+
+        def extents(name, start, entries, err):
+            at = start
+            for n, flag in zip(entries[::2], entries[1::2]):
+                list_ = found.setdefault(name, [])
+                if list_ and list_[-1][2] == flag and list_[-1][0] + list_[-1][1] == at:
+                    list_[-1] = (list_[-1][0], list_[-1][1] + n, flag)
+                else:
+                    list_.append((at, n, flag))
+                at += n
+            ends[name] = at
+            return 0
+
+        end = offset + length
+        while offset < end:
+            h.block_status(end - offset, offset, extents, flags)
+            if len(set(ends.values())) > 1 or flags:
+                break
+            offset = min(ends.values())
+        return found
+
+    def test_read_only_export(self):
+        with Server("size=1048576") as server:
+            h = server.connect()
+            h.pwrite(b"1" * 8192, 4096)
+            self.assertEqual(server.snap(), "s1")
+            h.pwrite(b"2" * 8192, 8192)
+            for name in ("vm@s1", "vm/root@s1"):
+                v = server.connect(name)
+                self.assertTrue(v.is_read_only())
+                self.assertEqual(v.pread(16384, 0), bytes(4096) + b"1" * 8192 + bytes(4096))
+                v.set_strict_mode(0)
+                with self.assertRaises(nbd.Error) as e:
+                    v.pwrite(b"x", 0)
+                self.assertEqual(e.exception.errno, "EPERM")
+            self.assertEqual(server.connect("vm/data@s1").get_size(), MIB + 1)
+            for name in ("vm@", "vm@s2", "vm/none@s1", "@s1", "vm/@s1", "vm@s1/root", "vm@s1@s1", "vm/root@" + "v" * 65):
+                with self.assertRaises(nbd.Error, msg=name):
+                    server.connect(name)
+
+    def test_changed(self):
+        changed = "varve:changed:"
+        with Server("size=1048576") as server:
+            h = server.connect()
+            h.pwrite(b"1" * 8192, 4096)
+            server.snap()
+            h.pwrite(b"2" * 4096, 8192)
+            h.trim(4096, 4096)
+            server.snap()
+            h.pwrite(b"3", 65536)
+            h.shutdown()
+            names = ("base:allocation", changed + "s1", changed + "s2", changed + "none", changed)
+            h = server.connect(contexts=names[1:])
+            self.assertEqual([h.can_meta_context(n) for n in names], [True, True, True, False, False])
+            self.assertEqual(self.status(h, MIB), {
+                "base:allocation": [(0, 8192, 3), (8192, 4096, 0), (12288, 53248, 3), (65536, 4096, 0), (69632, MIB - 69632, 3)],
+                changed + "s1": [(0, 4096, 0), (4096, 8192, 1), (12288, 53248, 0), (65536, 4096, 1), (69632, MIB - 69632, 0)],
+                changed + "s2": [(0, 65536, 0), (65536, 4096, 1), (69632, MIB - 69632, 0)]})
+            one = self.status(h, MIB - 5000, 5000, nbd.CMD_FLAG_REQ_ONE)
+            self.assertEqual(one[changed + "s1"], [(5000, 8192 - 5000, 1)])
+            self.assertEqual(one[changed + "s2"], [(5000, 8192 - 5000, 0)])
+            # One version against another, and a clone against where it comes from.
+            h = server.connect("vm@s2", allocation=False, contexts=(changed + "s1", changed + "vm@s2"))
+            self.assertEqual(self.status(h, MIB), {
+                changed + "s1": [(0, 4096, 0), (4096, 8192, 1), (12288, MIB - 12288, 0)], changed + "vm@s2": [(0, MIB, 0)]})
+            h = server.connect("provisional1", allocation=False, contexts=(changed + "vm@s1", changed + "vm@s2", changed + "s1"))
+            self.assertFalse(h.can_meta_context(changed + "s1"))
+            h.pwrite(b"c" * 4096, 40960)
+            self.assertEqual(self.status(h, MIB), {
+                changed + "vm@s1": [(0, 40960, 0), (40960, 4096, 1), (45056, MIB - 45056, 0)],
+                changed + "vm@s2": [(0, 4096, 0), (4096, 8192, 1), (12288, 28672, 0), (40960, 4096, 1), (45056, MIB - 45056, 0)]})
+            # Without being related there is none.
+            h = server.connect("vm/data", contexts=(changed + "s1",))
+            self.assertTrue(h.can_meta_context(changed + "s1"))
+            h = server.connect("provisional", contexts=(changed + "vm@s1",))
+            self.assertFalse(h.can_meta_context(changed + "vm@s1"))
+
+    def test_diff(self):
+        """What changed, and what it is now; both contexts of one base at once."""
+        with Server("size=1048576") as server:
+            h = server.connect()
+            h.pwrite(b"1" * 65536, 0)
+            server.snap()
+            h.pwrite(b"2" * 4096, 4096)
+            h.trim(8192, 8192)
+            h.zero(4096, 20480, nbd.CMD_FLAG_NO_HOLE)
+            h = server.connect(allocation=False, contexts=("varve:diff:s1", "varve:changed:s1"))
+            self.assertEqual(self.status(h, MIB), {
+                "varve:diff:s1": [(0, 4096, 0), (4096, 4096, 1), (8192, 8192, 7), (16384, 4096, 0), (20480, 4096, 5),
+                                  (24576, MIB - 24576, 0)],
+                "varve:changed:s1": [(0, 4096, 0), (4096, 12288, 1), (16384, 4096, 0), (20480, 4096, 1),
+                                     (24576, MIB - 24576, 0)]})
+
+    def test_only_changed(self):
+        """Without base:allocation; the status is refused where no context was set."""
+        with Server("size=1048576") as server:
+            server.snap()
+            h = server.connect(allocation=False, contexts=("varve:changed:s1",))
+            h.pwrite(b"x", 0)
+            self.assertEqual(self.status(h, 8192), {"varve:changed:s1": [(0, 4096, 1), (4096, 4096, 0)]})
+            h = server.connect(allocation=False, contexts=("varve:changed:s9",))
+            h.set_strict_mode(0)
+            self.assertRaises(nbd.Error, h.block_status, 4096, 0, lambda *a: 0)
+
+    def test_listing(self):
+        def listed(*queries, name="vm"):
+            found = []
+            h = nbd.NBD()
+            h.set_opt_mode(True)
+            h.connect_unix(server.path)
+            for query in queries:
+                h.add_meta_context(query)
+            h.set_export_name(name)
+            h.opt_list_meta_context(found.append)
+            h.opt_abort()
+            return found
+
+        with Server("size=1048576") as server:
+            self.assertEqual(listed("varve:"), [])
+            server.snap()
+            server.snap()
+            both = ["varve:changed:s1", "varve:changed:s2"]
+            diffs = ["varve:diff:s1", "varve:diff:s2"]
+            self.assertEqual(listed(), ["base:allocation", "varve:changed:", "varve:diff:"])
+            for queries in (["varve:"], ["varve:changed:", "varve:diff:"], ["varve:", "varve:changed:", "varve:"]):
+                self.assertEqual(listed(*queries), both + diffs)
+            self.assertEqual(listed("varve:changed:", "varve:changed:"), both)
+            self.assertEqual(listed("varve:diff:"), diffs)
+            self.assertEqual(listed("varve:", "base:"), both + diffs + ["base:allocation"])
+            self.assertEqual(listed("varve:", name="vm@s2"), both + diffs)
+            self.assertEqual(listed("varve:changed:s2", "varve:changed:s3", "other:"), ["varve:changed:s2"])
+            self.assertEqual(listed("varve:changed:vm@s1", name="provisional1"), ["varve:changed:vm@s1"])
+            self.assertEqual(listed("varve:", name="provisional1"), [])
+
+    def test_set_for_another_export(self):
+        """A context goes with the export that it was set for, and a new set forgets the old one."""
+        name = struct.pack(">I", 2) + b"vm"
+        query = b"varve:changed:s1"
+        with Server("size=1048576") as server:
+            server.snap()
+            s = server.raw()
+            receive(s, 18)
+            s.sendall(struct.pack(">I", 3) + option(8))
+            self.assertEqual(option_reply(s)[0], 1)
+            for queries, ids in (([query], [1]), ([query, query], [1]), ([b"base:allocation", query], [1, 2]), ([], []), ([query], [1])):
+                s.sendall(option(10, name + struct.pack(">I", len(queries)) + b"".join(struct.pack(">I", len(q)) + q for q in queries)))
+                for expected in ids:
+                    kind, data = option_reply(s)
+                    self.assertEqual((kind, struct.unpack(">I", data[:4])[0]), (4, expected))
+                self.assertEqual(option_reply(s)[0], 1)
+            s.sendall(option(7, struct.pack(">I", 5) + b"vm@s1\0\0"))
+            self.assertEqual([option_reply(s)[0], option_reply(s)[0]], [3, 1])
+            s.sendall(request(7, 0, 4096))
+            self.assertEqual(struct.unpack(">IHHQI", receive(s, 20))[2], 0x8001)
+
+    def test_clients(self):
+        """nbdinfo and QEMU read the map."""
+        with Server("size=1048576") as server:
+            server.snap()
+            h = server.connect()
+            h.pwrite(b"x" * 8192, 65536)
+            lines = run("nbdinfo", "--map=varve:changed:s1", server.uri()).split("\n")
+            self.assertEqual([line.split()[:3] for line in lines if line],
+                             [["0", "65536", "0"], ["65536", "8192", "1"], ["73728", str(MIB - 73728), "0"]])
+            image = f"driver=nbd,export=vm,server.type=unix,server.path={server.path},x-dirty-bitmap=varve:changed:s1"
+            dirty = [(e["start"], e["length"]) for e in json.loads(run("qemu-img", "map", "--output=json", "--image-opts", image))
+                     if not e["data"]]
+            self.assertEqual(dirty, [(65536, 8192)])
 
 
 class Errors(TestCase):

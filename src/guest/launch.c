@@ -99,6 +99,7 @@ static int name_files(const char *run_dir, const char *name, struct files *files
     snprintf(ret->qmp, sizeof(ret->qmp), "%.120s/qmp.sock", files->dir);
     snprintf(ret->console, sizeof(ret->console), "%.120s/console.sock", files->dir);
     snprintf(ret->log, sizeof(ret->log), "%.120s/console.log", files->dir);
+    snprintf(ret->agent, sizeof(ret->agent), "%.120s/agent.sock", files->dir);
     return 0;
 }
 
@@ -184,6 +185,18 @@ static int read_forwards(const char *text, char *out, size_t size, struct why *w
     return 0;
 }
 
+static void add_agent(struct args *args, const char *path)
+{
+    char a[2 * LAUNCH_PATH_MAX];
+
+    add(args, "-device");
+    add(args, "virtio-serial-pci");
+    add(args, "-chardev");
+    add(args, "socket,id=agent,path=%s,server=on,wait=off", escape(path, a));
+    add(args, "-device");
+    add(args, "virtserialport,chardev=agent,name=org.qemu.guest_agent.0");
+}
+
 static void add_machine(struct args *args, const struct launch *l, const char *cpu, bool kvm)
 {
     add(args, QEMU);
@@ -244,6 +257,7 @@ static int build_args(const struct launch *l, const char *cpu, const struct file
     add(args, "virtio-net-pci,netdev=net0,romfile=");
     add(args, "-device");
     add(args, "virtio-rng-pci");
+    add_agent(args, paths->agent);
     add_boot(args, l);
     for (unsigned i = 0; i < l->n_extra; i++)
         add(args, "%s", l->extra[i]);

@@ -3,8 +3,9 @@
  * The check walks the trees of a checkpoint, which nothing changes any more, while the store goes
  * on. It reads every node (and, if asked, every page), compares checksums, marks the slots that it
  * finds referred to, and at the end compares the marks with the live bits that the same checkpoint
- * has. For as long as it takes, the log holds all files and pieces where they are; should the store
- * run short of files meanwhile, the check gives up (-ENOSPC), not the writers.
+ * has. What versions and clones share is walked once. For as long as it takes, the log holds all
+ * files and pieces where they are; should the store run short of files meanwhile, the check gives
+ * up (-ENOSPC), not the writers.
  *
  * Then the sealed files are read from end to end (scrub.c), for damage where no pointer leads. That
  * holds up one file at a time.
@@ -24,11 +25,14 @@
 #include <string.h>
 
 struct check_root {
-    char name[2 * NAME_MAX_CHARS + 2];
-    uint32_t disk;
+    char name[3 * NAME_MAX_CHARS + 3];
+    uint32_t disk, family;
     uint8_t levels;
+    bool removed; /* its pages may live or not: splice.c */
+    bool shares;  /* it may have in common what an earlier root has */
     uint64_t used_pages;
     struct entry entry;
+    struct release release; /* of what is being freed: what is passed is not its any more */
 };
 
 struct check_run {
@@ -40,8 +44,11 @@ struct check_run {
     struct check_root *roots;
     uint32_t n_roots, next_root;
     uint64_t pages_found; /* of the present root */
+    bool skipped;         /* something of it, as another has it */
     uint64_t **marks;     /* by file: slots that are referred to */
-    uint64_t **told;      /* by file: slots whose damage was told of */
+    uint64_t **maybe;     /* by file: slots that something removed refers to, and that may live */
+    uint64_t **walked; /* by file: slots where a node begins that was walked, with all below it */
+    uint64_t **told;   /* by file: slots whose damage was told of */
     /* The path to the present node. */
     struct node stack[NODE_LEVELS];
     uint32_t next[NODE_LEVELS]; /* index to look at next */
@@ -85,13 +92,16 @@ static uint64_t *bits_of(uint64_t **by_file, const struct log_file *file)
     return *bits;
 }
 
-/* Mark slots as referred to. 0, -ENOMEM. */
+/* Mark slots as referred to. 1: they are so already, by one that may share them. 0, -ENOMEM. */
 static int mark(struct check_run *r, struct log_file *file, uint64_t offset, uint32_t n)
 {
     uint64_t *bits = bits_of(r->marks, file);
+    uint32_t first = offset >> file->shift;
     if (!bits)
         return -ENOMEM;
-    for (uint32_t i = offset >> file->shift; n; i++, n--) {
+    if (r->roots[r->next_root].shares && bits[first / 64] >> (first % 64) & 1)
+        return 1;
+    for (uint32_t i = first; n; i++, n--) {
         if (bits[i / 64] >> (i % 64) & 1)
             problem(r, "%s: slot %u of log file %08x is referred to twice", disk_name(r), i,
                     file->number);
@@ -164,6 +174,22 @@ static int read_page(struct check_run *r, const struct entry *e, struct log_file
     return 0;
 }
 
+/* A page of something removed: it may be freed already, and its place be gone. 0, -ENOMEM. */
+static int mark_maybe(struct check_run *r, const struct entry *e)
+{
+    struct log_file *file;
+    uint64_t offset;
+    if (entry_encoding(e) != ENCODING_RAW ||
+        log_locate(r->store->log, e->address, &file, &offset) < 0)
+        return 0;
+    uint64_t *bits = bits_of(r->maybe, file);
+    uint32_t slot = offset >> file->shift;
+    if (!bits)
+        return -ENOMEM;
+    bits[slot / 64] |= 1ULL << (slot % 64);
+    return 0;
+}
+
 /* Look at entries of the leaf. Returns 1 when it is done with, 0 to wait, or a code. */
 static int leaf_step(struct check_run *r, struct node *leaf)
 {
@@ -179,6 +205,11 @@ static int leaf_step(struct check_run *r, struct node *leaf)
         uint64_t offset;
         if (entry_encoding(&e) == ENCODING_ZERO)
             continue;
+        if (r->roots[r->next_root].removed) {
+            if (mark_maybe(r, &e) < 0)
+                return -ENOMEM;
+            continue;
+        }
         if (entry_encoding(&e) != ENCODING_RAW ||
             log_locate(r->store->log, e.address, &file, &offset) < 0 || file->shift != DATA_SHIFT) {
             problem(r, "%s: the table entry of page %llu leads nowhere", disk_name(r),
@@ -188,7 +219,7 @@ static int leaf_step(struct check_run *r, struct node *leaf)
         int code = mark(r, file, offset, 1);
         if (code == 0 && r->check->pages)
             code = read_page(r, &e, file, offset, page);
-        else
+        else if (code == 0)
             r->check->checked_pages++;
         if (code < 0)
             return code;
@@ -244,7 +275,7 @@ static void read_form(struct check_run *r, struct entry entry)
         return;
     }
     code = mark(r, r->form.file, r->form.offset, r->form.bytes >> TABLE_SHIFT);
-    if (code == 0)
+    if (code >= 0)
         code = form_start(r->store->log, &r->form, form_done);
     if (code < 0)
         r->check->error = code;
@@ -252,14 +283,31 @@ static void read_form(struct check_run *r, struct entry entry)
         r->reading = true;
 }
 
+/* Has the node been walked, for another root? From now on it has. */
+static bool was_walked(struct check_run *r, struct entry entry)
+{
+    struct form_read f;
+    if (form_locate(r->store->log, entry, &f) < 0)
+        return false;
+    uint64_t *bits = bits_of(r->walked, f.file);
+    uint32_t slot = f.offset >> f.file->shift;
+    if (!bits) {
+        r->check->error = -ENOMEM;
+        return true;
+    }
+    bool was = bits[slot / 64] >> (slot % 64) & 1;
+    bits[slot / 64] |= 1ULL << (slot % 64);
+    return was && r->roots[r->next_root].shares;
+}
+
 /* Take the form that was read. Returns 1 when a base is wanted first, 0, or a code. */
 static int take_form(struct check_run *r, const uint8_t *form, struct entry *ret_base)
 {
     struct node *node = top_node(r);
-    uint32_t disk = r->roots[r->next_root].disk, bytes = r->form.bytes;
-    int code = node_decode(node, disk, form, bytes, r->delta != NULL, ret_base);
+    uint32_t family = r->roots[r->next_root].family, bytes = r->form.bytes;
+    int code = node_decode(node, family, form, bytes, r->delta != NULL, ret_base);
     if (code == 0 && r->delta)
-        code = node_decode(node, disk, r->delta, r->delta_bytes, false, ret_base);
+        code = node_decode(node, family, r->delta, r->delta_bytes, false, ret_base);
     if (code < 0 || r->delta || entry_is_hole(ret_base))
         return code;
     r->delta = malloc(bytes);
@@ -296,8 +344,19 @@ static void form_done(struct storage_req *req, int res)
     r->leaf_next = 0;
 }
 
+/* Is it freed, as nobody else has it? */
+static bool is_passed(const struct release *p, uint8_t level, uint64_t index)
+{
+    uint64_t end = (index + 1) << (level + 1) * NODE_BITS;
+    return end < p->at || (end == p->at && (!p->rise || level < p->rise));
+}
+
 static void push(struct check_run *r, uint8_t level, uint64_t index, struct entry entry)
 {
+    if (is_passed(&r->roots[r->next_root].release, level, index) || was_walked(r, entry)) {
+        r->skipped = true;
+        return;
+    }
     r->level = level;
     struct node *node = top_node(r);
     memset(node, 0, sizeof(*node));
@@ -307,20 +366,25 @@ static void push(struct check_run *r, uint8_t level, uint64_t index, struct entr
     read_form(r, entry);
 }
 
+static void root_is_walked(struct check_run *r)
+{
+    const struct check_root *root = &r->roots[r->next_root];
+    if (r->pages_found != root->used_pages && !r->skipped)
+        problem(r, "%s: %llu pages are in use, the books say %llu", root->name,
+                (unsigned long long)r->pages_found, (unsigned long long)root->used_pages);
+    r->next_root++;
+}
+
 /* One step of the walk. Returns true to be called again, false to wait. */
 static bool walk(struct check_run *r)
 {
     if (r->reading)
         return false;
     if (r->level < 0) {
-        if (r->pages_found != UINT64_MAX) { /* a root was walked */
-            const struct check_root *root = &r->roots[r->next_root];
-            if (r->pages_found != root->used_pages)
-                problem(r, "%s: %llu pages are in use, the books say %llu", root->name,
-                        (unsigned long long)r->pages_found, (unsigned long long)root->used_pages);
-            r->next_root++;
-        }
+        if (r->pages_found != UINT64_MAX)
+            root_is_walked(r);
         r->pages_found = 0;
+        r->skipped = false;
         if (r->next_root == r->n_roots) {
             r->phase = CHECK_COMPARE;
             return true;
@@ -354,13 +418,13 @@ static bool walk(struct check_run *r)
 
 static void compare_file(struct check_run *r, const struct map_file *f, const uint64_t *live)
 {
-    const uint64_t *marks = r->marks[f->file];
+    const uint64_t *marks = r->marks[f->file], *maybe = r->maybe[f->file];
     uint32_t lost = 0, extra = 0;
     uint32_t words = (f->used_slots + 63) / 64;
     for (uint32_t w = 0; w < words; w++) {
         uint64_t m = marks ? marks[w] : 0;
         lost += __builtin_popcountll(m & ~live[w]);
-        extra += __builtin_popcountll(live[w] & ~m);
+        extra += __builtin_popcountll(live[w] & ~(m | (maybe ? maybe[w] : 0)));
     }
     if (lost)
         problem(r, "log file %08x: %u slots are referred to but counted as dead", f->file, lost);
@@ -512,20 +576,65 @@ static bool files_step(struct check_run *r, bool *ret_done)
 
 /* ---- the run -------------------------------------------------------------------------------- */
 
-static uint32_t add_root(struct check_run *r, uint32_t n, const struct disk *disk)
+static int by_family(const void *a, const void *b)
 {
-    struct check_root *root = &r->roots[n];
+    const struct check_root *x = a, *y = b;
+    if (x->family != y->family)
+        return x->family > y->family ? 1 : -1;
+    return x->removed - y->removed; /* last: what others have too is to be looked at for them */
+}
+
+static void add_root(struct check_run *r, const struct disk *disk)
+{
+    const struct version *version = disk->version;
+    const struct vm *vm = version ? version->vm : disk->vm;
+    if (!disk->root_offset) /* it came after the checkpoint had begun */
+        return;
+    struct check_root *root = &r->roots[r->n_roots++];
     const struct catalogue_disk *d =
         (const struct catalogue_disk *)(r->body + BLOCK_BYTES + disk->root_offset -
                                         offsetof(struct catalogue_disk, root));
-    snprintf(root->name, sizeof(root->name), "%s/%s", disk->vm ? disk->vm->name : "(removed)",
-             disk->name);
+    const struct catalogue_descent *descent = (const struct catalogue_descent *)(d + 1);
+    snprintf(root->name, sizeof(root->name), "%s/%s%s%s", vm ? vm->name : "(removed)", disk->name,
+             version && vm ? "@" : "", version && vm ? version->name : "");
+    root->removed = version && !vm;
     root->disk = d->id;
+    root->family = descent->family;
     root->levels = d->levels;
     root->used_pages = d->used_pages;
     root->entry = d->root;
-    r->check->total_pages += d->used_pages;
-    return n + 1;
+    root->release = (struct release){.at = descent->at, .rise = descent->rise};
+}
+
+/* All disks of the store, or how many there are. */
+static uint32_t add_roots(struct store *store, struct check_run *r)
+{
+    uint32_t n = 0;
+    struct list *lists[2] = {&store->vms, &store->dying};
+    list_for_each (l, lists[0]) {
+        struct vm *vm = container_of(l, struct vm, link);
+        n += vm->n_disks;
+        list_for_each (k, &vm->disks)
+            if (r)
+                add_root(r, container_of(k, struct disk, link));
+    }
+    list_for_each (l, lists[0]) {
+        list_for_each (v, &container_of(l, struct vm, link)->versions) {
+            struct version *version = container_of(v, struct version, link);
+            n += version->n_disks;
+            list_for_each (k, &version->disks)
+                if (r)
+                    add_root(r, container_of(k, struct disk, link));
+        }
+    }
+    list_for_each (l, lists[1]) {
+        struct version *version = container_of(l, struct version, link);
+        n += version->n_disks;
+        list_for_each (k, &version->disks)
+            if (r)
+                add_root(r, container_of(k, struct disk, link));
+    }
+    return n;
 }
 
 bool check_take_body(struct store *store, uint8_t *body)
@@ -533,31 +642,26 @@ bool check_take_body(struct store *store, uint8_t *body)
     struct check_run *r = store->check;
     if (!r || r->phase != CHECK_CHECKPOINT || store->checkpoint.seq < r->seq)
         return false;
-    uint32_t n = 0;
-    list_for_each (l, &store->vms)
-        n += container_of(l, struct vm, link)->n_disks;
-    list_for_each (l, &store->doomed)
-        n++;
-    r->roots = calloc(n + 1, sizeof(*r->roots));
+    r->roots = calloc(add_roots(store, NULL) + 1, sizeof(*r->roots));
     r->marks = calloc(store->log->max_files, sizeof(*r->marks));
+    r->maybe = calloc(store->log->max_files, sizeof(*r->maybe));
+    r->walked = calloc(store->log->max_files, sizeof(*r->walked));
     r->told = calloc(store->log->max_files, sizeof(*r->told));
     r->body = body;
     r->level = -1;
     r->pages_found = UINT64_MAX;
     r->phase = CHECK_WALK;
-    if (!r->roots || !r->marks || !r->told) {
+    if (!r->roots || !r->marks || !r->maybe || !r->walked || !r->told) {
         r->check->error = -ENOMEM;
         return true;
     }
-    n = 0;
-    list_for_each (l, &store->vms) {
-        struct vm *vm = container_of(l, struct vm, link);
-        list_for_each (k, &vm->disks)
-            n = add_root(r, n, container_of(k, struct disk, link));
-    }
-    list_for_each (l, &store->doomed)
-        n = add_root(r, n, container_of(l, struct disk, link));
-    r->n_roots = n;
+    add_roots(store, r);
+    qsort(r->roots, r->n_roots, sizeof(*r->roots), by_family);
+    for (uint32_t i = 1; i < r->n_roots; i++)
+        r->roots[i].shares = r->roots[i].family == r->roots[i - 1].family;
+    for (uint32_t i = 0; i < r->n_roots; i++)
+        if (!r->roots[i].shares) /* what others share is counted once */
+            r->check->total_pages += r->roots[i].used_pages;
     return true;
 }
 
@@ -578,6 +682,8 @@ void check_free(struct store *store)
     if (r->phase == CHECK_FILES)
         scrub_free(&r->scrub);
     free_bits(r, &r->marks);
+    free_bits(r, &r->maybe);
+    free_bits(r, &r->walked);
     free_bits(r, &r->told);
     free(r->roots);
     free(r->body);

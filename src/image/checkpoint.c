@@ -48,6 +48,10 @@ static bool is_due(struct store *store)
     return log_wants_checkpoint(log);
 }
 
+typedef void disk_fn(struct checkpoint *c, struct disk *disk);
+static void for_each_disk(struct store *store, disk_fn *fn);
+static void expect_root(struct checkpoint *c, struct disk *disk);
+
 static int begin(struct store *store)
 {
     struct checkpoint *c = &store->checkpoint;
@@ -80,28 +84,53 @@ static int begin(struct store *store)
     log->checkpoint_running = c->seq;
     log->bytes_since_checkpoint = 0;
     log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
+    for_each_disk(store, expect_root);
     table_freeze(store->table);
     return 0;
 }
 
 /* ---- the steps ------------------------------------------------------------------------------ */
 
-static void put_root(struct checkpoint *c, const struct disk *disk)
+/* The root as it was when the checkpoint began: of a head that had changed since the last one, or
+ * of a version whose root was not written yet. The others stood in the catalogue. */
+static void put_root(struct checkpoint *c, struct disk *disk)
 {
-    memcpy(c->buf + BLOCK_BYTES + disk->root_offset, &disk->tree.root_entry,
-           sizeof(disk->tree.root_entry));
+    struct tree_changes *changes = disk->tree.changes;
+    const struct entry *root = changes ? &changes->checkpoint_root : &disk->tree.root_entry;
+    if (disk->root_offset && (!changes || changes->in_checkpoint))
+        memcpy(c->buf + BLOCK_BYTES + disk->root_offset, root, sizeof(*root));
 }
 
-/* All nodes have their places: the roots too. */
-static void put_roots(struct store *store)
+/* A head whose root is still being written for a version gives the checkpoint that one. */
+static void expect_root(struct checkpoint *c, struct disk *disk)
+{
+    if (disk->tree.changes && disk->tree.origin)
+        disk->tree.changes->in_checkpoint = true;
+}
+
+static void forget_root(struct checkpoint *c, struct disk *disk)
+{
+    disk->root_offset = 0;
+    if (disk->tree.changes)
+        disk->tree.changes->in_checkpoint = false;
+}
+
+static void for_disks(struct store *store, const struct list *disks, disk_fn *fn)
+{
+    list_for_each (l, disks)
+        fn(&store->checkpoint, container_of(l, struct disk, link));
+}
+
+static void for_each_disk(struct store *store, disk_fn *fn)
 {
     list_for_each (l, &store->vms) {
         struct vm *vm = container_of(l, struct vm, link);
-        list_for_each (k, &vm->disks)
-            put_root(&store->checkpoint, container_of(k, struct disk, link));
+        for_disks(store, &vm->disks, fn);
+        list_for_each (k, &vm->versions)
+            for_disks(store, &container_of(k, struct version, link)->disks, fn);
     }
-    list_for_each (l, &store->doomed)
-        put_root(&store->checkpoint, container_of(l, struct disk, link));
+    list_for_each (l, &store->dying)
+        for_disks(store, &container_of(l, struct version, link)->disks, fn);
 }
 
 static void put_header(struct store *store, uint32_t n_files, size_t map_bytes)
@@ -114,6 +143,7 @@ static void put_header(struct store *store, uint32_t n_files, size_t map_bytes)
     memset(h, 0, sizeof(*h));
     memcpy(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic));
     h->version = FORMAT_VERSION;
+    h->incompat = CHECKPOINT_VERSIONS;
     memcpy(h->uuid, log->uuid, sizeof(h->uuid));
     h->seq = c->seq;
     h->time_us = wall_us();
@@ -152,12 +182,12 @@ static void committed(struct storage_req *req, int res)
         failed(store, res, "syncing a checkpoint");
         return;
     }
-    table_thaw(store->table);
     store->stats.checkpoints++;
     store->stats.checkpoint_us += mono_us() - c->started_us;
     store->log->stats.checkpoint_bytes += c->iov.iov_len;
     if (!check_take_body(store, c->buf))
         free(c->buf);
+    for_each_disk(store, forget_root);
     c->buf = NULL;
     c->state = CHECKPOINT_IDLE;
     log_checkpoint_done(store->log, c->seq);
@@ -203,12 +233,7 @@ static bool nodes_step(struct store *store)
     if (log->table.inflight >= TABLE_BUFS || !log_table_room(log))
         return false;
     bool map_taken = log_map_step(log, MAP_FILES_A_TURN);
-    int done = table_write_some(store->table, NODES_A_TURN);
-    if (done < 0) {
-        failed(store, done, "writing page tables");
-        return false;
-    }
-    if (!done || !map_taken)
+    if (!table_is_written(store->table) || !map_taken)
         return true;
     log_table_flush(log);
     uint32_t n_files;
@@ -218,7 +243,7 @@ static bool nodes_step(struct store *store)
         failed(store, code, "taking the map of a checkpoint");
         return false;
     }
-    put_roots(store);
+    for_each_disk(store, put_root);
     put_header(store, n_files, map_bytes);
     c->state = CHECKPOINT_DRAIN;
     return true;
@@ -234,7 +259,7 @@ bool checkpoint_step(struct store *store)
         if (!is_due(store))
             return false;
         checkpoint_want(store);
-        if (!cleaner_may_checkpoint(log) || store->change_logged || store->reclaim_waits)
+        if (!cleaner_may_checkpoint(log) || store->change_logged || !table_may_freeze(store->table))
             return false;
         int code = begin(store);
         if (code < 0 && code != -EAGAIN)
@@ -314,7 +339,7 @@ static int load_header(struct store *store, int which, struct checkpoint_header 
     if (memcmp(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic)) != 0 ||
         crc32c(0, h, sizeof(*h)) != crc)
         return ERR_DAMAGED;
-    if (h->version > FORMAT_VERSION || h->incompat)
+    if (h->version > FORMAT_VERSION || h->incompat & ~(uint64_t)CHECKPOINT_VERSIONS)
         return ERR_FORMAT_NEWER;
     if (memcmp(h->uuid, store->super.uuid, sizeof(h->uuid)) != 0 ||
         h->body_bytes > MAX_BODY_BYTES || h->catalogue_bytes > h->body_bytes ||
@@ -371,7 +396,10 @@ static int take_body(struct store *store, const struct checkpoint_header *h, con
     log->next_segment = h->next_segment;
     log->next_fill = h->next_fill;
     store->next_id = h->next_id;
-    int code = catalogue_load(store, body, h->catalogue_bytes);
+    /* Before there were epochs, nodes were born in batches: any epoch that begins behind them will
+     * do. */
+    bool old = !(h->incompat & CHECKPOINT_VERSIONS);
+    int code = catalogue_load(store, body, h->catalogue_bytes, old, h->batch_seq + (1ULL << 40));
     const uint8_t *at = body + h->catalogue_bytes;
     size_t len = h->map_bytes;
     for (uint32_t i = 0; code == 0 && i < h->n_files; i++)
@@ -412,47 +440,4 @@ int checkpoint_load(struct store *store, struct log_position *ret_position)
                                           .slot = h[best].position_slot,
                                           .seq = h[best].batch_seq};
     return take_body(store, &h[best], body);
-}
-
-/* ---- removed disks -------------------------------------------------------------------------- */
-
-static void reclaim_woken(struct waiter *waiter, int error)
-{
-    struct store *store = container_of(waiter, struct store, reclaim_waiter);
-    store->reclaim_waits = false;
-    store->reclaim_cut = error != 0;
-}
-
-#define RECLAIM_A_TURN 64u
-
-/* Free some of what removed disks hold. Returns true when there is more that waits for nothing. */
-bool reclaim_step(struct store *store)
-{
-    if (list_empty(&store->doomed) || store->reclaim_waits || store->log->error ||
-        store->checkpoint.state != CHECKPOINT_IDLE || store->checkpoint.wanted)
-        return false;
-    if (table_is_crowded(store->table)) {
-        checkpoint_want(store);
-        return false;
-    }
-    struct disk *disk = container_of(store->doomed.next, struct disk, link);
-    uint32_t n = RECLAIM_A_TURN;
-    store->reclaim_waiter.wake = reclaim_woken;
-    int code = tree_reclaim(&disk->tree, &n, store->reclaim_cut, &store->reclaim_waiter);
-    store->reclaim_cut = false;
-    store->stats.reclaimed_nodes += RECLAIM_A_TURN - n;
-    if (code == -EAGAIN) {
-        store->reclaim_waits = true;
-        return false;
-    }
-    if (code < 0) {
-        log_fail(store->log, code, "freeing a removed disk");
-        return false;
-    }
-    if (code == 1) {
-        list_del(&disk->link);
-        free(disk);
-        checkpoint_want(store);
-    }
-    return true;
 }

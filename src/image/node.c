@@ -223,15 +223,15 @@ static uint32_t form_crc(const uint8_t *buf, uint32_t bytes)
     return crc ? crc : 1;
 }
 
-uint32_t node_encode(const struct node *node, uint32_t disk, uint64_t born_seq, uint8_t *buf,
+uint32_t node_encode(const struct node *node, uint32_t family, uint64_t born, uint8_t *buf,
                      bool *ret_delta)
 {
     struct node_header *h = (struct node_header *)buf;
     *h = (struct node_header){.magic = NODE_MAGIC,
                               .level = node->level,
-                              .disk = disk,
+                              .family = family,
                               .index = node->index,
-                              .born_seq = born_seq};
+                              .born = born};
     uint32_t full_bytes = sizeof(*h) + NODE_ENTRIES * sizeof(struct entry);
     uint32_t bytes = list_bytes(node->n) < full_bytes ? list_bytes(node->n) : full_bytes;
     *ret_delta = false;
@@ -302,12 +302,12 @@ static int decode_list(struct node *node, const struct node_header *h, const uin
     return 0;
 }
 
-int node_decode(struct node *node, uint32_t disk, const uint8_t *buf, size_t len, bool base_wanted,
-                struct entry *ret_base)
+int node_decode(struct node *node, uint32_t family, const uint8_t *buf, size_t len,
+                bool base_wanted, struct entry *ret_base)
 {
     const struct node_header *h = (const struct node_header *)buf;
-    if (len < sizeof(*h) || h->magic != NODE_MAGIC || h->level != node->level || h->disk != disk ||
-        h->index != node->index || (base_wanted && h->form == NODE_DELTA))
+    if (len < sizeof(*h) || h->magic != NODE_MAGIC || h->level != node->level ||
+        h->family != family || h->index != node->index || (base_wanted && h->form == NODE_DELTA))
         return ERR_DAMAGED;
     const uint8_t *at = buf + sizeof(*h);
     len -= sizeof(*h);
@@ -336,4 +336,9 @@ int node_decode(struct node *node, uint32_t disk, const uint8_t *buf, size_t len
     int code = decode_list(node, h, at, len);
     node_forget_changes(node);
     return code;
+}
+
+uint64_t node_born(const uint8_t *buf)
+{
+    return ((const struct node_header *)buf)->born;
 }

@@ -25,15 +25,18 @@ struct node {
     struct node *parent;    /* NULL: the root */
     struct node **children; /* level > 0: resident ones, 512; NULL: none yet */
     uint64_t index;         /* among the nodes of its level */
-    uint64_t dirty_gen;     /* the generation (table.h) in which it became dirty */
+    uint64_t epoch;         /* in which it became dirty (table.h) */
     uint64_t buf_seq;       /* the buffer of the table stream that holds its last form */
     struct entry self;      /* its form in the log; hole: none */
     struct entry base;      /* the full form under self when that is a delta; else hole */
+    uint64_t self_born;     /* the epochs that they were made in */
+    uint64_t base_born;
     uint32_t pins;
-    uint32_t delta_bytes; /* spent on deltas since the full form */
-    uint16_t n;           /* entries that are not holes */
-    uint16_t capacity;    /* of the list; 0: an array */
-    uint16_t n_children;  /* resident */
+    uint16_t dirty_children; /* that are dirty, or have such below them */
+    uint32_t delta_bytes;    /* spent on deltas since the full form */
+    uint16_t n;              /* entries that are not holes */
+    uint16_t capacity;       /* of the list; 0: an array */
+    uint16_t n_children;     /* resident */
     uint8_t level;
     bool dirty, loading;
     struct entry *entries;
@@ -55,7 +58,7 @@ size_t node_memory(const struct node *node); /* bytes, with its entries and chil
 /* Write the node's form into buf (NODE_MAX_BYTES): as a delta against its full form in the log
  * until such deltas have cost as much as a full form would, which is never more than twice the
  * least. Returns its length, a multiple of 64, and whether it is a delta. */
-uint32_t node_encode(const struct node *node, uint32_t disk, uint64_t born_seq, uint8_t *buf,
+uint32_t node_encode(const struct node *node, uint32_t family, uint64_t born, uint8_t *buf,
                      bool *ret_delta);
 /* The node's full form is now in the log: nothing differs from it. */
 void node_forget_changes(struct node *node);
@@ -66,10 +69,12 @@ uint32_t node_form_bytes(const uint8_t *buf);
  * by a pointer is checked against that. */
 bool node_form_is_whole(const uint8_t *buf, uint32_t bytes);
 
-/* Take the entries from a form. disk, level and index are checked. A delta sets *ret_base and wants
- * to be applied (node_decode() again) after its base. 0, ERR_DAMAGED, -ENOMEM. */
-int node_decode(struct node *node, uint32_t disk, const uint8_t *buf, size_t len, bool base_wanted,
-                struct entry *ret_base);
+/* Take the entries from a form. family, level and index are checked. A delta sets *ret_base and
+ * wants to be applied (node_decode() again) after its base. 0, ERR_DAMAGED, -ENOMEM. */
+int node_decode(struct node *node, uint32_t family, const uint8_t *buf, size_t len,
+                bool base_wanted, struct entry *ret_base);
+/* The epoch in which a form (of at least a header) was made. */
+uint64_t node_born(const uint8_t *buf);
 
 /* Free what the node owns, not the node. */
 void node_release(struct node *node);

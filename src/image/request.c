@@ -27,7 +27,10 @@ static void io_step(struct store_io *io)
         range_step(store, io);
         break;
     case STORE_EXTENTS:
-        extents_step(store, io);
+        if (io->base)
+            diff_step(store, io);
+        else
+            extents_step(store, io);
         break;
     case STORE_FLUSH:
         break;
@@ -99,6 +102,7 @@ bool io_start(struct store *store, struct store_io *io)
     io->error = 0;
     io->pending = 0;
     io->next = io->offset;
+    io->ahead = 0;
     io->seq = 0;
     io->busy = true;
     io->finished = false;
@@ -140,6 +144,10 @@ static int validate(const struct store *store, const struct store_io *io)
         return -EINVAL;
     if (io->op == STORE_EXTENTS && (!io->max_extents || !io->length))
         return -EINVAL;
+    if (io->op == STORE_EXTENTS && io->base && !disk_is_related(io->disk, io->base))
+        return ERR_UNRELATED;
+    if (changes(io->op) && disk_is_read_only(io->disk))
+        return -EROFS;
     if (changes(io->op) && store->log->error)
         return ERR_READ_ONLY;
     return 0;

@@ -7,8 +7,22 @@
 #include "image/table.h"
 #include "log/log.h"
 
+struct version;
+
+/* Its place among what descends from a version. */
+struct descent {
+    struct list link;       /* in parent->children */
+    struct version *parent; /* NULL: none */
+    bool is_head;           /* in a struct vm, else in a struct version */
+};
+
 struct vm {
-    struct list link;      /* in store->vms */
+    struct store *store;
+    struct list link; /* in store->vms */
+    struct descent descent;
+    struct list versions; /* by age */
+    uint32_t cloned_from; /* id of a version; of a provisional vm, which no opening survives */
+    uint32_t n_versions;
     struct list hash_link; /* in store->vm_names */
     struct list disks;
     char name[NAME_MAX_CHARS + 1];
@@ -20,10 +34,11 @@ struct vm {
 };
 
 struct disk {
-    struct list link;    /* in vm->disks, or store->doomed when removed */
-    struct list id_link; /* in store->disk_ids; none when removed */
+    struct list link;    /* in vm->disks or version->disks */
+    struct list id_link; /* in store->disk_ids; none in a version */
     struct store *store;
-    struct vm *vm; /* NULL: removed */
+    struct vm *vm;           /* of a head */
+    struct version *version; /* of a version */
     char name[NAME_MAX_CHARS + 1];
     uint32_t id;
     uint32_t users;
@@ -31,7 +46,31 @@ struct disk {
     bool provisional;
     uint64_t size_bytes;
     struct tree tree;
-    size_t root_offset; /* of its root in the running checkpoint's body */
+    size_t root_offset;     /* of its root in the running checkpoint's body; 0: not there */
+    struct release release; /* of a version that is being freed: how far that is */
+};
+
+/* A version, or what is left of one (or of a head) until it is freed: then it has no name. */
+struct version {
+    struct list link;      /* in vm->versions by age, or store->dying */
+    struct list hash_link; /* in store->version_names */
+    struct descent descent;
+    struct list children; /* struct descent */
+    uint32_t n_children;
+    struct store *store;
+    struct vm *vm; /* NULL: removed */
+    uint32_t id;
+    uint32_t n_disks;
+    struct list disks;
+    char name[NAME_MAX_CHARS + 1];
+    char *note; /* NULL: none */
+    bool held;
+    bool marked; /* by a measure */
+    uint8_t consistency;
+    uint8_t guid[GUID_BYTES];
+    uint64_t created_us;
+    uint64_t cut, epoch; /* pages, forms that it holds are older */
+    uint64_t stale;      /* pages that children gave up since it was last swept */
 };
 
 /* A page whose new bytes depend on its old ones: other changes of it wait. */
@@ -71,7 +110,8 @@ struct checkpoint {
 struct store_stats {
     uint64_t reads, read_bytes, writes, write_bytes, flushes, trims, zeroes, partial_writes;
     uint64_t disk_reads, disk_read_bytes, checksum_errors, checkpoints, full;
-    uint64_t checkpoint_us, replayed_batches, reclaimed_nodes, locks_waited;
+    uint64_t checkpoint_us, replayed_batches, locks_waited;
+    uint64_t reclaimed_nodes, reclaimed_pages, reclaimed_versions, unreclaimed_pages;
 };
 
 struct store {
@@ -85,7 +125,8 @@ struct store {
 
     struct list vms; /* by name */
     struct list vm_names[NAME_BUCKETS], disk_ids[NAME_BUCKETS];
-    struct list doomed; /* removed disks whose pages are still to be freed */
+    struct list version_names[NAME_BUCKETS];
+    struct list dying; /* struct version: removed ones */
     uint32_t next_id;
 
     struct list room_waiters; /* struct store_io: for room in the log, or fewer dirty nodes */
@@ -96,11 +137,16 @@ struct store {
 
     struct list changes; /* struct store_change, the first one is being made */
     bool change_logged;  /* it is in the log, not yet done: no checkpoint begins */
+    bool hurry;          /* with what is frozen: a change waits for it */
     bool change_zeroing; /* before that, and it may need a checkpoint to go on (zero_end()) */
     struct waiter change_waiter;
 
-    struct waiter reclaim_waiter;
-    bool reclaim_waits, reclaim_cut;
+    bool splice_pauses;    /* something could not be read: until the next tick */
+    struct splice *splice; /* of dying versions */
+    uint32_t births;       /* counts changes of who descends from whom */
+    bool idle;             /* nothing was written of late */
+    struct list measures;  /* struct store_measure; the first is being taken */
+    struct measuring *measuring;
 
     struct checkpoint checkpoint;
     struct check_run *check;
@@ -108,6 +154,12 @@ struct store {
     uint64_t tick_batches; /* written at the last tick */
     struct store_stats stats;
 };
+
+/* What was written to the log before a place in its data stream has a lesser address. */
+static inline uint64_t cut_at(const struct store *store, uint32_t segment, uint32_t slot)
+{
+    return address_make(store->log->number, segment, 0) + slot;
+}
 
 /* request.c */
 bool io_start(struct store *store, struct store_io *io); /* store_submit() without validation */
@@ -118,6 +170,7 @@ void room_waiters_wake(struct store *store);
 /* read.c, write.c */
 void read_step(struct store *store, struct store_io *io);
 void extents_step(struct store *store, struct store_io *io);
+void diff_step(struct store *store, struct store_io *io); /* diff.c: with a base */
 void write_step(struct store *store, struct store_io *io);
 void range_step(struct store *store, struct store_io *io);
 void batch_apply(struct store *store, struct batch *batch, int error);
@@ -128,23 +181,90 @@ int partial_start(struct store *store, struct store_io *parent, uint64_t page, u
                   uint32_t len);
 struct page_lock *lock_find(struct store *store, struct disk *disk, uint64_t page, uint64_t n);
 
-/* catalogue.c */
+/* catalogue.c, catalogue-save.c, change.c */
 int catalogue_save(struct store *store, uint8_t *buf, size_t *len); /* buf NULL: only *len */
-int catalogue_load(struct store *store, const uint8_t *buf, size_t len);
-int catalogue_replay(struct store *store, const uint8_t *bytes, uint32_t len);
+/* old: without CHECKPOINT_VERSIONS; epoch: the one to begin with then. */
+int catalogue_load(struct store *store, const uint8_t *buf, size_t len, bool old, uint64_t epoch);
+/* cut: what is older is before the change. */
+int catalogue_replay(struct store *store, const uint8_t *bytes, uint32_t len, uint64_t cut);
+/* Must some frozen nodes be written before this change can be made (again)? */
+bool catalogue_replay_waits(struct store *store, const uint8_t *bytes, uint32_t len);
 void changes_step(struct store *store);
-void change_applied(struct store *store, int error);
+void change_applied(struct store *store, int error, uint64_t cut);
 int changes_drop_provisional(struct store *store);
 void catalogue_free(struct store *store);
 struct vm *vm_find(struct store *store, const char *name);
 struct disk *disk_by_id(struct store *store, uint32_t id);
+struct disk *disk_find(const struct list *disks, const char *name);
+bool size_is_valid(uint64_t bytes); /* of a disk */
+void vm_rename(struct vm *vm, const char *name);
+
+static inline uint64_t pages_of(uint64_t bytes)
+{
+    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES;
+}
+struct vm *vm_new(struct store *store, const char *name, uint32_t id);
+void vm_free(struct vm *vm);
+/* A disk of a vm or of a version, its tree still to be made. NULL: no memory. */
+struct disk *disk_create(struct store *store, struct vm *vm, struct version *version,
+                         const char *name, uint32_t id, uint64_t size_bytes);
+void disk_destroy(struct disk *disk);
+bool vm_in_use(const struct vm *vm);
+
+/* version.c */
+struct version *version_by_name(const struct vm *vm, const char *name);
+struct version *version_new(struct store *store, struct vm *vm, const char *name, uint32_t id);
+void version_free(struct version *version);
+void version_set_name(struct version *version, const char *name);
+void descend(struct descent *descent, struct version *parent);
+/* Its trees free what the version before them does not hold. */
+void vm_set_held(struct vm *vm);
+void version_set_held(struct version *version);
+/* The disks of a vm's head or of a version, and the one of them that comes from the same one as a
+ * tree; NULL: none does. */
+struct list *descent_disks(struct descent *descent);
+struct disk *descent_relative(struct descent *descent, const struct tree *tree);
+
+/* A growing array of trees. */
+struct trees {
+    struct tree **all;
+    uint32_t n, max;
+};
+int trees_add(struct trees *trees, struct tree *tree); /* 0, -ENOMEM */
+/* Add the relatives of a tree in what stays below a version: in the topmost heads, and versions
+ * that do not go. 0, -ENOMEM. */
+int version_add_staying(struct version *from, const struct tree *tree,
+                        bool (*goes)(const struct version *version), struct trees *trees);
+/* The version's disk that comes from the same one as a tree; NULL: it has none. */
+struct disk *version_relative(const struct version *version, const struct tree *tree);
+int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t id, uint64_t cut,
+                 struct version **ret);
+/* The head has no name any more: what it has is freed in time. id: for what is left of it. */
+int head_remove(struct store *store, struct vm *vm, uint32_t id);
+/* The same for one of its disks. */
+int disk_remove(struct store *store, struct disk *disk, uint32_t id);
+void version_remove(struct version *version);
+/* New disks for a vm without any, with ids from id on, as a version has them. */
+int head_from(struct store *store, struct vm *vm, const struct version *version, uint32_t id);
+bool vm_may_freeze(const struct vm *vm);
+void version_put_origin(const struct vm *vm, struct vm_info *to);
+
+/* splice.c */
+int splice_create(struct store *store);
+/* Free some of what removed versions alone hold. Returns true when there is more to do at once. */
+bool splice_step(struct store *store);
+void splice_free(struct store *store);
+uint64_t splice_pending_pages(const struct store *store);
+
+/* measure.c */
+bool measure_step(struct store *store);
+void measures_free(struct store *store);
 
 /* checkpoint.c */
 void checkpoint_want(struct store *store);
 bool checkpoint_step(struct store *store);
 int checkpoint_load(struct store *store, struct log_position *ret_position);
 int checkpoint_format(struct storage *storage, const struct super_block *super);
-bool reclaim_step(struct store *store);
 
 /* check.c */
 bool check_step(struct store *store);
@@ -154,7 +274,16 @@ bool check_is_busy(const struct store *store);
 bool check_take_body(struct store *store, uint8_t *body);
 void check_free(struct store *store);
 
+/* replay.c */
+int store_replay(struct store *store, const struct log_position *position);
+
 /* store.c */
+/* Is something in flight that a turn of the loop may wait for? */
+bool store_is_busy(const struct store *store);
+/* Has somebody asked for the opening to end? */
+bool store_is_stopped(const struct store *store);
+/* Turn until a checkpoint that begins now is durable. */
+int store_finish_checkpoint(struct store *store);
 void store_event(struct store *store, int kind, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 

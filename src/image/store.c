@@ -170,190 +170,27 @@ static int read_super(struct store *store)
     return 0;
 }
 
-/* The leaf of a page, waited for. */
-struct replay_wait {
-    struct waiter waiter;
-    bool woken;
-    int error;
-};
-
-static void replay_woken(struct waiter *waiter, int error)
-{
-    struct replay_wait *w = container_of(waiter, struct replay_wait, waiter);
-    w->woken = true;
-    w->error = error;
-}
-
-static int try_leaf(struct store *store, struct disk *disk, uint64_t page, struct node **ret)
-{
-    uint64_t ignored;
-    for (;;) {
-        struct replay_wait w = {.waiter.wake = replay_woken};
-        int code = tree_get(&disk->tree, page, true, &w.waiter, ret, &ignored);
-        if (code != TREE_WAIT)
-            return code;
-        while (!w.woken)
-            store->storage->poll(store->storage, true);
-        if (w.error)
-            return w.error;
-    }
-}
-
-/* What a batch says must get into its leaf, or be lost. So where the leaf, or a node above it, is
- * damaged, it is given up: its other pages give errors from now on, and the store opens. Not so
- * when it cannot be read at all (-EIO): that may pass. */
-static int get_leaf(struct store *store, struct disk *disk, uint64_t page, struct node **ret)
-{
-    for (;;) {
-        int code = try_leaf(store, disk, page, ret);
-        if (code == ERR_CHECKSUM || code == ERR_DAMAGED)
-            code = try_leaf(store, disk, page, ret); /* the damage may have been on the way */
-        if (code != ERR_CHECKSUM && code != ERR_DAMAGED)
-            return code;
-        code = tree_mend(&disk->tree, page, (disk->size_bytes + PAGE_BYTES - 1) / PAGE_BYTES);
-        if (code < 0)
-            return code;
-    }
-}
-
-static int replay_pages(struct store *store, const struct batch_header *h, const struct record *r,
-                        const uint32_t *sums, uint32_t first_slot)
-{
-    struct disk *disk = disk_by_id(store, r->disk);
-    if (!disk || r->page >= (1ULL << 45) - UINT16_MAX)
-        return ERR_DAMAGED;
-    for (uint32_t i = 0; i < r->count;) {
-        struct node *leaf;
-        int code = get_leaf(store, disk, r->page + i, &leaf);
-        if (code == 0)
-            code = node_touch(leaf);
-        if (code < 0)
-            return code;
-        do {
-            struct entry e = {0};
-            if (r->kind == RECORD_WRITE)
-                e = (struct entry){address_make(store->log->number, h->segment, first_slot + i),
-                                   sums[i], ENCODING_RAW};
-            else if (r->kind == RECORD_ZERO)
-                e.flags = ENCODING_ZERO;
-            code = leaf_set(leaf, (r->page + i) % NODE_ENTRIES, e);
-            if (code < 0)
-                return code;
-        } while (++i < r->count && (r->page + i) % NODE_ENTRIES);
-    }
-    return 0;
-}
-
-/* Begin to read the leaves that a batch will want, all at once. */
-struct prefetch_wait {
-    struct waiter waiter;
-    uint32_t *left;
-};
-
-static void prefetched(struct waiter *waiter, int error)
-{
-    struct prefetch_wait *w = container_of(waiter, struct prefetch_wait, waiter);
-    --*w->left; /* an error shows again when the leaf is used */
-    free(w);
-}
-
-static void prefetch(struct store *store, const struct record *r, uint32_t *left)
-{
-    struct disk *disk = disk_by_id(store, r->disk);
-    struct prefetch_wait *w = disk ? calloc(1, sizeof(*w)) : NULL;
-    struct node *leaf;
-    uint64_t ignored;
-    if (!w)
-        return;
-    w->waiter.wake = prefetched;
-    w->left = left;
-    if (tree_get(&disk->tree, r->page, false, &w->waiter, &leaf, &ignored) == TREE_WAIT)
-        ++*left;
-    else
-        free(w);
-}
-
-typedef int record_fn(struct store *store, const struct batch_header *h, const struct record *r,
-                      uint32_t first_slot, void *arg);
-
-static int for_each_record(struct store *store, const struct batch_header *h, const uint8_t *block,
-                           record_fn *fn, void *arg)
-{
-    const uint8_t *at = block + sizeof(*h), *end = at + h->records_bytes;
-    uint32_t slot = h->slot + 1;
-    while (at < end) {
-        const struct record *r = (const struct record *)at;
-        int code = fn(store, h, r, slot, arg);
-        if (code < 0)
-            return code;
-        size_t more = r->kind == RECORD_WRITE    ? r->count * sizeof(uint32_t)
-                      : r->kind == RECORD_CHANGE ? r->count
-                                                 : 0;
-        at += sizeof(*r) + ((more + 7) & ~(size_t)7);
-        if (r->kind == RECORD_WRITE)
-            slot += r->count;
-    }
-    return 0;
-}
-
-static int prefetch_record(struct store *store, const struct batch_header *h,
-                           const struct record *r, uint32_t slot, void *arg)
-{
-    if (r->kind != RECORD_CHANGE && r->page < 1ULL << 45)
-        prefetch(store, r, arg);
-    return 0;
-}
-
-static int replay_record(struct store *store, const struct batch_header *h, const struct record *r,
-                         uint32_t slot, void *arg)
-{
-    if (r->kind == RECORD_CHANGE)
-        return catalogue_replay(store, (const uint8_t *)(r + 1), r->count);
-    return replay_pages(store, h, r, (const uint32_t *)(r + 1), slot);
-}
-
-static bool is_stopped(const struct store *store)
-{
-    return store->config.stop && store->config.stop();
-}
-
-static int replay_batch(void *arg, const struct batch_header *h, const uint8_t *block)
-{
-    struct store *store = arg;
-    uint32_t left = 0;
-    if (is_stopped(store))
-        return -ECANCELED;
-    /* Twice: the first round may end at a node above the leaves. */
-    for (int round = 0; round < 2; round++) {
-        for_each_record(store, h, block, prefetch_record, &left);
-        while (left)
-            store->storage->poll(store->storage, true);
-    }
-    table_shrink(store->table);
-    return for_each_record(store, h, block, replay_record, NULL);
-}
-
-static bool busy(const struct store *store)
+bool store_is_busy(const struct store *store)
 {
     const struct log *log = store->log;
     if (log->n_inflight || log->syncing || log->table.inflight || log->n_creating ||
         log_files_are_busy(log))
         return true;
     return !cleaner_is_idle(log) || store->checkpoint.state >= CHECKPOINT_SYNC ||
-           store->reclaim_waits || store->table->n_loading || check_is_busy(store);
+           store->table->n_loading || check_is_busy(store);
 }
 
 #define MAX_STUCK_TURNS 1000 /* in which nothing is in flight and nothing to be done */
 
 /* Turn until a checkpoint that begins now is durable. */
-static int finish_checkpoint(struct store *store)
+int store_finish_checkpoint(struct store *store)
 {
     uint64_t seq = store->log->checkpoint_seq;
     uint32_t stuck_turns = 0;
     checkpoint_want(store);
     while (!store->log->error && store->log->checkpoint_seq == seq) {
         bool more = store_dispatch(store);
-        bool wait = !more && busy(store);
+        bool wait = !more && store_is_busy(store);
         stuck_turns = more || wait ? 0 : stuck_turns + 1;
         if (stuck_turns > MAX_STUCK_TURNS)
             return -ENOSPC; /* there is no file to write it to, and none can be made */
@@ -369,40 +206,13 @@ static int find_files(struct store *store)
     uint32_t stuck_turns = 0;
     /* Where nothing more is to be won, the store opens as it is. */
     while (!store->log->error && log_is_low(store->log) && stuck_turns <= MAX_STUCK_TURNS &&
-           !is_stopped(store)) {
+           !store_is_stopped(store)) {
         bool more = store_dispatch(store);
-        bool wait = !more && busy(store);
+        bool wait = !more && store_is_busy(store);
         stuck_turns = more || wait ? 0 : stuck_turns + 1;
         store->storage->poll(store->storage, wait);
     }
     return store->log->error;
-}
-
-static int replay(struct store *store, const struct log_position *position)
-{
-    uint64_t batches, bytes;
-    uint64_t started = mono_us();
-    struct log *log = store->log;
-    int code = log_replay(log, position, replay_batch, store, &batches, &bytes);
-    if (code == 0)
-        code = log_load_free(log);
-    if (code == ERR_DAMAGED)
-        store_event(store, STORE_EVENT_DAMAGE, code,
-                    "%s: opening the store would lose what was durable",
-                    log->older ? "the newer checkpoint is damaged, and the store went on after it"
-                               : "a batch of the log that was durable is damaged");
-    if (code < 0)
-        return code;
-    log->synced_seq = log->applied_seq; /* by the checkpoint that follows, before anything else */
-    log->incarnation++;
-    store->stats.replayed_batches = batches;
-    code = finish_checkpoint(store);
-    if (batches && code == 0)
-        store_event(store, STORE_EVENT_RECOVERED, 0,
-                    "recovered: %llu batches (%llu MiB) of the log read again in %llu ms",
-                    (unsigned long long)batches, (unsigned long long)bytes >> 20,
-                    (unsigned long long)(mono_us() - started) / 1000);
-    return code < 0 ? code : find_files(store);
 }
 
 static void on_damage(void *arg, const struct tree *tree, uint32_t level, uint64_t index, int code)
@@ -412,7 +222,7 @@ static void on_damage(void *arg, const struct tree *tree, uint32_t level, uint64
     store_event(store, STORE_EVENT_DAMAGE, code,
                 "disk %u: the page table's node %llu at level %u cannot be read (%s); "
                 "%llu pages from page %llu on give errors",
-                tree->disk, (unsigned long long)index, level, err_text(code),
+                tree->family, (unsigned long long)index, level, err_text(code),
                 1ULL << (level + 1) * NODE_BITS,
                 (unsigned long long)index << (level + 1) * NODE_BITS);
 }
@@ -421,9 +231,11 @@ static void store_free(struct store *store)
 {
     if (!store)
         return;
-    while (store->log && store->table && busy(store))
+    while (store->log && store->table && store_is_busy(store))
         store->storage->poll(store->storage, true);
     check_free(store);
+    measures_free(store);
+    splice_free(store);
     if (store->table)
         catalogue_free(store);
     free(store->checkpoint.buf);
@@ -449,7 +261,8 @@ static struct store *store_new(struct storage *storage, const struct store_confi
         store->config.checkpoint_bytes = store_config_default.checkpoint_bytes;
     store->client = (struct log_client){on_applied, on_room, on_no_space, on_failed};
     list_init(&store->vms);
-    list_init(&store->doomed);
+    list_init(&store->dying);
+    list_init(&store->measures);
     list_init(&store->room_waiters);
     list_init(&store->applied_waiters);
     list_init(&store->changes);
@@ -457,6 +270,7 @@ static struct store *store_new(struct storage *storage, const struct store_confi
         list_init(&store->locks[i]);
     for (int i = 0; i < NAME_BUCKETS; i++) {
         list_init(&store->vm_names[i]);
+        list_init(&store->version_names[i]);
         list_init(&store->disk_ids[i]);
     }
     return store;
@@ -470,6 +284,8 @@ int store_open(struct storage *storage, const struct store_config *config, struc
         return -ENOMEM;
     int code = read_super(store);
     if (code == 0)
+        code = splice_create(store);
+    if (code == 0)
         code = log_create(storage, &store->client, &store->super, &store->log);
     if (code == 0)
         code = table_create(store->log, store->config.table_bytes, &store->table);
@@ -481,7 +297,9 @@ int store_open(struct storage *storage, const struct store_config *config, struc
     store->table->damage_arg = store;
     code = checkpoint_load(store, &position);
     if (code == 0)
-        code = replay(store, &position);
+        code = store_replay(store, &position);
+    if (code == 0)
+        code = find_files(store);
     if (code == 0)
         code = changes_drop_provisional(store);
     if (code < 0)
@@ -497,22 +315,43 @@ int store_close(struct store *store)
     int code = store->log->error;
     while (!code && (store->log->open && store->log->open->n_items)) {
         bool more = store_dispatch(store);
-        store->storage->poll(store->storage, !more && busy(store));
+        store->storage->poll(store->storage, !more && store_is_busy(store));
         code = store->log->error;
     }
     while (!code && store->checkpoint.state != CHECKPOINT_IDLE) {
         bool more = store_dispatch(store);
-        store->storage->poll(store->storage, !more && busy(store));
+        store->storage->poll(store->storage, !more && store_is_busy(store));
         code = store->log->error;
     }
     store->checkpoint.clean = true;
     if (!code)
-        code = finish_checkpoint(store);
+        code = store_finish_checkpoint(store);
     store_free(store);
     return code;
 }
 
 /* ---- a turn of the loop --------------------------------------------------------------------- */
+
+#define NODES_A_TURN     64u
+#define NODES_IN_A_HURRY 2048u /* a snapshot waits */
+#define TABLE_BUFS       8u
+
+/* Write some of the nodes that versions and checkpoints froze. */
+static bool write_frozen(struct store *store)
+{
+    struct table *table = store->table;
+    struct log *log = store->log;
+    bool more = false;
+    if (table->n_frozen && !log->error && log->table.inflight < TABLE_BUFS && log_table_room(log)) {
+        int code = table_write_some(table, store->hurry ? NODES_IN_A_HURRY : NODES_A_TURN);
+        if (code < 0)
+            log_fail(log, code, "writing page tables");
+        store->hurry = false;
+        more = table->n_frozen && log->table.inflight < TABLE_BUFS && log_table_room(log);
+    }
+    table_wake(table);
+    return more;
+}
 
 bool store_dispatch(struct store *store)
 {
@@ -527,13 +366,17 @@ bool store_dispatch(struct store *store)
     }
     changes_step(store);
     bool more = checkpoint_step(store);
-    more |= reclaim_step(store);
+    more |= write_frozen(store);
+    more |= splice_step(store);
+    more |= measure_step(store);
     cleaner_step(log);
     log_prepare(log);
     log_dispatch(log);
     log_kick_sync(log);
     table_shrink(store->table);
     more |= check_step(store);
+    more |=
+        table_wake(store->table); /* so that a root that was asked for in this turn is on its way */
     return more || log->turn_again || (store->room_again && !list_empty(&store->room_waiters));
 }
 
@@ -542,6 +385,8 @@ void store_tick(struct store *store)
     struct log *log = store->log;
     bool idle = log->stats.batches == store->tick_batches;
     store->tick_batches = log->stats.batches;
+    store->idle = idle;
+    store->splice_pauses = false;
     log_tidy(log, idle);
     if (idle && (log->bytes_since_checkpoint || log->n_dead))
         checkpoint_want(store);
@@ -566,6 +411,7 @@ void store_space(const struct store *store, struct store_space *ret)
         .data = data,
         .tables = tables,
         .dead = used > data + tables ? used - data - tables : 0,
+        .pending = splice_pending_pages(store) * PAGE_BYTES,
         .available = log_room_pages(log) * PAGE_BYTES,
         .allocated = (uint64_t)log->n_files * FILE_BYTES,
     };
@@ -624,7 +470,15 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"checkpoints", "checkpoints of the page tables", s->checkpoints},
         {"checkpoint_us", "microseconds from their beginnings to their ends", s->checkpoint_us},
         {"replayed_batches", "batches read again when the store was opened", s->replayed_batches},
-        {"reclaimed_nodes", "table nodes of removed disks freed", s->reclaimed_nodes},
+        {"reclaimed_nodes", "table nodes of removed versions and disks gone through",
+         s->reclaimed_nodes},
+        {"reclaimed_pages", "pages of them freed", s->reclaimed_pages},
+        {"reclaimed_versions", "removed versions and disks of which nothing is left",
+         s->reclaimed_versions},
+        {"unreclaimed_pages", "pages passed over because their table could not be read",
+         s->unreclaimed_pages},
+        {"pending_bytes", "at most so much will still be freed",
+         splice_pending_pages(store) * PAGE_BYTES},
         {"refused_full", "writes refused because the store was full", s->full},
         {"table_memory_bytes", "page-table nodes in memory", store->table->bytes},
         {"table_dirty_bytes", "of them, not yet in a checkpoint", store->table->dirty_bytes},

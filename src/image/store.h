@@ -84,7 +84,7 @@ enum store_op {
     STORE_TRIM,    /* whole pages inside the range become holes; the edges keep their bytes */
     STORE_ZERO,    /* the range reads as zeros; a hole unless STORE_NO_HOLE */
     STORE_CACHE,   /* read into the cache */
-    STORE_EXTENTS, /* what is data and what is hole */
+    STORE_EXTENTS, /* what is data and what is hole; with base, also what differs from it */
 };
 
 #define STORE_FUA       1u /* WRITE, TRIM, ZERO: durable when done */
@@ -94,6 +94,8 @@ enum store_op {
 struct store_extent {
     uint64_t length; /* bytes */
     bool hole, zero; /* hole: nothing allocated; zero: reads as zeros */
+    bool changed; /* EXTENTS with base: other than there. Of what is not, hole and zero are not told
+                     (both are false): it is not looked at */
 };
 
 /* One request. Owned by the caller, who keeps it and its buffers in place until it is done. */
@@ -104,6 +106,8 @@ struct store_io {
     uint64_t offset;              /* bytes; range inside the disk, validated here */
     uint64_t length;              /* bytes; READ and WRITE: at most STORE_IO_MAX_BYTES */
     void *buf;                    /* READ, WRITE: length bytes; 4096-aligned is faster */
+    struct disk *base;            /* EXTENTS: NULL, or the disk to compare with: of the same origin
+                                     (disk_is_related()), open; the cost is that of what differs */
     struct store_extent *extents; /* EXTENTS: filled from offset on */
     uint32_t max_extents;
     void (*done)(struct store_io *io);
@@ -115,6 +119,7 @@ struct store_io {
     /* The store's own. */
     struct waiter waiter;
     uint64_t next;    /* progress: the next byte to handle */
+    uint64_t ahead;   /* EXTENTS: up to this page leaves have been asked for long before */
     uint32_t pending; /* parts in flight */
     bool submitting;  /* inside store_submit() */
     bool throttled;   /* CACHE: goes on when a part has come */
@@ -149,8 +154,13 @@ struct disk *store_find_disk(struct store *store, const char *vm, const char *di
 void disk_get(struct disk *disk);
 void disk_put(struct disk *disk);
 
-/* What lies beyond its new end is being dropped: it takes no new users until that is over. */
+/* What lies beyond its new end is being dropped, or it is being rolled back: it takes no new users
+ * until that is over. */
 bool disk_is_shrinking(const struct disk *disk);
+/* A disk of a version: WRITE, TRIM and ZERO give -EROFS. */
+bool disk_is_read_only(const struct disk *disk);
+/* Both come from one disk by versions and clones, so that they can be compared. */
+bool disk_is_related(const struct disk *a, const struct disk *b);
 
 uint64_t disk_size(const struct disk *disk); /* bytes */
 struct store *disk_store(const struct disk *disk);
@@ -176,7 +186,32 @@ enum change_kind {
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
     CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
     CHANGE_DISK_COMMIT = 7, /* vm, disk: a provisional disk becomes an ordinary one */
+    CHANGE_SNAP = 8, /* vm, version, note, consistency, guid: the state of all its disks at one
+                        instant becomes vm@version; -EEXIST, ERR_STORE_FULL */
+    CHANGE_VERSION_REMOVE = 9,  /* vm, versions: all of them or none; -EBUSY while one is in use or
+                                   held; space comes back later */
+    CHANGE_VERSION_HOLD = 10,   /* vm, version, hold; -EALREADY when it is so */
+    CHANGE_VERSION_RENAME = 11, /* vm, version, new_name */
+    CHANGE_ROLLBACK = 12, /* vm, version; new_name: the version that keeps the replaced head, or ""
+                             to drop it; -EBUSY while a disk is in use */
+    CHANGE_CLONE = 13,    /* vm, version, new_name: a new vm whose disks start there; provisional */
+    CHANGE_ADOPT = 14, /* vm: a provisional clone of a version of vm new_name; its versions become
+                          new_name's, its disks new_name's disks; the clone is gone. -EBUSY while a
+                          disk of new_name is in use, -ESTALE when new_name's head is not what the
+                          clone was made from, and hold (force) is not set */
 };
+
+/* What those who took a version did for its content. On the medium, as above. */
+enum consistency {
+    CONSISTENCY_CRASH = 0,
+    CONSISTENCY_FILESYSTEM = 1,  /* frozen by the guest's agent */
+    CONSISTENCY_APPLICATION = 2, /* the guest's own hooks ran too */
+    CONSISTENCY_RAM = 3,         /* with RAM and device state */
+};
+
+#define NOTE_MAX_BYTES      1024u /* of UTF-8, without control characters */
+#define CHANGE_MAX_VERSIONS 512u  /* that one change removes */
+#define GUID_BYTES          16u
 
 /* A change of the catalogue: in the log and durable when done. A provisional vm or disk (an import
  * under way) takes its name but is removed when the store is next opened unless it was committed;
@@ -184,6 +219,13 @@ enum change_kind {
 struct store_change {
     enum change_kind kind;
     char vm[NAME_MAX_CHARS + 1], disk[NAME_MAX_CHARS + 1], new_name[NAME_MAX_CHARS + 1];
+    char version[NAME_MAX_CHARS + 1];
+    const char *const *versions; /* VERSION_REMOVE: borrowed until done */
+    uint32_t n_versions;
+    const char *note; /* SNAP: borrowed until done; NULL: none */
+    enum consistency consistency;
+    uint8_t guid[GUID_BYTES]; /* SNAP: what names it in all stores; zeros: a new one */
+    bool hold;
     uint64_t size_bytes;
     enum vm_role role;
     bool provisional;
@@ -214,13 +256,67 @@ struct vm_info {
     uint32_t id;
     enum vm_role role;
     bool provisional;
-    uint64_t created_us; /* UTC */
+    uint64_t created_us;                                            /* UTC */
+    char origin_vm[NAME_MAX_CHARS + 1], origin[NAME_MAX_CHARS + 1]; /* the version that the head
+                             started at or last became; "": none, or it has been removed */
+    uint32_t n_versions;
     uint32_t n_disks;
     struct disk_info *disks;
 };
 
 /* All vms, by name, in one allocation that the caller frees with free(). -ENOMEM. */
 int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n);
+
+/* ---- versions --------------------------------------------------------------------------------
+ *
+ * A version is vm@name: all disks of a vm at one instant. It is made, removed and so on by
+ * store_change(). Reading and writing cost the same however many there are. */
+
+#define BYTES_UNKNOWN UINT64_MAX
+
+struct version_info {
+    char vm[NAME_MAX_CHARS + 1], name[NAME_MAX_CHARS + 1];
+    char origin_vm[NAME_MAX_CHARS + 1], origin[NAME_MAX_CHARS + 1]; /* the version before it on its
+                             line, maybe of another vm; "": none, or removed but for what others
+                             took from it */
+    const char *note; /* in the same allocation; "": none */
+    uint32_t id;      /* rises with time, whatever the clock does */
+    uint8_t guid[GUID_BYTES];
+    uint64_t created_us; /* UTC */
+    enum consistency consistency;
+    bool held;
+    uint32_t users;           /* of its disks */
+    uint64_t used_bytes;      /* of all its disks: what it shows */
+    uint64_t exclusive_bytes; /* pages that removing it would free; BYTES_UNKNOWN: store_measure()
+                                 finds out */
+    uint32_t n_disks;
+    struct disk_info *disks; /* with their sizes then */
+};
+
+/* The versions of a vm, or of all (NULL), by vm and then by age, in one allocation that the caller
+ * frees with free(). -ENOENT, -ENOMEM. */
+int store_list_versions(struct store *store, const char *vm, struct version_info **ret,
+                        uint32_t *ret_n);
+
+/* A disk of a version, read-only; the pointer is good until the version is removed, which
+ * disk_get() prevents. NULL: no such. */
+struct disk *store_find_version_disk(struct store *store, const char *vm, const char *version,
+                                     const char *disk);
+
+/* What removing some versions of a vm together would free (VERSION_REMOVE's arguments). Runs beside
+ * everything else. */
+struct store_measure {
+    char vm[NAME_MAX_CHARS + 1];
+    const char *const *versions; /* borrowed until done */
+    uint32_t n_versions;
+    bool cancel; /* set by the caller at any time: end soon, with error -ECANCELED */
+    void (*done)(struct store_measure *measure); /* never from inside store_measure() */
+    uint64_t bytes;   /* out: pages; tables come back too and are not counted */
+    int error;        /* out: 0, -ENOENT, ERR_CHECKSUM (some table cannot be read), -ECANCELED */
+    struct list link; /* the store's own */
+    void *impl;
+};
+void store_measure(struct store *store, struct store_measure *measure);
 
 /* ---- what it does and how it is ------------------------------------------------------------- */
 
@@ -230,6 +326,8 @@ struct store_space {    /* bytes */
     uint64_t data;      /* live pages */
     uint64_t tables;    /* live page-table nodes */
     uint64_t dead;      /* in log files, to be cleaned */
+    uint64_t pending;   /* of data and tables: of removed versions and disks, not freed yet; at most
+                           that much comes back */
     uint64_t available; /* what may still be written */
     uint64_t allocated; /* of the file system */
 };

@@ -1,5 +1,5 @@
 /* table.c - nodes in memory: finding, loading, evicting, changing, writing. */
-#include "image/table.h"
+#include "image/table-internal.h"
 
 #include "base/checksum.h"
 #include "base/err.h"
@@ -8,38 +8,50 @@
 #include <stdlib.h>
 #include <string.h>
 
-static uint32_t level_shift(uint8_t level)
-{
-    return level * NODE_BITS;
-}
-
 /* ---- books ---------------------------------------------------------------------------------- */
 
-static void account(struct table *table, const struct node *node, int64_t bytes)
+void node_account(struct table *table, const struct node *node, int64_t bytes)
 {
     table->bytes += bytes;
     if (node->dirty)
         table->dirty_bytes += bytes;
 }
 
-static void mark_dirty(struct node *node)
+/* A node became dirty or clean, and had nothing dirty below it: those above it learn. */
+static void count_dirty(struct node *node, bool dirty)
 {
-    struct table *table = node->tree->table;
-    list_del(&node->link);
-    if (!node->dirty)
-        table->dirty_bytes += node_memory(node);
-    node->dirty = true;
-    node->dirty_gen = table->generation;
-    list_push_back(&table->dirty[node->level], &node->link);
+    for (struct node *p = node->parent; p; p = p->parent) {
+        bool was = p->dirty || p->dirty_children;
+        p->dirty_children += dirty ? 1 : -1;
+        if (was == (p->dirty || p->dirty_children))
+            return;
+    }
 }
 
-static void mark_clean(struct node *node)
+void node_mark_dirty(struct node *node, struct list *to, uint64_t epoch)
 {
     struct table *table = node->tree->table;
+    assert(!node->dirty);
     list_del(&node->link);
-    if (node->dirty)
-        table->dirty_bytes -= node_memory(node);
+    table->dirty_bytes += node_memory(node);
+    if (!node->dirty_children)
+        count_dirty(node, true);
+    node->dirty = true;
+    table->n_dirty++;
+    node->epoch = epoch;
+    list_push_back(to, &node->link);
+}
+
+void node_mark_clean(struct node *node)
+{
+    struct table *table = node->tree->table;
+    assert(node->dirty);
+    list_del(&node->link);
+    table->dirty_bytes -= node_memory(node);
     node->dirty = false;
+    table->n_dirty--;
+    if (!node->dirty_children)
+        count_dirty(node, false);
     list_push_back(&table->clean, &node->link);
 }
 
@@ -56,7 +68,7 @@ static struct node *node_create(struct tree *tree, struct node *parent, uint8_t 
             free(node);
             return NULL;
         }
-        account(table, parent, NODE_ENTRIES * sizeof(*parent->children));
+        node_account(table, parent, NODE_ENTRIES * sizeof(*parent->children));
     }
     list_init(&node->link);
     list_init(&node->waiters);
@@ -71,7 +83,7 @@ static struct node *node_create(struct tree *tree, struct node *parent, uint8_t 
         tree->root = node;
     }
     table->n_nodes++;
-    account(table, node, node_memory(node));
+    node_account(table, node, node_memory(node));
     list_push_back(&table->clean, &node->link);
     return node;
 }
@@ -80,7 +92,10 @@ static void node_destroy(struct node *node)
 {
     struct table *table = node->tree->table;
     assert(!node->n_children && !node->pins && !node->loading);
-    account(table, node, -(int64_t)node_memory(node));
+    if (node->dirty && !node->dirty_children)
+        count_dirty(node, false);
+    table->n_dirty -= node->dirty;
+    node_account(table, node, -(int64_t)node_memory(node));
     list_del(&node->link);
     if (node->parent) {
         node->parent->children[node->index % NODE_ENTRIES] = NULL;
@@ -104,13 +119,11 @@ int table_create(struct log *log, uint64_t budget_bytes, struct table **ret)
     }
     table->log = log;
     table->budget_bytes = budget_bytes;
-    table->generation = 1;
     table->scratch = scratch;
+    table->keep = TABLE_KEEP;
     list_init(&table->clean);
-    for (int i = 0; i < NODE_LEVELS; i++) {
-        list_init(&table->dirty[i]);
-        list_init(&table->frozen[i]);
-    }
+    list_init(&table->changing);
+    list_init(&table->root_waiters);
     *ret = table;
     return 0;
 }
@@ -123,10 +136,30 @@ void table_free(struct table *table)
     free(table);
 }
 
-void tree_init(struct tree *tree, struct table *table, uint32_t disk, uint8_t levels,
+void tree_init(struct tree *tree, struct table *table, uint32_t family, uint8_t levels,
                struct entry root)
 {
-    *tree = (struct tree){.table = table, .disk = disk, .levels = levels, .root_entry = root};
+    *tree = (struct tree){.table = table, .family = family, .levels = levels, .root_entry = root};
+    list_init(&tree->heir_link);
+}
+
+int tree_make_head(struct tree *tree)
+{
+    struct tree_changes *c = calloc(1, sizeof(*c));
+    if (!c)
+        return -ENOMEM;
+    c->tree = tree;
+    c->epoch = ++tree->table->epoch;
+    list_init(&c->link);
+    for (int level = 0; level < NODE_LEVELS; level++) {
+        list_init(&c->dirty[level]);
+        for (int i = 0; i < 2; i++)
+            list_init(&c->freezes[i].frozen[level]);
+    }
+    for (int i = 0; i < 2; i++)
+        list_init(&c->freezes[i].heirs);
+    tree->changes = c;
+    return 0;
 }
 
 static void drop_node(struct node *node)
@@ -139,8 +172,19 @@ static void drop_node(struct node *node)
 
 void tree_drop(struct tree *tree)
 {
+    struct tree_changes *c = tree->changes;
     if (tree->root)
         drop_node(tree->root);
+    list_del(&tree->heir_link);
+    if (!c)
+        return;
+    list_del(&c->link);
+    for (uint32_t i = 0; i < 2; i++)
+        while (!list_empty(&c->freezes[i].heirs))
+            container_of(list_pop_front(&c->freezes[i].heirs), struct tree, heir_link)->origin =
+                NULL;
+    free(c);
+    tree->changes = NULL;
 }
 
 uint8_t tree_levels(uint64_t pages)
@@ -263,10 +307,14 @@ static int take_form(struct node_read *r, const uint8_t *form, uint32_t bytes)
     struct node *node = r->node;
     struct entry base;
     int64_t before = node_memory(node);
-    int code = node_decode(node, node->tree->disk, form, bytes, r->delta != NULL, &base);
+    int code = node_decode(node, node->tree->family, form, bytes, r->delta != NULL, &base);
     if (code == 0 && r->delta)
-        code = node_decode(node, node->tree->disk, r->delta, r->delta_bytes, false, &base);
-    account(node->tree->table, node, (int64_t)node_memory(node) - before);
+        code = node_decode(node, node->tree->family, r->delta, r->delta_bytes, false, &base);
+    node_account(node->tree->table, node, (int64_t)node_memory(node) - before);
+    if (code == 0 && r->delta)
+        node->base_born = node_born(form);
+    else if (code == 0)
+        node->self_born = node_born(form);
     if (code < 0 || r->delta || entry_is_hole(&base))
         return code;
     node->base = base;
@@ -324,11 +372,26 @@ static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint
     node->loading = true;
     tree->table->n_loading++;
     list_del(&node->link);
-    list_push_back(&node->waiters, &waiter->link);
+    if (waiter)
+        list_push_back(&node->waiters, &waiter->link);
     return TREE_WAIT;
 }
 
 /* ---- finding -------------------------------------------------------------------------------- */
+
+/* Is the root's form not written yet, or not on the medium? Then the waiter is parked (TREE_WAIT);
+ * when the log has failed it will never be (-EIO). 0: it is there. */
+static int root_waits(struct tree *tree, struct waiter *waiter)
+{
+    struct table *table = tree->table;
+    if (!tree->origin && tree->root_seq <= table->log->table.done_seq)
+        return 0;
+    if (table->log->error && !table->log->table.inflight)
+        return -EIO;
+    if (waiter)
+        list_push_back(&table->root_waiters, &waiter->link);
+    return TREE_WAIT;
+}
 
 static int child_get(struct tree *tree, struct node *parent, uint64_t index, bool create,
                      struct waiter *waiter, struct node **ret)
@@ -338,6 +401,9 @@ static int child_get(struct tree *tree, struct node *parent, uint64_t index, boo
                         : parent->children ? parent->children[index % NODE_ENTRIES]
                                            : NULL;
     if (!node) {
+        int waits = parent ? 0 : root_waits(tree, waiter);
+        if (waits)
+            return waits;
         struct entry e = parent ? node_get(parent, index % NODE_ENTRIES) : tree->root_entry;
         if (!entry_is_hole(&e))
             return node_load(tree, parent, level, index, e, waiter);
@@ -348,11 +414,21 @@ static int child_get(struct tree *tree, struct node *parent, uint64_t index, boo
             return -ENOMEM;
     }
     if (node->loading) {
-        list_push_back(&node->waiters, &waiter->link);
+        if (waiter)
+            list_push_back(&node->waiters, &waiter->link);
         return TREE_WAIT;
     }
     *ret = node;
     return TREE_FOUND;
+}
+
+/* A clean node has been looked at. */
+static void used(struct node *node)
+{
+    if (node->dirty || node->pins)
+        return;
+    list_del(&node->link);
+    list_push_back(&node->tree->table->clean, &node->link);
 }
 
 int tree_get(struct tree *tree, uint64_t page, bool create, struct waiter *waiter,
@@ -368,12 +444,68 @@ int tree_get(struct tree *tree, uint64_t page, bool create, struct waiter *waite
         if (found != TREE_FOUND)
             return found;
     }
-    if (!node->dirty && !node->pins) {
-        list_del(&node->link);
-        list_push_back(&tree->table->clean, &node->link);
+    used(node);
+    *ret = node;
+    return TREE_FOUND;
+}
+
+/* The parent of a node of the given level, which is below the root. */
+static int parent_get(struct tree *tree, uint8_t level, uint64_t index, struct waiter *waiter,
+                      struct node **ret)
+{
+    struct node *node = NULL;
+    for (int l = tree->levels - 1; l > level; l--) {
+        int found = child_get(tree, node, index >> level_shift(l - level), false, waiter, &node);
+        if (found != TREE_FOUND)
+            return found;
     }
     *ret = node;
     return TREE_FOUND;
+}
+
+int tree_peek(struct tree *tree, uint8_t level, uint64_t index, struct waiter *waiter,
+              struct peek *ret)
+{
+    *ret = (struct peek){0};
+    if (index >> level_shift(tree->levels - 1 - (level < tree->levels ? level : tree->levels - 1)))
+        return TREE_ABSENT;
+    if (level >= tree->levels)
+        return TREE_FOUND;
+    struct node *parent = NULL;
+    int found = parent_get(tree, level, index, waiter, &parent);
+    if (found != TREE_FOUND)
+        return found;
+    ret->node = !parent            ? tree->root
+                : parent->children ? parent->children[index % NODE_ENTRIES]
+                                   : NULL;
+    if (ret->node && ret->node->loading)
+        ret->node = NULL;
+    if (ret->node) {
+        ret->entry = ret->node->self;
+        ret->exact = !ret->node->dirty && !ret->node->dirty_children;
+        return TREE_FOUND;
+    }
+    int waits = parent ? 0 : root_waits(tree, waiter);
+    if (waits)
+        return waits;
+    ret->entry = parent ? node_get(parent, index % NODE_ENTRIES) : tree->root_entry;
+    ret->exact = true;
+    return entry_is_hole(&ret->entry) ? TREE_ABSENT : TREE_FOUND;
+}
+
+int tree_node(struct tree *tree, uint8_t level, uint64_t index, struct waiter *waiter,
+              struct node **ret)
+{
+    struct node *parent = NULL;
+    if (level >= tree->levels || index >> level_shift(tree->levels - 1 - level))
+        return TREE_ABSENT;
+    int found = parent_get(tree, level, index, waiter, &parent);
+    if (found != TREE_FOUND)
+        return found;
+    found = child_get(tree, parent, index, false, waiter, ret);
+    if (found == TREE_FOUND)
+        used(*ret);
+    return found;
 }
 
 static int lose_entries(struct node *node, uint64_t n_pages)
@@ -386,7 +518,7 @@ static int lose_entries(struct node *node, uint64_t n_pages)
         int code = node_set(node, i, lost, &bytes);
         if (code < 0)
             return code;
-        account(node->tree->table, node, bytes);
+        node_account(node->tree->table, node, bytes);
         node->tree->used_pages += node->level == 0; /* too many, never too few */
     }
     return 0;
@@ -432,14 +564,21 @@ static bool may_leave(const struct table *table, const struct node *node)
            node->buf_seq <= table->log->table.done_seq;
 }
 
+uint32_t table_ahead(const struct table *table, uint32_t n)
+{
+    uint64_t may = table->budget_bytes / 4 / NODE_MAX_BYTES;
+    return may < n ? (uint32_t)may : n;
+}
+
 void table_shrink(struct table *table)
 {
-    if (table->bytes <= table->budget_bytes)
+    if (table->bytes <= table->budget_bytes || table->n_nodes <= table->n_dirty + table->keep)
         return;
     uint32_t looked = 0;
     list_for_each_safe (l, &table->clean) {
         struct node *node = container_of(l, struct node, link);
-        if (table->bytes <= table->budget_bytes || looked++ > 4096)
+        if (table->bytes <= table->budget_bytes || table->n_nodes <= table->n_dirty + table->keep ||
+            looked++ > 4096)
             return;
         if (may_leave(table, node)) {
             node_destroy(node);
@@ -456,139 +595,7 @@ bool table_is_crowded(const struct table *table)
     return table->dirty_bytes > table->budget_bytes / 2;
 }
 
-/* ---- writing -------------------------------------------------------------------------------- */
-
-static void set_dead(struct log *log, const struct entry *e)
-{
-    if (!entry_is_hole(e))
-        log_set_dead(log, e->address, entry_slots(e));
-}
-
-/* The parent learns where its child is now; it is to be written by the same checkpoint. */
-static int tell_parent(struct node *node, struct entry entry)
-{
-    struct table *table = node->tree->table;
-    struct node *parent = node->parent;
-    if (!parent) {
-        node->tree->root_entry = entry;
-        return 0;
-    }
-    int64_t bytes;
-    int code = node_set(parent, node->index % NODE_ENTRIES, entry, &bytes);
-    if (code < 0)
-        return code;
-    account(table, parent, bytes);
-    if (!parent->dirty || parent->dirty_gen == table->generation) {
-        mark_dirty(parent);
-        parent->dirty_gen = table->generation - 1;
-        list_del(&parent->link);
-        list_push_back(&table->frozen[parent->level], &parent->link);
-    }
-    return 0;
-}
-
-/* Write a node's form, free the forms that it replaces, and tell its parent. It is clean then. */
-static int node_write(struct node *node)
-{
-    struct table *table = node->tree->table;
-    struct log *log = table->log;
-    struct entry entry = {0};
-    bool delta = false;
-    int code;
-
-    if (node->n) {
-        uint64_t address;
-        uint32_t bytes =
-            node_encode(node, node->tree->disk, log->applied_seq, table->scratch, &delta);
-        code = log_table_append(log, table->scratch, bytes, &address, &node->buf_seq);
-        if (code < 0)
-            return code;
-        entry = entry_of_node(address, checksum_at(address, table->scratch, bytes),
-                              bytes >> TABLE_SHIFT);
-        table->stats.nodes_written++;
-        table->stats.deltas_written += delta;
-        node->delta_bytes = delta ? node->delta_bytes + bytes : 0;
-    }
-    code = tell_parent(node, entry);
-    if (code < 0)
-        return code;
-    if (!delta) {
-        set_dead(log, &node->self);
-        set_dead(log, &node->base);
-        node->base = (struct entry){0};
-        node_forget_changes(node);
-    } else if (entry_is_hole(&node->base)) {
-        node->base = node->self; /* the full form stays, under the delta */
-    } else {
-        set_dead(log, &node->self);
-    }
-    node->self = entry;
-    mark_clean(node);
-    return 0;
-}
-
-int node_touch(struct node *node)
-{
-    struct table *table = node->tree->table;
-    if (node->dirty && node->dirty_gen == table->generation)
-        return 0;
-    if (node->dirty && table->writing) {
-        int code = node_write(node);
-        if (code < 0)
-            return code;
-    }
-    mark_dirty(node);
-    return 0;
-}
-
-int leaf_set(struct node *leaf, uint32_t index, struct entry entry)
-{
-    struct table *table = leaf->tree->table;
-    struct entry old = node_get(leaf, index);
-    int64_t bytes;
-    int code = node_set(leaf, index, entry, &bytes);
-    if (code < 0)
-        return code;
-    account(table, leaf, bytes);
-    leaf->tree->used_pages += !entry_is_hole(&entry);
-    leaf->tree->used_pages -= !entry_is_hole(&old);
-    if (entry_encoding(&entry) == ENCODING_RAW)
-        log_set_live(table->log, entry.address, 1);
-    if (entry_encoding(&old) == ENCODING_RAW)
-        log_set_dead(table->log, old.address, 1);
-    return 0;
-}
-
-void table_freeze(struct table *table)
-{
-    assert(!table->writing);
-    for (int level = 0; level < NODE_LEVELS; level++)
-        list_splice(&table->frozen[level], &table->dirty[level]);
-    table->generation++;
-    table->writing = true;
-}
-
-int table_write_some(struct table *table, uint32_t n)
-{
-    for (int level = 0; level < NODE_LEVELS; level++) {
-        while (!list_empty(&table->frozen[level])) {
-            if (n-- == 0)
-                return 0;
-            struct node *node = container_of(table->frozen[level].next, struct node, link);
-            int code = node_write(node);
-            if (code < 0)
-                return code;
-        }
-    }
-    return 1;
-}
-
-void table_thaw(struct table *table)
-{
-    table->writing = false;
-}
-
-/* ---- growing and reclaiming ----------------------------------------------------------------- */
+/* ---- growing -------------------------------------------------------------------------------- */
 
 int tree_grow(struct tree *tree, uint8_t levels)
 {
@@ -610,120 +617,16 @@ int tree_grow(struct tree *tree, uint8_t levels)
             return -ENOMEM;
         }
         root->children = children;
-        account(tree->table, root, bytes + NODE_ENTRIES * (int64_t)sizeof(*children));
+        node_account(tree->table, root, bytes + NODE_ENTRIES * (int64_t)sizeof(*children));
         if (old) {
             old->parent = root;
             children[0] = old;
             root->n_children = 1;
+            root->dirty_children = old->dirty || old->dirty_children;
         }
-        mark_dirty(root);
+        tree_dirty(root);
         tree->root_entry = (struct entry){0};
         tree->levels++;
     }
     return 0;
-}
-
-/* Take a node out of its tree, with its forms in the log. */
-static int node_remove(struct node *node)
-{
-    struct tree *tree = node->tree;
-    struct node *parent = node->parent;
-    if (parent) {
-        int64_t bytes;
-        int code = node_touch(parent);
-        if (code == 0)
-            code = node_set(parent, node->index % NODE_ENTRIES, (struct entry){0}, &bytes);
-        if (code < 0)
-            return code;
-        account(tree->table, parent, bytes);
-    } else {
-        tree->root_entry = (struct entry){0};
-    }
-    set_dead(tree->table->log, &node->self);
-    set_dead(tree->table->log, &node->base);
-    node_destroy(node);
-    return 0;
-}
-
-static void free_pages(struct node *leaf)
-{
-    for (uint32_t i = node_next(leaf, 0); i < NODE_ENTRIES; i = node_next(leaf, i + 1)) {
-        struct entry e = node_get(leaf, i);
-        leaf->tree->used_pages--;
-        if (entry_encoding(&e) == ENCODING_RAW)
-            log_set_dead(leaf->tree->table->log, e.address, 1);
-    }
-}
-
-/* The index of some child of a node, in memory or not; NODE_ENTRIES when it has none. */
-static uint32_t some_child(const struct node *node)
-{
-    if (node->n_children)
-        for (uint32_t i = 0; i < NODE_ENTRIES; i++)
-            if (node->children[i])
-                return i;
-    return node_next(node, 0);
-}
-
-/* A child that cannot be read is cut off; what it pointed at stays allocated (check tells). */
-static int cut_off(struct tree *tree, struct node *parent, uint32_t index)
-{
-    struct entry hole = {0}, e = parent ? node_get(parent, index) : tree->root_entry;
-    int64_t bytes = 0;
-    set_dead(tree->table->log, &e);
-    if (!parent) {
-        tree->root_entry = hole;
-        return 0;
-    }
-    int code = node_touch(parent);
-    if (code == 0)
-        code = node_set(parent, index, hole, &bytes);
-    account(parent->tree->table, parent, bytes);
-    return code;
-}
-
-static bool in_memory(const struct tree *tree, const struct node *parent, uint32_t index)
-{
-    return parent ? parent->children && parent->children[index] : tree->root != NULL;
-}
-
-int tree_reclaim(struct tree *tree, uint32_t *n_nodes, bool cut, struct waiter *waiter)
-{
-    while (tree->root || !entry_is_hole(&tree->root_entry)) {
-        if (*n_nodes == 0)
-            return 0;
-        struct node *node = NULL, *parent = NULL;
-        uint32_t index = 0;
-        for (;;) {
-            uint64_t at = parent ? parent->index * NODE_ENTRIES + index : 0;
-            int found = -EIO;
-            if (!cut || in_memory(tree, parent, index))
-                found = child_get(tree, parent, at, false, waiter, &node);
-            if (found == TREE_WAIT)
-                return -EAGAIN;
-            if (found < 0) {
-                found = cut_off(tree, parent, index);
-                if (found < 0)
-                    return found;
-                cut = false;
-                node = NULL;
-                break;
-            }
-            if (node->level == 0)
-                break;
-            index = some_child(node);
-            if (index == NODE_ENTRIES)
-                break;
-            parent = node;
-        }
-        if (!node)
-            continue;
-        if (node->level == 0)
-            free_pages(node);
-        int code = node_remove(node);
-        if (code < 0)
-            return code;
-        --*n_nodes;
-    }
-    return 1;
 }

@@ -61,10 +61,10 @@ struct node_header {
     uint8_t level;
     uint16_t n; /* entries that follow */
     uint16_t zero;
-    uint32_t disk;
+    uint32_t family;   /* the disk that this one comes from by versions and clones */
     uint32_t crc;      /* of all of the node with this field zero, never 0; 0: not known */
     uint64_t index;    /* of the node among those of its level */
-    uint64_t born_seq; /* batch at which this node was copied from its predecessor */
+    uint64_t born;     /* epoch in which this node was copied from its predecessor */
     struct entry base; /* DELTA */
     uint8_t zero3[16];
 };

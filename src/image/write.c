@@ -263,12 +263,15 @@ static int apply_item(struct store *store, const struct batch *batch, const stru
 
 void batch_apply(struct store *store, struct batch *batch, int error)
 {
+    uint32_t slot = batch->slot + 1; /* of the next page */
     for (uint32_t i = 0; i < batch->n_items; i++) {
         struct batch_item *item = &batch->items[i];
         if (item->kind == RECORD_CHANGE) {
-            change_applied(store, error);
+            change_applied(store, error, cut_at(store, batch->segment, slot));
             continue;
         }
+        if (item->kind == RECORD_WRITE)
+            slot = item->slot + item->count;
         if (!error) {
             error = apply_item(store, batch, item);
             if (error)

@@ -103,8 +103,8 @@ int log_position_now(struct log *log, struct log_position *ret)
 
 static bool batch_open(struct log *log)
 {
-    /* Without a data file a checkpoint must name the first one (log_start()). */
-    if (!log->data_file || (data_left(log) < 2 && !switch_file(log)))
+    /* A checkpoint must name the first data file (log_start()): nothing leads to it before. */
+    if (!log->data_file || log->data_unnamed || (data_left(log) < 2 && !switch_file(log)))
         return false;
     /* May this be the last batch of the file? Then the next file must be known when it is sent. */
     if (data_left(log) < BATCH_MAX_PAGES + 4 && !log->next_data_file)

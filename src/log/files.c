@@ -259,6 +259,25 @@ static void count_live(struct log *log, struct log_file *file, int32_t change)
         log->table_slots += change;
 }
 
+/* The map takes table files at the end, when the checkpoint's nodes are written. What others did in
+ * the meantime is taken back there. */
+static void note_later(struct log *log, struct log_file *file, uint32_t slot, bool lives)
+{
+    if (!log->map_open || !log->later || file->shift != TABLE_SHIFT)
+        return;
+    if (log->n_laters == log->max_laters) {
+        uint32_t max = log->max_laters ? log->max_laters * 2 : 1024;
+        struct log_later *laters = reallocarray(log->laters, max, sizeof(*laters));
+        if (!laters) {
+            log_fail(log, -ENOMEM, "taking the map of a checkpoint");
+            return;
+        }
+        log->laters = laters;
+        log->max_laters = max;
+    }
+    log->laters[log->n_laters++] = (struct log_later){file, slot, lives};
+}
+
 void log_set_live(struct log *log, uint64_t address, uint32_t n_slots)
 {
     uint32_t slot;
@@ -268,6 +287,7 @@ void log_set_live(struct log *log, uint64_t address, uint32_t n_slots)
     for (uint32_t i = slot; i < slot + n_slots; i++) {
         assert(!bit_get(piece->file->live, i));
         piece->file->live[i / 64] |= 1ULL << (i % 64);
+        note_later(log, piece->file, i, true);
     }
     count_live(log, piece->file, n_slots);
 }
@@ -283,8 +303,11 @@ void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots)
     file_touch(log, file);
     uint32_t n = 0;
     for (uint32_t i = slot; i < slot + n_slots; i++) {
-        n += bit_get(file->live, i);
+        if (!bit_get(file->live, i))
+            continue;
+        n++;
         file->live[i / 64] &= ~(1ULL << (i % 64));
+        note_later(log, file, i, false);
     }
     count_live(log, file, -(int32_t)n);
     if (file->n_live == 0)
@@ -537,7 +560,7 @@ void file_seal(struct log *log, struct log_file *file)
 void file_check_dead(struct log *log, struct log_file *file)
 {
     if (file->state != FILE_SEALED || file->n_live || file->cleaning || file->pinned || log->hold ||
-        file->sealed_batch > log->applied_seq)
+        file->sealed_batch > log->applied_seq || (log->map_open && file->shift == TABLE_SHIFT))
         return;
     file_touch(log, file);
     while (!list_empty(&file->pieces))
@@ -573,12 +596,18 @@ bool log_header_is_whole(const struct log *log, uint32_t number, const struct fi
            crc32c(0, &copy, sizeof(copy)) == h->crc;
 }
 
+void log_check_dead(struct log *log)
+{
+    for (uint32_t i = 0; i < log->max_files; i++)
+        if (log->files[i])
+            file_check_dead(log, log->files[i]);
+}
+
 void log_hold(struct log *log, bool hold)
 {
     log->hold = hold;
-    for (uint32_t i = 0; !hold && i < log->max_files; i++)
-        if (log->files[i])
-            file_check_dead(log, log->files[i]);
+    if (!hold)
+        log_check_dead(log);
 }
 
 bool log_wants_checkpoint(const struct log *log)
@@ -623,8 +652,10 @@ void log_checkpoint_done(struct log *log, uint64_t seq)
     log->checkpoint_seq = seq;
     log->checkpoint_running = 0;
     log->map_body = NULL;
+    log_check_dead(log);
     log->creation_failed = false; /* somebody may have made room since */
-    bool any = false;
+    bool any = log->data_unnamed;
+    log->data_unnamed = false;
     list_for_each_safe (l, &log->dead) {
         struct log_file *file = container_of(l, struct log_file, link);
         if (file->release_seq > seq || file->readers || file->writers || log->hold)
@@ -725,6 +756,7 @@ void log_free(struct log *log)
         free(log->spare_batches[i]);
     }
     free(log->table.buf);
+    free(log->laters);
     cleaner_free(log);
     free(log);
 }

@@ -151,11 +151,19 @@ struct table_stream {
     uint32_t buf_slot;
     uint64_t buf_seq;  /* of the buffer being filled */
     uint64_t done_seq; /* all buffers up to here are on the medium (not: synced) */
+    bool failed;       /* one was not written */
     uint32_t inflight;
     struct list bufs; /* in flight, in order */
 };
 
 struct cleaner;
+
+/* Slots of a table file that began to live, or died, and that the map is not to know of. */
+struct log_later {
+    struct log_file *file;
+    uint32_t slot;
+    bool lives;
+};
 
 /* A place between two batches. */
 struct log_position {
@@ -194,6 +202,7 @@ struct log {
 
     /* The data stream. */
     struct log_file *data_file, *next_data_file;
+    bool data_unnamed; /* the checkpoint that names data_file is not durable yet: no batches */
     uint32_t data_segment, data_slot;
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
@@ -232,6 +241,10 @@ struct log {
     size_t map_end;     /* bytes of it that are assigned */
     uint32_t map_files; /* records in it */
     uint32_t map_next;  /* the next file to take */
+    bool map_open; /* table files are still to be taken, as the checkpoint's own nodes leave them */
+    bool later;    /* what happens to nodes now is not of the checkpoint that is being made */
+    struct log_later *laters; /* such things, by time: not to be in the map */
+    uint32_t n_laters, max_laters;
 
     struct log_stats stats;
 };
@@ -258,6 +271,8 @@ int log_load_footers(struct log *log);
  * start-up only. ERR_DAMAGED: there is a file that the store went on into behind what is known
  * (survey.c). */
 int log_load_free(struct log *log);
+/* After the tail was applied: look for sealed files in which nothing lives. */
+void log_check_dead(struct log *log);
 /* Is any request to a log file in flight? */
 bool log_files_are_busy(const struct log *log);
 /* After recovery: take up writing with fresh segments. */
@@ -270,7 +285,8 @@ void log_start(struct log *log);
 int log_locate(struct log *log, uint64_t address, struct log_file **ret_file,
                uint64_t *ret_offset_bytes);
 
-/* Mark slots as living, or as dead. Dead ones were living. */
+/* Mark slots as living, or as dead. Dead ones were living, or are left as they are. Those of nodes
+ * that are not of the running checkpoint, while log->later is set. */
 void log_set_live(struct log *log, uint64_t address, uint32_t n_slots);
 void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots);
 
@@ -311,6 +327,8 @@ bool log_table_room(const struct log *log);
  * from the medium when log->table.done_seq has reached that. 0 or -ENOSPC, -ENOMEM. */
 int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *ret_address,
                      uint64_t *ret_buf_seq);
+/* The buffer with what was appended last. */
+uint64_t log_table_last_seq(const struct log *log);
 /* Send the last, partly filled buffer. */
 void log_table_flush(struct log *log);
 

@@ -126,6 +126,9 @@ static_assert(sizeof(struct record) == 16, "record");
 
 #define CHECKPOINT_MAGIC "VARVE\0CP"
 
+#define CHECKPOINT_VERSIONS                                                                        \
+    1u /* incompat: the catalogue has versions, and nodes are born in epochs */
+
 struct checkpoint_header {
     char magic[8];
     uint32_t crc; /* of the block with this field zero */

@@ -46,7 +46,7 @@ static size_t record_size(const struct log_file *file)
  * buffers and segments: much less is. */
 static uint64_t new_table_files(uint64_t node_bytes)
 {
-    return 4 + 2 * node_bytes / FILE_BYTES;
+    return 20 + 2 * node_bytes / FILE_BYTES;
 }
 
 size_t log_map_size(const struct log *log, uint64_t node_bytes, uint32_t *ret_files)
@@ -111,6 +111,8 @@ void log_map_begin(struct log *log, uint8_t *body, size_t size)
     }
     log->map_end = at;
     log->map_next = 0;
+    log->map_open = true;
+    log->n_laters = 0;
 }
 
 void file_touch(struct log *log, struct log_file *file)
@@ -133,8 +135,29 @@ bool log_map_step(struct log *log, uint32_t n_files)
     return log->map_next == log->max_files;
 }
 
+/* In the records from byte `from` on: take back what is not of the checkpoint, the last first. */
+static void take_back(struct log *log, size_t from)
+{
+    for (uint32_t i = log->n_laters; i-- > 0;) {
+        const struct log_later *later = &log->laters[i];
+        struct log_file *file = later->file;
+        uint64_t *live;
+        if (!in_map(file) || file->map_offset < from)
+            continue;
+        live = (uint64_t *)(log->map_body + file->map_offset + record_size(file) -
+                            live_bytes(file->used_slots));
+        if (later->lives)
+            live[later->slot / 64] &= ~(1ULL << (later->slot % 64));
+        else
+            live[later->slot / 64] |= 1ULL << (later->slot % 64);
+    }
+    log->n_laters = 0;
+    log->map_open = false;
+}
+
 int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes)
 {
+    size_t from = log->map_end;
     while (!log_map_step(log, 1024))
         continue;
     for (uint32_t i = 0; i < log->max_files; i++) {
@@ -143,9 +166,11 @@ int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes)
             continue;
         if (record_size(file) > log->map_size - log->map_end)
             return -EOVERFLOW;
+        file->map_offset = log->map_end;
         log->map_end += take_record(file, log->map_body + log->map_end);
         log->map_files++;
     }
+    take_back(log, from);
     *ret_files = log->map_files;
     *ret_bytes = log->map_end;
     return 0;

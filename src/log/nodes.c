@@ -24,7 +24,7 @@ struct table_buf {
     struct log *log;
     struct log_file *file;
     uint64_t seq;
-    bool done;
+    bool done, failed;
     struct storage_req req;
     struct iovec iov;
 };
@@ -36,6 +36,7 @@ static void buf_written(struct storage_req *req, int res)
     struct table_stream *t = &log->table;
 
     buf->done = true;
+    buf->failed = res < 0;
     buf->file->writers--;
     t->inflight--;
     file_mark_unsynced(log, buf->file);
@@ -45,7 +46,9 @@ static void buf_written(struct storage_req *req, int res)
         struct table_buf *head = container_of(t->bufs.next, struct table_buf, link);
         if (!head->done)
             break;
-        t->done_seq = head->seq;
+        t->failed |= head->failed;
+        if (!t->failed) /* else its nodes must not be looked for on the medium */
+            t->done_seq = head->seq;
         list_del(&head->link);
         free(head->iov.iov_base);
         free(head);
@@ -84,6 +87,12 @@ void log_table_flush(struct log *log)
     list_push_back(&t->bufs, &buf->link);
     log->stats.table_bytes += buf->iov.iov_len;
     log->storage->submit(log->storage, &buf->req);
+}
+
+uint64_t log_table_last_seq(const struct log *log)
+{
+    const struct table_stream *t = &log->table;
+    return t->buf && t->slot != t->buf_slot ? t->buf_seq : t->buf_seq - 1;
 }
 
 bool log_table_room(const struct log *log)

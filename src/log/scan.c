@@ -366,6 +366,7 @@ void log_start(struct log *log)
     }
     log->next_segment++;
     log->data_file = file;
+    log->data_unnamed = true;
     log->data_segment = segment;
     log->data_slot = 1;
 }

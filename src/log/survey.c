@@ -178,8 +178,5 @@ int log_load_free(struct log *log)
         code = look_at_some(s, numbers, n, &at, true);
     if (code == 0 && !log->n_free)
         code = s->error;
-    for (uint32_t i = 0; i < log->max_files && code == 0; i++)
-        if (log->files[i])
-            file_check_dead(log, log->files[i]);
     return code;
 }

@@ -50,6 +50,26 @@ inputs = {
     + option(7, info(b"vm")) + request(STATUS, 0, 65536),
     "context-other": b"\0" + flags + option(8) + option(10, context(b"vm", b"base:allocation"))
     + option(7, info(b"vm/root")) + request(STATUS, 0, 65536),
+    "changed": b"\0" + flags + option(8) + option(9, context(b"vm", b"varve:")) + option(9, context(b"vm", b"varve:changed:"))
+    + option(9, context(b"vm", b"varve:changed:", b"varve:", b"varve:changed:a", b"base:"))
+    + option(10, context(b"vm", b"varve:changed:a", b"varve:changed:vm@b", b"varve:changed:a")) + option(7, info(b"vm"))
+    + write(4096, 600) + request(STATUS, 0, 65536) + request(STATUS, 0, 65536, 8),
+    "diff": b"\0" + flags + option(8) + option(9, context(b"vm", b"varve:diff:", b"varve:"))
+    + option(10, context(b"vm", b"varve:diff:a", b"varve:changed:a", b"varve:diff:")) + option(7, info(b"vm"))
+    + write(4096, 600) + request(TRIM, 8192, 65536) + request(STATUS, 0, 614405),
+    "changed-version": b"\0" + flags + option(8) + option(10, context(b"vm@b", b"base:allocation", b"varve:changed:a"))
+    + option(7, info(b"vm@b")) + write(0, 100) + request(READ, 0, 600) + request(STATUS, 5, 614400) + request(DISC),
+    "changed-clone": b"\0" + flags + option(8) + option(10, context(b"clone", b"varve:changed:vm@a"))
+    + option(7, info(b"clone")) + write(0, 100) + request(STATUS, 0, 614405),
+    "changed-other": b"\0" + flags + option(8) + option(10, context(b"vm/root", b"varve:changed:a"))
+    + option(10, context(b"vm", b"varve:changed:b")) + option(7, info(b"vm/root")) + request(STATUS, 0, 65536),
+    "changed-none": b"\0" + flags + option(8) + option(10, context(
+        b"vm", b"varve:changed:", b"varve:changed:x", b"varve:changed:@", b"varve:changed:vm@", b"varve:changed:@a",
+        b"varve:changed:vm@a@b", b"varve:changed:vm/root@a", b"varve:changed:" + b"a" * 200)) + option(2),
+    "changed-many": b"\0" + flags + option(8) + option(10, context(b"vm", *([b"varve:changed:a", b"varve:changed:b"] * 9)))
+    + option(7, info(b"vm")) + request(STATUS, 0, 614405) * 20,
+    "version-names": b"\0" + flags + b"".join(option(6, info(n)) for n in (
+        b"vm@", b"@a", b"vm/root@a", b"vm/@a", b"vm@a/root", b"vm@a@b", b"vm@..", b"vm/root@" + b"a" * 80)) + option(2),
     "context-short": b"\0" + flags + option(8) + option(10, text(b"vm") + b"\xff\xff\xff\xff"),
     "unknown-options": b"\0" + flags + b"".join(option(n, b"data") for n in range(11, 60)) + option(2),
     "long-option": b"\0" + flags + option(6, b"a" * 5000) + option(3) + option(2),

@@ -5,7 +5,8 @@
  * or give errors; nothing crashes, overruns or goes on for ever. Where the input also mends the
  * checksum of a structure that it changed, contents may be anything, the rest still holds.
  *
- * Input: byte 0 chooses the base image; then eight bytes for each damage, see damage(). */
+ * Input: byte 0 chooses the base image (0xc0 and above: one with versions and clones); then eight
+ * bytes for each damage, see damage(). */
 #include "harness.h"
 
 #include "base/crc.h"
@@ -19,6 +20,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #define BASES       6
+#define BASES_MORE  3      /* with versions */
 #define COMPLETIONS 400000 /* more than any of these stores can need: it goes on for ever */
 
 struct base {
@@ -31,7 +33,7 @@ struct base {
     uint8_t uuid[16];
 };
 
-static struct base bases[BASES];
+static struct base bases[BASES + BASES_MORE];
 static struct run run;
 
 /* ---- base images ---------------------------------------------------------------------------- */
@@ -94,6 +96,35 @@ static void fill(uint64_t n)
     drain(&run);
 }
 
+static void change(enum change_kind kind, unsigned vm, const char *version, const char *new_name)
+{
+    struct store_change c = {.kind = kind, .versions = &version, .n_versions = 1, .note = "a note"};
+    snprintf(c.vm, sizeof(c.vm), "vm-%u", vm);
+    strcpy(c.version, version);
+    strcpy(c.new_name, new_name);
+    if (do_change(&run, &c))
+        abort();
+}
+
+/* Versions, clones (vm-2 and vm-3, of vm-0 and vm-1), a rollback, and what is removed of them. */
+static void fill_versions(void)
+{
+    for (unsigned vm = 0; vm < 2; vm++) {
+        change(CHANGE_SNAP, vm, "a", "");
+        fill(60);
+        change(CHANGE_SNAP, vm, "b", "");
+        change(CHANGE_CLONE, vm, "a", vm ? "vm-3" : "vm-2");
+    }
+    fill(200);
+    change(CHANGE_SNAP, 2, "c", "");
+    change(CHANGE_ROLLBACK, 0, "a", "kept");
+    fill(60);
+    change(CHANGE_SNAP, 0, "d", "");
+    change(CHANGE_VERSION_REMOVE, 0, "a", "");
+    change(CHANGE_VERSION_REMOVE, 1, "a", "");
+    change(CHANGE_VERSION_RENAME, 0, "d", "e");
+}
+
 static void base_make(struct base *base, unsigned number)
 {
     struct knobs k = {.capacity_bytes = 512ULL << 20,
@@ -114,6 +145,8 @@ static void base_make(struct base *base, unsigned number)
         do_change(&run, &c);
     }
     fill(number < 4 ? 300 : 1200);
+    if (number >= BASES)
+        fill_versions();
     if (number % 3 == 0) {
         run_reopen(&run);
     } else {
@@ -322,6 +355,97 @@ static void check_done(struct store_check *check)
     io_busy = false;
 }
 
+/* vm-0 and its clone have the first stamp, the others the second. */
+static unsigned which(const char *vm)
+{
+    return strcmp(vm, "vm-1") == 0 || strcmp(vm, "vm-3") == 0;
+}
+
+/* Work off what io_busy stands for. */
+static void wait_for(struct sim *sim, struct store *store, const char *stalled)
+{
+    for (unsigned idle = 0; io_busy;) {
+        bool more = store_dispatch(store);
+        idle = sim_in_flight(sim) ? 0 : idle + 1;
+        if (idle > 100000)
+            bad(stalled, 0);
+        if (sim_in_flight(sim))
+            sim_storage(sim)->poll(sim_storage(sim), !more);
+    }
+}
+
+static void change_done(struct store_change *c)
+{
+    io_busy = false;
+}
+
+static void try_change(struct sim *sim, struct store *store, struct store_change c)
+{
+    c.done = change_done;
+    io_busy = true;
+    store_change(store, &c);
+    wait_for(sim, store, "a change is stalled");
+}
+
+static void compare_disks(struct sim *sim, struct store *store, struct disk *a, struct disk *b)
+{
+    static struct store_extent extents[64];
+    struct store_io io = {.disk = a,
+                          .op = STORE_EXTENTS,
+                          .length = disk_size(a),
+                          .base = b,
+                          .extents = extents,
+                          .max_extents = 64};
+    do_io(sim, store, &io);
+}
+
+static void measure_done(struct store_measure *m)
+{
+    io_busy = false;
+}
+
+/* Take a version, measure one, and remove one. */
+static void change_versions(struct sim *sim, struct store *store)
+{
+    const char *names[] = {"b", "new"};
+    struct store_measure m = {
+        .vm = "vm-0", .versions = names, .n_versions = 1, .done = measure_done};
+    try_change(sim, store,
+               (struct store_change){.kind = CHANGE_SNAP, .vm = "vm-0", .version = "new"});
+    io_busy = true;
+    store_measure(store, &m);
+    wait_for(sim, store, "measuring is stalled");
+    try_change(
+        sim, store,
+        (struct store_change){
+            .kind = CHANGE_VERSION_REMOVE, .vm = "vm-0", .versions = names, .n_versions = 1});
+    try_change(sim, store,
+               (struct store_change){.kind = CHANGE_ROLLBACK, .vm = "vm-0", .version = "new"});
+}
+
+static void use_versions(struct sim *sim, struct store *store, const struct base *base,
+                         bool anything)
+{
+    struct version_info *infos;
+    struct disk *last = NULL;
+    uint32_t n;
+    if (store_list_versions(store, NULL, &infos, &n) != 0)
+        return;
+    for (uint32_t v = 0; v < n; v++)
+        for (uint32_t d = 0; d < infos[v].n_disks; d++) {
+            struct disk *disk =
+                store_find_version_disk(store, infos[v].vm, infos[v].name, infos[v].disks[d].name);
+            if (!disk || disk_size(disk) < PAGE_BYTES)
+                continue;
+            use_disk(sim, store, disk, base, which(infos[v].vm), anything);
+            if (last)
+                compare_disks(sim, store, disk, last);
+            last = disk;
+        }
+    free(infos);
+    change_versions(sim, store);
+}
+
 static void use(struct sim *sim, struct store *store, const struct base *base, bool anything)
 {
     struct vm_info *vms;
@@ -331,22 +455,16 @@ static void use(struct sim *sim, struct store *store, const struct base *base, b
             for (uint32_t d = 0; d < vms[v].n_disks; d++) {
                 struct disk *disk = store_find_disk(store, vms[v].name, vms[v].disks[d].name);
                 if (disk && disk_size(disk) >= PAGE_BYTES)
-                    use_disk(sim, store, disk, base, strcmp(vms[v].name, "vm-1") == 0, anything);
+                    use_disk(sim, store, disk, base, which(vms[v].name), anything);
             }
         free(vms);
     }
+    use_versions(sim, store, base, anything);
     struct store_check check = {.pages = true, .problem = problem, .done = check_done};
     io_busy = true;
     if (store_check(store, &check) != 0)
         return;
-    for (unsigned idle = 0; io_busy;) {
-        bool more = store_dispatch(store);
-        idle = sim_in_flight(sim) ? 0 : idle + 1;
-        if (idle > 100000)
-            bad("the check is stalled", 0);
-        if (sim_in_flight(sim))
-            sim_storage(sim)->poll(sim_storage(sim), !more);
-    }
+    wait_for(sim, store, "the check is stalled");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -356,9 +474,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct store_config config = store_config_default;
     if (size < 9)
         return 0;
-    struct base *base = &bases[data[0] % BASES];
+    unsigned number = data[0] < 0xc0 ? data[0] % BASES : BASES + data[0] % BASES_MORE;
+    struct base *base = &bases[number];
     if (!base->sim)
-        base_make(base, data[0] % BASES);
+        base_make(base, number);
     struct sim *sim = sim_clone(base->sim, crc32c(0, data, size));
     sim_tolerate_short_files(sim, true);
     memcpy(uuid, base->uuid, sizeof(uuid));

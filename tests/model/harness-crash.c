@@ -88,12 +88,15 @@ static bool compare_range(struct run *run, struct model_disk *disk, uint64_t off
                           .length = length,
                           .buf = buf};
     int r = run_io(run, &io);
-    if (sim_is_dead(run->sim))
+    /* Of what was just made, the tables may not have been written when the store became read-only.
+     */
+    bool unwritten = run->may_fail_writes && store_is_read_only(run->store);
+    if (sim_is_dead(run->sim) || (r == -EIO && unwritten) ||
+        (err_errno(r) == EIO && run->may_fail_reads))
         return false;
     if (r)
-        fail(run, "after opening, reading %s/%s %llu+%llu: %s", model_disk_vm(disk),
-             model_disk_name(disk), (unsigned long long)offset, (unsigned long long)length,
-             err_text(r));
+        fail(run, "reading all of %s/%s, %llu+%llu: %s", model_disk_vm(disk), model_disk_name(disk),
+             (unsigned long long)offset, (unsigned long long)length, err_text(r));
     for (uint64_t at = 0; at < length; at += PAGE_BYTES)
         model_judge_page(run->model, disk, (offset + at) / PAGE_BYTES, buf + at);
     return true;
@@ -120,7 +123,7 @@ static bool compare_extents(struct run *run, struct model_disk *disk)
                 return false;
             fail(run, "extents after opening: %s", err_text(r));
         }
-        model_extents_end(run->model, &read, disk, at, size - at, extents, io.n_extents);
+        model_extents_end(run->model, &read, disk, NULL, at, size - at, extents, io.n_extents);
         complain(run, "extents after opening");
         for (uint32_t i = 0; i < io.n_extents; i++)
             at += extents[i].length;
@@ -128,8 +131,9 @@ static bool compare_extents(struct run *run, struct model_disk *disk)
     return true;
 }
 
-static bool compare_disk(struct run *run, struct model_disk *disk, uint8_t *buf)
+bool judge_disk(struct run *run, struct model_disk *disk)
 {
+    static _Alignas(PAGE_BYTES) uint8_t buf[CHUNK_BYTES];
     uint64_t size = model_disk_size(disk), cursor = 0, index;
     if (size > READ_ALL_BYTES) {
         while (model_next_page(disk, &cursor, &index))
@@ -145,30 +149,88 @@ static bool compare_disk(struct run *run, struct model_disk *disk, uint8_t *buf)
     return true;
 }
 
-bool compare_all(struct run *run, enum model_end_kind kind)
+/* The disks of the heads, of one vm or of all (NULL). */
+static bool judge_heads(struct run *run, const char *vm)
 {
-    static _Alignas(PAGE_BYTES) uint8_t buf[CHUNK_BYTES];
+    for (uint32_t i = 0; i < model_n_disks(run->model); i++) {
+        struct model_disk *disk = model_disk(run->model, i);
+        if (vm && strcmp(vm, model_disk_vm(disk)) != 0)
+            continue;
+        if (!judge_disk(run, disk))
+            return false;
+    }
+    return true;
+}
+
+/* The names first, and with them whether a change in flight happened. false: the medium died. */
+static bool judge_catalogue(struct run *run, enum model_end_kind kind)
+{
     struct vm_info *vms;
-    uint32_t n;
-    int r = store_list(run->store, &vms, &n);
+    struct version_info *versions;
+    struct model_list list;
+    int r = store_list(run->store, &vms, &list.n_vms);
+    r = r ? r : store_list_versions(run->store, NULL, &versions, &list.n_versions);
     if (r)
         fail(run, "listing: %s", err_text(r));
-    model_judge_begin(run->model, kind, vms, n);
-    run->change_stuck = false;
-    run->change_disk = NULL;
-    run->change_vm = NULL;
+    list.vms = vms;
+    list.versions = versions;
+    model_judge_begin(run->model, kind, &list);
+    bool ok = true;
+    if (model_judge_doubt(run->model)) {
+        ok = judge_heads(run, model_judge_doubt(run->model));
+        if (ok)
+            model_judge_doubt_end(run->model, &list);
+        else
+            model_judge_doubt_abort(run->model);
+    }
     free(vms);
+    free(versions);
     complain(run, "the catalogue after opening");
-    for (uint32_t i = 0; i < model_n_disks(run->model); i++)
-        if (!compare_disk(run, model_disk(run->model, i), buf))
-            return false;
+    return ok;
+}
+
+static bool judge_versions(struct run *run)
+{
+    struct model_version *v;
+    unsigned percent = model_n_versions(run->model) > 8 ? 30 : 70;
+    for (uint32_t i = 0; (v = model_version(run->model, i)); i++) {
+        if (model_version_is_settled(v) && !rng_percent(&run->rng, percent))
+            continue;
+        model_settle_begin(run->model, v);
+        for (uint32_t d = 0; model_version_disk(v, d); d++)
+            if (!judge_disk(run, model_version_disk(v, d)))
+                return false;
+        model_settle_end(run->model, v, !run->dry);
+        complain(run, "a version after opening");
+    }
+    return true;
+}
+
+bool compare_all(struct run *run, enum model_end_kind kind)
+{
+    struct model_version *v;
+    if (!judge_catalogue(run, kind))
+        return false;
+    run->change_stuck = false;
+    if (!judge_versions(run))
+        return false;
+    model_judge_heads(run->model);
+    if (!judge_heads(run, NULL))
+        return false;
     model_judge_end(run->model, !run->dry);
     complain(run, kind == MODEL_CRASHED  ? "after a crash"
                   : kind == MODEL_KILLED ? "after a kill"
                                          : "after closing and opening");
-    for (uint32_t i = 0; i < model_n_disks(run->model) && !run->dry; i++)
+    if (run->dry)
+        return true;
+    compare_lists(run);
+    for (uint32_t i = 0; i < model_n_disks(run->model); i++)
         if (rng_percent(&run->rng, 25) && !compare_extents(run, model_disk(run->model, i)))
             return true; /* the pages were judged; the cut is the next recovery's */
+    for (uint32_t i = 0; (v = model_version(run->model, i)); i++)
+        for (uint32_t d = 0; model_version_disk(v, d); d++)
+            if (rng_percent(&run->rng, 5) && !compare_extents(run, model_version_disk(v, d)))
+                return true;
     return true;
 }
 

@@ -52,12 +52,24 @@ void complain(struct run *run, const char *what)
 
 struct disk *store_disk(struct run *run, const struct model_disk *disk)
 {
-    struct disk *d = store_find_disk(run->store, model_disk_vm(disk), model_disk_name(disk));
-    /* Its vm may have its new name already, before that is durable and told. */
-    if (!d && (run->change_active || run->change_stuck) && run->change.kind == CHANGE_VM_RENAME)
-        d = store_find_disk(run->store, run->change.new_name, model_disk_name(disk));
+    const struct store_change *c = &run->change;
+    const struct model_version *v = model_disk_version(disk);
+    const char *vm = model_disk_vm(disk), *name = model_disk_name(disk);
+    struct disk *d = v ? store_find_version_disk(run->store, vm, model_version_name(v), name)
+                       : store_find_disk(run->store, vm, name);
+    /* It may have its new name already, before that is durable and told. */
+    if (!d && (run->change_active || run->change_stuck)) {
+        if (c->kind == CHANGE_VM_RENAME)
+            d = v ? store_find_version_disk(run->store, c->new_name, model_version_name(v), name)
+                  : store_find_disk(run->store, c->new_name, name);
+        else if (c->kind == CHANGE_VERSION_RENAME && v)
+            d = store_find_version_disk(run->store, vm, c->new_name, name);
+    }
     if (!d && !run->change_stuck)
-        fail(run, "disk %s/%s is not found", model_disk_vm(disk), model_disk_name(disk));
+        fail(run, "disk %s/%s@%s is not found", vm, name, v ? model_version_name(v) : "");
+    if (d && disk_is_read_only(d) != (v != NULL))
+        fail(run, "disk %s/%s@%s is%s read-only", vm, name, v ? model_version_name(v) : "",
+             v ? " not" : "");
     return d;
 }
 
@@ -92,7 +104,10 @@ static void finish_slot(struct slot *slot)
     struct store_io *io = &slot->io;
     bool dead = sim_is_dead(run->sim);
     assert(slot->active);
-    if (!dead && io->error)
+    if (slot->unrelated && !dead && io->error != ERR_UNRELATED)
+        fail(run, "a comparison with a disk of another origin gives %s (%d)", err_text(io->error),
+             io->error);
+    if (!dead && io->error && !slot->unrelated)
         check_error(run, slot);
     int error = dead ? -EIO : io->error;
     say(run, "done kind %d %llu+%llu: %d", io->op, (unsigned long long)io->offset,
@@ -119,8 +134,8 @@ static void finish_slot(struct slot *slot)
         if (error)
             model_read_abort(&slot->read);
         else
-            model_extents_end(run->model, &slot->read, slot->disk, io->offset, io->length,
-                              io->extents, io->n_extents);
+            model_extents_end(run->model, &slot->read, slot->disk, slot->base, io->offset,
+                              io->length, io->extents, io->n_extents);
         break;
     case STORE_CACHE:
         break;
@@ -187,13 +202,13 @@ static bool busy(const struct run *run)
 }
 
 /* Nothing may take for ever: the store must have something in flight while it owes an answer. */
-static void turn_until(struct run *run, bool (*more)(const struct run *run))
+void turn_until(struct run *run, bool (*more)(const struct run *run))
 {
     unsigned idle = 0;
     while (more(run)) {
         turn(run, true);
         idle = sim_in_flight(run->sim) ? 0 : idle + 1;
-        if (idle > 1000)
+        if (idle > (run->long_work ? 100000 : 1000))
             fail(run,
                  "stalled: %u requests, %u on shared pages, %u changes wait and nothing is in "
                  "flight",
@@ -270,6 +285,12 @@ static uint32_t stamp_disk(struct run *run, struct model_disk *disk)
 bool start_io(struct run *run, struct model_disk *disk, enum store_op op, uint32_t flags,
               uint64_t offset, uint64_t length)
 {
+    return start_compare(run, disk, NULL, op, flags, offset, length);
+}
+
+bool start_compare(struct run *run, struct model_disk *disk, struct model_disk *base,
+                   enum store_op op, uint32_t flags, uint64_t offset, uint64_t length)
+{
     struct slot *slot = NULL;
     for (unsigned i = 0; i < run->knobs.depth && !slot; i++)
         if (!run->slots[i].active)
@@ -281,11 +302,14 @@ bool start_io(struct run *run, struct model_disk *disk, enum store_op op, uint32
                                  .flags = flags,
                                  .offset = offset,
                                  .length = length,
+                                 .base = base ? store_disk(run, base) : NULL,
                                  .extents = slot->extents,
                                  .max_extents = 1 + (uint32_t)rng_below(&run->rng, EXTENTS_MAX),
                                  .done = io_done};
     slot->run = run;
     slot->disk = disk;
+    slot->base = base;
+    slot->unrelated = base && !model_disks_related(disk, base);
     slot->active = true;
     slot->doubtful = false;
     run->n_active++;
@@ -303,9 +327,11 @@ bool start_io(struct run *run, struct model_disk *disk, enum store_op op, uint32
     } else if (op == STORE_READ) {
         memset(slot->buf, 0xa5, length);
     }
-    say(run, "start request %llu kind %d flags %u %s/%s %llu+%llu", (unsigned long long)run->op_ids,
-        op, flags, model_disk_vm(disk), model_disk_name(disk), (unsigned long long)offset,
-        (unsigned long long)length);
+    say(run, "start request %llu kind %d flags %u %s/%s%s%s %llu+%llu",
+        (unsigned long long)run->op_ids, op, flags, model_disk_vm(disk), model_disk_name(disk),
+        model_disk_version(disk) ? "@" : "",
+        model_disk_version(disk) ? model_version_name(model_disk_version(disk)) : "",
+        (unsigned long long)offset, (unsigned long long)length);
     if (is_change(op))
         slot->op = model_begin(run->model, disk, op, flags, offset, length, slot->buf);
     else if (op == STORE_FLUSH)
@@ -322,9 +348,7 @@ struct model_disk *random_disk(struct run *run)
     uint32_t n = model_n_disks(run->model);
     for (unsigned i = 0; n && i < 4; i++) {
         struct model_disk *disk = model_disk(run->model, (uint32_t)rng_below(&run->rng, n));
-        if (disk == run->change_disk ||
-            (run->change_vm && strcmp(run->change_vm, model_disk_vm(disk)) == 0) ||
-            (run->change_stuck && !store_disk(run, disk)))
+        if (is_concerned(run, disk) || (run->change_stuck && !store_disk(run, disk)))
             continue;
         return disk;
     }
@@ -332,8 +356,8 @@ struct model_disk *random_disk(struct run *run)
 }
 
 /* A range inside the disk: of one page, of some, inside one, or at odd places. */
-static void random_range(struct run *run, const struct model_disk *disk, uint64_t *ret_offset,
-                         uint64_t *ret_length)
+void random_range(struct run *run, const struct model_disk *disk, uint64_t *ret_offset,
+                  uint64_t *ret_length)
 {
     struct rng *rng = &run->rng;
     uint64_t size = model_disk_size(disk), pages = size / PAGE_BYTES;
@@ -371,6 +395,8 @@ bool start_random_io(struct run *run)
     const struct knobs *k = &run->knobs;
     struct model_disk *disk = random_disk(run);
     uint64_t offset, length;
+    if (rng_percent(rng, k->version_read_percent))
+        return start_version_io(run);
     if (!disk)
         return false;
     random_range(run, disk, &offset, &length);
@@ -491,179 +517,4 @@ void run_race(struct run *run)
         fail(run, "flush or read after a race: %s", err_text(r));
     model_race_end(run->model, pages);
     complain(run, "requests on one page at once");
-}
-
-/* ---- changes of the catalogue --------------------------------------------------------------- */
-
-static void change_done(struct store_change *change)
-{
-    struct run *run = container_of(change, struct run, change);
-    assert(run->change_active);
-    run->change_active = false;
-    say(run, "change %d of %s/%s: %d", change->kind, change->vm, change->disk, change->error);
-    run->change_stuck = true;
-    if (sim_is_dead(run->sim))
-        return; /* the model keeps it pending */
-    int error = change->error;
-    bool allowed = error == run->change_expected || (run->may_fail_writes && error) ||
-                   (run->may_fail_reads && error) || (run->knobs.may_be_full && is_full(error));
-    if (!allowed)
-        fail(run, "change %d of %s/%s (%s, %llu) gave %s (%d), not %s (%d)", change->kind,
-             change->vm, change->disk, change->new_name, (unsigned long long)change->size_bytes,
-             err_text(error), error, err_text(run->change_expected), run->change_expected);
-    if (error && error != run->change_expected && err_errno(error) == EIO)
-        return; /* stays pending until the store is opened again, as it is read-only now */
-    run->change_stuck = false;
-    run->change_disk = NULL;
-    run->change_vm = NULL;
-    model_change_end(run->model, error);
-}
-
-static void start_change(struct run *run, const struct store_change *change, bool held)
-{
-    run->change = *change;
-    run->change.done = change_done;
-    run->change_active = true;
-    run->change_expected = model_change_expect(run->model, change, held);
-    model_change_begin(run->model, change);
-    say(run, "start change %d of %s/%s size %llu", change->kind, change->vm, change->disk,
-        (unsigned long long)change->size_bytes);
-    store_change(run->store, &run->change);
-}
-
-static bool is_change_busy(const struct run *run)
-{
-    return run->change_active;
-}
-
-int do_change(struct run *run, const struct store_change *change)
-{
-    start_change(run, change, false);
-    turn_until(run, is_change_busy);
-    return run->change.error;
-}
-
-static bool has_requests(const struct run *run, const struct model_disk *disk, const char *vm)
-{
-    for (unsigned i = 0; i < SLOTS_MAX; i++)
-        if (run->slots[i].active &&
-            (run->slots[i].disk == disk || (vm && !strcmp(vm, model_disk_vm(run->slots[i].disk)))))
-            return true;
-    return false;
-}
-
-static const char *random_vm(struct run *run, bool *ret_provisional)
-{
-    uint32_t n = 0;
-    while (model_vm(run->model, n, NULL))
-        n++;
-    return n ? model_vm(run->model, (uint32_t)rng_below(&run->rng, n), ret_provisional) : NULL;
-}
-
-static uint64_t random_size(struct run *run)
-{
-    uint64_t max = run->knobs.disk_pages_max;
-    return PAGE_BYTES * (rng_percent(&run->rng, 50) ? rng_range(&run->rng, 1, max)
-                                                    : rng_range(&run->rng, max / 2 + 1, max));
-}
-
-static void make_bad(struct run *run, struct store_change *c)
-{
-    static const char *const bad[] = {"", ".", "..", "a/b", "a b", "\xc3\xa4"};
-    const char *name = bad[rng_below(&run->rng, sizeof(bad) / sizeof(bad[0]))];
-    switch (c->kind) {
-    case CHANGE_VM_CREATE:
-        strcpy(c->vm, name);
-        break;
-    case CHANGE_VM_RENAME:
-        strcpy(c->new_name, name);
-        break;
-    case CHANGE_DISK_RESIZE:
-        c->size_bytes = rng_percent(&run->rng, 50) ? 0 : 1ULL << 63;
-        break;
-    case CHANGE_DISK_ADD:
-        if (rng_percent(&run->rng, 50))
-            strcpy(c->disk, name);
-        else
-            c->size_bytes = rng_percent(&run->rng, 50) ? 0 : DISK_MAX_BYTES + PAGE_BYTES;
-        break;
-    default:
-        strcpy(c->vm, "nobody");
-        break;
-    }
-}
-
-/* Fill in what kind of change it is to be; false: not possible now. */
-static bool choose_change(struct run *run, struct store_change *c)
-{
-    struct rng *rng = &run->rng;
-    bool provisional = false;
-    const char *vm = random_vm(run, &provisional);
-    struct model_disk *disk = random_disk(run);
-    uint32_t n_vms = 0;
-    while (model_vm(run->model, n_vms, NULL))
-        n_vms++;
-    c->kind = (enum change_kind)rng_below(rng, CHANGE_DISK_COMMIT + 1);
-    c->size_bytes = random_size(run);
-    c->role = (enum vm_role)rng_below(rng, ROLE_BALANCER + 1);
-    if (vm)
-        strcpy(c->vm, vm);
-    snprintf(c->disk, sizeof(c->disk), "disk%u", (unsigned)rng_below(rng, 4));
-    snprintf(c->new_name, sizeof(c->new_name), "vm-%u", (unsigned)rng_below(rng, 8));
-    switch (c->kind) {
-    case CHANGE_VM_CREATE:
-        snprintf(c->vm, sizeof(c->vm), "vm-%u", (unsigned)rng_below(rng, 8));
-        c->provisional = rng_percent(rng, 30);
-        return n_vms < run->knobs.vms_max;
-    case CHANGE_VM_COMMIT:
-        return vm && (provisional || rng_percent(rng, 10));
-    case CHANGE_VM_REMOVE:
-        run->change_vm = model_vm(run->model, 0, NULL) ? vm : NULL;
-        return vm && rng_percent(rng, 30) && !has_requests(run, NULL, vm);
-    case CHANGE_DISK_ADD:
-        c->provisional = rng_percent(rng, 30);
-        return vm && model_n_disks(run->model) < run->knobs.disks_max;
-    case CHANGE_DISK_REMOVE:
-    case CHANGE_DISK_RESIZE:
-        if (!disk || has_requests(run, disk, NULL) || model_busy(disk, 0, model_disk_size(disk)))
-            return false;
-        strcpy(c->vm, model_disk_vm(disk));
-        strcpy(c->disk, model_disk_name(disk));
-        run->change_disk = disk;
-        return c->kind == CHANGE_DISK_RESIZE || rng_percent(rng, 30);
-    case CHANGE_DISK_COMMIT:
-        if (disk) {
-            strcpy(c->vm, model_disk_vm(disk));
-            strcpy(c->disk, model_disk_name(disk));
-        }
-        return disk;
-    case CHANGE_VM_RENAME:
-        return vm && strcmp(vm, c->new_name) != 0;
-    }
-    return false;
-}
-
-bool start_random_change(struct run *run)
-{
-    struct store_change c = {0};
-    struct disk *held = NULL;
-    if (run->change_active || run->change_stuck)
-        return false;
-    if (!choose_change(run, &c)) {
-        run->change_vm = NULL;
-        run->change_disk = NULL;
-        return false;
-    }
-    if (rng_percent(&run->rng, 10)) {
-        make_bad(run, &c);
-    } else if (c.kind == CHANGE_DISK_REMOVE && rng_percent(&run->rng, 20)) {
-        held = store_disk(run, run->change_disk);
-        disk_get(held);
-    }
-    start_change(run, &c, held);
-    if (held) {
-        turn_until(run, is_change_busy);
-        disk_put(held);
-    }
-    return true;
 }

@@ -22,7 +22,8 @@ void model_race_begin(struct model *model, struct model_race *race, struct model
         uint8_t *old = race->old + (size_t)i * PAGE_BYTES;
         if (!model_page_settled(disk, page + i, old))
             memset(old, 0, PAGE_BYTES);
-        page_replace(model, disk, page + i, old); /* so that every judgement reads it */
+        struct page *p = page_get(model, disk, page + i); /* so that every judgement reads it */
+        page_keep(model, p, p->n - 1);
     }
     model->now++;
     model->race = race;
@@ -93,6 +94,28 @@ bool race_has(const struct model_race *race, const struct model_disk *disk, uint
     return race && race->disk == disk && index >= race->page && index < race->page + race->n_pages;
 }
 
+static bool is_covered(const struct model_race *race, uint64_t index)
+{
+    uint64_t from = (index - race->page) * PAGE_BYTES;
+    for (uint32_t i = 0; i < race->n; i++)
+        if (race->ops[i].from < from + PAGE_BYTES && race->ops[i].to > from)
+            return true;
+    return false;
+}
+
+void race_page_keep(struct model *model, uint64_t index, const uint8_t *page)
+{
+    struct model_race *race = model->race;
+    struct page *p = page_get(model, race->disk, index);
+    if (!is_covered(race, index))
+        return;
+    bool same = content_equal(p->writes[0]->content, 0, PAGE_BYTES, page);
+    if (same && p->writes[0]->content)
+        p->writes[0]->vague = true; /* written again, or not */
+    else
+        page_replace(model, race->disk, index, page);
+}
+
 void model_race_end(struct model *model, const uint8_t *pages)
 {
     struct model_race *race = model->race;
@@ -104,6 +127,7 @@ void model_race_end(struct model *model, const uint8_t *pages)
             model_complain(model, "page %llu of %s/%s after %u requests on it at once: %s",
                            (unsigned long long)(race->page + i), race->disk->vm->name,
                            race->disk->name, race->n, stamp_text(page));
-        page_replace(model, race->disk, race->page + i, page);
+        if (is_covered(race, race->page + i))
+            page_replace(model, race->disk, race->page + i, page);
     }
 }

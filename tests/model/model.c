@@ -1,5 +1,4 @@
-/* model.c - see model.h. Pages, their versions, reading and judging; the catalogue of vms and disks
- * is in model-vms.c. */
+/* model.c - see model.h. Pages, their writes, requests and reading. */
 #include "model-impl.h"
 #include "rng.h"
 
@@ -134,7 +133,7 @@ static void content_put(struct content *c)
         free(c);
 }
 
-static void content_copy(const struct content *c, uint8_t *page)
+void content_copy(const struct content *c, uint8_t *page)
 {
     uint32_t len = c ? c->len : 0;
     if (len)
@@ -143,7 +142,7 @@ static void content_copy(const struct content *c, uint8_t *page)
 }
 
 /* Do bytes [from, to) of the page equal data[0, to - from)? data NULL: zeros. */
-static bool content_equal(const struct content *c, uint32_t from, uint32_t to, const uint8_t *data)
+bool content_equal(const struct content *c, uint32_t from, uint32_t to, const uint8_t *data)
 {
     uint32_t len = c ? c->len : 0, split = len < from ? from : len > to ? to : len;
     if (!data)
@@ -181,7 +180,7 @@ static void pages_grow(struct model_disk *disk)
     disk->pages = model_must(realloc(disk->pages, n * sizeof(*disk->pages)));
 }
 
-static struct page *page_get(struct model_disk *disk, uint64_t index)
+struct page *page_get(struct model *model, struct model_disk *disk, uint64_t index)
 {
     struct page *p = page_find(disk, index);
     if (p)
@@ -191,7 +190,8 @@ static struct page *page_get(struct model_disk *disk, uint64_t index)
     p = model_must(calloc(1, sizeof(*p)));
     p->index = index;
     p->n = p->max = 1;
-    p->versions = model_must(calloc(1, sizeof(*p->versions))); /* a hole since ever */
+    p->writes = model_must(malloc(sizeof(struct page_write *)));
+    p->writes[0] = write_get(model->hole);
     struct page **at =
         &disk->buckets[(index * 0x9e3779b97f4a7c15ULL >> 20) & (disk->n_buckets - 1)];
     p->next = *at;
@@ -200,30 +200,70 @@ static struct page *page_get(struct model_disk *disk, uint64_t index)
     return p;
 }
 
-static void version_drop(struct model *model, struct page_version *v)
+/* ---- writes --------------------------------------------------------------------------------- */
+
+struct page_write *write_new(struct content *content, enum page_kind kind)
 {
-    content_put(v->content);
-    if (v->op)
-        model_op_put(model, v->op);
+    struct page_write *w = model_must(calloc(1, sizeof(*w)));
+    w->refs = 1;
+    w->content = content;
+    w->kind = kind;
+    return w;
 }
 
-/* Forget the first n versions. */
-static void versions_shift(struct model *model, struct page *p, uint32_t n)
+struct page_write *write_get(struct page_write *w)
+{
+    w->refs++;
+    return w;
+}
+
+void write_put(struct model *model, struct page_write *w)
+{
+    if (!w || --w->refs)
+        return;
+    content_put(w->content);
+    if (w->op)
+        model_op_put(model, w->op);
+    free(w);
+}
+
+void page_push(struct page *p, struct page_write *w)
+{
+    if (p->n == p->max) {
+        p->max *= 2;
+        p->writes = model_must(realloc(p->writes, p->max * sizeof(struct page_write *)));
+    }
+    p->writes[p->n++] = w;
+}
+
+/* Forget the first n. */
+static void writes_shift(struct model *model, struct page *p, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
-        version_drop(model, &p->versions[i]);
-    memmove(p->versions, p->versions + n, (p->n - n) * sizeof(*p->versions));
+        write_put(model, p->writes[i]);
+    memmove(p->writes, p->writes + n, (p->n - n) * sizeof(struct page_write *));
     p->n -= n;
 }
 
-static void versions_truncate(struct model *model, struct page *p, uint32_t n)
+static void writes_truncate(struct model *model, struct page *p, uint32_t n)
 {
     while (p->n > n)
-        version_drop(model, &p->versions[--p->n]);
+        write_put(model, p->writes[--p->n]);
+}
+
+void page_drop_oldest(struct model *model, struct page *p)
+{
+    writes_shift(model, p, 1);
+}
+
+void page_keep(struct model *model, struct page *p, uint32_t i)
+{
+    writes_truncate(model, p, i + 1);
+    writes_shift(model, p, i);
 }
 
 /* Forget what neither a reader in flight nor a crash can show any more. */
-static void page_prune(struct model *model, struct page *p)
+void page_prune(struct model *model, struct page *p)
 {
     uint64_t bound = model->durable;
     if (!list_empty(&model->reads)) {
@@ -231,23 +271,22 @@ static void page_prune(struct model *model, struct page *p)
         bound = oldest < bound ? oldest : bound;
     }
     uint32_t n = 0;
-    while (n + 1 < p->n && p->versions[n + 1].ack <= bound)
+    while (n + 1 < p->n && p->writes[n + 1]->ack <= bound)
         n++;
     if (n)
-        versions_shift(model, p, n);
+        writes_shift(model, p, n);
 }
 
-static void page_push(struct model *model, struct page *p, struct content *content,
-                      enum page_kind kind, struct model_op *op)
+static void page_change(struct model *model, struct page *p, struct content *content,
+                        enum page_kind kind, struct model_op *op)
 {
-    page_prune(model, p);
-    if (p->n == p->max) {
-        p->max *= 2;
-        p->versions = model_must(realloc(p->versions, p->max * sizeof(*p->versions)));
-    }
-    p->versions[p->n++] = (struct page_version){
-        .content = content, .sub = op->sub, .ack = UINT64_MAX, .op = op, .kind = kind};
+    struct page_write *w = write_new(content, kind);
+    w->sub = op->sub;
+    w->ack = UINT64_MAX;
+    w->op = op;
     op->refs++;
+    page_prune(model, p);
+    page_push(p, w);
 }
 
 void pages_free(struct model *model, struct model_disk *disk, uint64_t from_index)
@@ -264,8 +303,8 @@ void pages_free(struct model *model, struct model_disk *disk, uint64_t from_inde
         while (*at != p)
             at = &(*at)->next;
         *at = p->next;
-        versions_truncate(model, p, 0);
-        free(p->versions);
+        writes_truncate(model, p, 0);
+        free(p->writes);
         free(p);
     }
     disk->n_pages = kept;
@@ -273,11 +312,10 @@ void pages_free(struct model *model, struct model_disk *disk, uint64_t from_inde
 
 void page_replace(struct model *model, struct model_disk *disk, uint64_t index, const uint8_t *data)
 {
-    struct page *p = page_get(disk, index);
-    versions_truncate(model, p, 0);
+    struct page *p = page_get(model, disk, index);
     struct content *content = content_new(data);
-    p->versions[p->n++] =
-        (struct page_version){.content = content, .kind = content ? PAGE_DATA : PAGE_EITHER};
+    page_push(p, write_new(content, content ? PAGE_DATA : PAGE_EITHER));
+    page_keep(model, p, p->n - 1);
 }
 
 bool model_next_page(const struct model_disk *disk, uint64_t *cursor, uint64_t *ret_index)
@@ -296,9 +334,9 @@ uint64_t model_n_pages(const struct model_disk *disk)
 bool model_page_settled(const struct model_disk *disk, uint64_t index, void *ret_page)
 {
     const struct page *p = page_find(disk, index);
-    if (!p || !p->versions[p->n - 1].content || p->versions[p->n - 1].ack == UINT64_MAX)
+    if (!p || !p->writes[p->n - 1]->content || p->writes[p->n - 1]->ack == UINT64_MAX)
         return false;
-    content_copy(p->versions[p->n - 1].content, ret_page);
+    content_copy(p->writes[p->n - 1]->content, ret_page);
     return true;
 }
 
@@ -323,7 +361,7 @@ bool model_busy(const struct model_disk *disk, uint64_t offset, uint64_t length)
     bool sparse = last - first > disk->n_pages;
     for (uint64_t k = 0; k < (sparse ? disk->n_pages : last - first + 1); k++) {
         const struct page *p = sparse ? disk->pages[k] : page_find(disk, first + k);
-        if (p && p->n >= MODEL_PAGE_VERSIONS && first <= p->index && p->index <= last)
+        if (p && p->n >= MODEL_PAGE_WRITES && first <= p->index && p->index <= last)
             return true;
     }
     return false;
@@ -338,8 +376,8 @@ static void change_page(struct model *model, struct model_disk *disk, struct mod
     struct content *content = NULL;
     if (op->op == STORE_TRIM && !whole)
         return;
-    struct page *p = page_get(disk, index);
-    const struct page_version *old = &p->versions[p->n - 1];
+    struct page *p = page_get(model, disk, index);
+    const struct page_write *old = p->writes[p->n - 1];
     if (op->op == STORE_WRITE || !whole) {
         uint8_t page[PAGE_BYTES];
         if (!whole)
@@ -353,7 +391,7 @@ static void change_page(struct model *model, struct model_disk *disk, struct mod
     } else {
         kind = op->flags & STORE_NO_HOLE ? PAGE_ZERO : PAGE_HOLE;
     }
-    page_push(model, p, content, kind, op);
+    page_change(model, p, content, kind, op);
 }
 
 struct model_op *model_begin(struct model *model, struct model_disk *disk, enum store_op op,
@@ -392,7 +430,7 @@ struct model_op *model_begin(struct model *model, struct model_disk *disk, enum 
     return o;
 }
 
-/* Call fn for the versions that op made and that are still known. */
+/* Call fn for the writes that op made and that are still known. */
 static void op_each(struct model *model, struct model_op *op,
                     void (*fn)(struct model *model, struct page *p, uint32_t i))
 {
@@ -402,17 +440,17 @@ static void op_each(struct model *model, struct model_op *op,
     for (uint64_t k = 0; k < n; k++) {
         struct page *p = sparse ? disk->pages[k] : page_find(disk, op->first + k);
         for (uint32_t i = 0; p && i < p->n; i++)
-            if (p->versions[i].op == op) {
+            if (p->writes[i]->op == op) {
                 fn(model, p, i);
                 break;
             }
     }
 }
 
-static void version_ack(struct model *model, struct page *p, uint32_t i)
+static void write_ack(struct model *model, struct page *p, uint32_t i)
 {
-    p->versions[i].ack = p->versions[i].op->ack;
-    p->versions[i].must = p->versions[i].op->flags & STORE_FUA;
+    p->writes[i]->ack = p->writes[i]->op->ack;
+    p->writes[i]->must = p->writes[i]->op->flags & STORE_FUA;
 }
 
 void model_end(struct model *model, struct model_op *op, int error)
@@ -421,7 +459,7 @@ void model_end(struct model *model, struct model_op *op, int error)
     if (error)
         return;
     op->ack = model->now;
-    op_each(model, op, version_ack);
+    op_each(model, op, write_ack);
     /* A write is in the log, and all before it; a trim of a hole need not be. */
     if (op->flags & STORE_FUA && op->op == STORE_WRITE && model->durable < op->sub)
         model->durable = op->sub;
@@ -434,17 +472,39 @@ void model_forget(struct model *model, struct model_op *op)
     model_op_put(model, op);
 }
 
+/* The two newest look alike, and either may be what is there: the older one's place is taken by one
+ * that stands for both. */
+static void page_blur(struct model *model, struct page *p)
+{
+    struct page_write *old = p->writes[p->n - 2], *new = p->writes[p->n - 1];
+    struct page_write *w = write_new(NULL, new->kind == old->kind ? old->kind : PAGE_EITHER);
+    if (old->content) {
+        old->content->refs++;
+        w->content = old->content;
+    }
+    w->sub = old->sub;
+    w->ack = old->ack;
+    w->op = old->op;
+    if (w->op)
+        w->op->refs++;
+    w->must = old->must;
+    w->vague = old->vague = new->vague = true;
+    p->writes[p->n - 2] = w;
+    write_put(model, old);
+}
+
 void model_resolve(struct model *model, struct model_disk *disk, uint64_t offset, const void *page)
 {
     struct page *p = page_find(disk, offset / PAGE_BYTES);
-    if (!p || p->n < 2 || p->versions[p->n - 1].ack != UINT64_MAX)
+    if (!p || p->n < 2 || p->writes[p->n - 1]->ack != UINT64_MAX)
         return;
-    if (content_equal(p->versions[p->n - 2].content, 0, PAGE_BYTES, page)) {
-        if (content_equal(p->versions[p->n - 1].content, 0, PAGE_BYTES, page))
-            p->versions[p->n - 2].kind = PAGE_EITHER;
-        versions_truncate(model, p, p->n - 1);
-    } else if (content_equal(p->versions[p->n - 1].content, 0, PAGE_BYTES, page)) {
-        p->versions[p->n - 1].ack = ++model->now;
+    if (content_equal(p->writes[p->n - 2]->content, 0, PAGE_BYTES, page)) {
+        if (content_equal(p->writes[p->n - 1]->content, 0, PAGE_BYTES, page))
+            page_blur(model, p);
+        p->writes[p->n - 1]->never = true;
+        writes_truncate(model, p, p->n - 1);
+    } else if (content_equal(p->writes[p->n - 1]->content, 0, PAGE_BYTES, page)) {
+        p->writes[p->n - 1]->ack = ++model->now;
     } else {
         model_complain(model, "after a failed write page %llu of %s/%s is neither old nor new: %s",
                        (unsigned long long)p->index, disk->vm->name, disk->name, stamp_text(page));
@@ -476,11 +536,10 @@ void model_read_abort(struct model_read *read)
     list_del(&read->link);
 }
 
-/* The oldest version that was current at some moment since then. */
-static uint32_t oldest_since(const struct page *p, uint64_t begun)
+uint32_t oldest_since(const struct page *p, uint64_t begun)
 {
     uint32_t i = p->n - 1;
-    while (i > 0 && p->versions[i].ack > begun)
+    while (i > 0 && p->writes[i]->ack > begun)
         i--;
     return i;
 }
@@ -497,19 +556,20 @@ void model_read_end(struct model *model, struct model_read *read, struct model_d
         const struct page *p = page_find(disk, at / PAGE_BYTES);
         bool found = !p && content_equal(NULL, from, to, bytes);
         for (uint32_t i = p ? oldest_since(p, read->begun) : 0; p && i < p->n && !found; i++)
-            found = content_equal(p->versions[i].content, from, to, bytes);
+            found = content_equal(p->writes[i]->content, from, to, bytes);
         if (!found)
-            model_complain(model, "read of %s/%s page %llu bytes [%u, %u) is wrong: found %s",
-                           disk->vm->name, disk->name, (unsigned long long)(at / PAGE_BYTES), from,
-                           to, to - from == PAGE_BYTES && bytes ? stamp_text(bytes) : "?");
+            model_complain(model, "read of %s/%s@%s page %llu bytes [%u, %u) is wrong: found %s",
+                           disk->vm->name, disk->name, disk->version ? disk->version->name : "",
+                           (unsigned long long)(at / PAGE_BYTES), from, to,
+                           to - from == PAGE_BYTES && bytes ? stamp_text(bytes) : "?");
         at += to - from;
     }
     list_del(&read->link);
 }
 
-static bool kind_allows(const struct page_version *v, const struct store_extent *e)
+static bool kind_allows(const struct page_write *w, const struct store_extent *e)
 {
-    switch (v->kind) {
+    switch (w->kind) {
     case PAGE_HOLE:
         return e->hole && e->zero;
     case PAGE_ZERO:
@@ -522,33 +582,102 @@ static bool kind_allows(const struct page_version *v, const struct store_extent 
     return false;
 }
 
-static void check_extent(struct model *model, const struct model_read *read,
-                         struct model_disk *disk, uint64_t start, const struct store_extent *e)
+static bool write_equal(const struct page_write *a, const struct page_write *b)
 {
-    uint64_t first = start / PAGE_BYTES, last = (start + e->length - 1) / PAGE_BYTES, known = 0;
+    uint8_t bytes[PAGE_BYTES];
+    content_copy(b->content, bytes);
+    return content_equal(a->content, 0, PAGE_BYTES, bytes);
+}
+
+/* base: NULL beyond its end. A page written again with the same bytes may be either; of what has
+ * not changed nothing is told. */
+static bool changed_allows(const struct page_write *w, const struct page_write *base, bool changed)
+{
+    if (!base)
+        return w->kind == PAGE_EITHER || changed == (w->kind != PAGE_HOLE);
+    if (w->kind == PAGE_HOLE && base->kind == PAGE_HOLE)
+        return !changed;
+    if (w == base)
+        return !changed || w->vague;
+    bool kinds = w->kind != base->kind && w->kind != PAGE_EITHER && base->kind != PAGE_EITHER;
+    return changed || (!kinds && write_equal(w, base));
+}
+
+/* What a page was at some moment of the read: n writes, the oldest first. */
+static struct page_write *const *shown_since(const struct model *model,
+                                             const struct model_disk *disk, uint64_t index,
+                                             uint64_t begun, uint32_t *ret_n)
+{
+    const struct page *p = page_find(disk, index);
+    uint32_t first = p ? oldest_since(p, begun) : 0;
+    *ret_n = p ? p->n - first : 1;
+    return p ? p->writes + first : &model->hole;
+}
+
+static void check_page_extent(struct model *model, const struct model_read *read,
+                              const struct model_disk *disk, const struct model_disk *base,
+                              uint64_t index, const struct store_extent *e)
+{
+    uint32_t n, n_base = 1;
+    struct page_write *const *w = shown_since(model, disk, index, read->begun, &n);
+    struct page_write *none = NULL, *const *b = &none;
+    if (base && index < base->size / PAGE_BYTES)
+        b = shown_since(model, base, index, read->begun, &n_base);
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < n_base; k++)
+            if (!base ? kind_allows(w[i], e)
+                      : changed_allows(w[i], b[k], e->changed) &&
+                            (e->changed ? kind_allows(w[i], e) : !e->hole && !e->zero))
+                return;
+    model_complain(
+        model, "extents of %s/%s@%s%s: page %llu is in one of hole=%d zero=%d changed=%d",
+        disk->vm->name, disk->name, disk->version ? disk->version->name : "",
+        base ? " against a base" : "", (unsigned long long)index, e->hole, e->zero, e->changed);
+}
+
+/* The pages of a range that one disk knows, in no order. */
+static bool next_known(const struct model_disk *disk, uint64_t first, uint64_t last,
+                       uint64_t *cursor, uint64_t *ret_index)
+{
     bool sparse = last - first > disk->n_pages;
-    for (uint64_t k = 0; k < (sparse ? disk->n_pages : last - first + 1); k++) {
+    while (*cursor < (sparse ? disk->n_pages : last - first + 1)) {
+        uint64_t k = (*cursor)++;
         const struct page *p = sparse ? disk->pages[k] : page_find(disk, first + k);
         if (!p || p->index < first || p->index > last)
             continue;
-        known++;
-        bool ok = false;
-        for (uint32_t i = oldest_since(p, read->begun); i < p->n && !ok; i++)
-            ok = kind_allows(&p->versions[i], e);
-        if (!ok)
-            model_complain(model, "extents of %s/%s: page %llu is in one of hole=%d zero=%d",
-                           disk->vm->name, disk->name, (unsigned long long)p->index, e->hole,
-                           e->zero);
+        *ret_index = p->index;
+        return true;
     }
-    if (known < last - first + 1 && !(e->hole && e->zero))
-        model_complain(model, "extents of %s/%s: [%llu, +%llu) has holes but is hole=%d zero=%d",
-                       disk->vm->name, disk->name, (unsigned long long)start,
-                       (unsigned long long)e->length, e->hole, e->zero);
+    return false;
 }
 
-void model_extents_end(struct model *model, struct model_read *read, struct model_disk *disk,
-                       uint64_t offset, uint64_t length, const struct store_extent *extents,
-                       uint32_t n_extents)
+static void check_extent(struct model *model, const struct model_read *read,
+                         const struct model_disk *disk, const struct model_disk *base,
+                         uint64_t start, const struct store_extent *e)
+{
+    uint64_t first = start / PAGE_BYTES, last = (start + e->length - 1) / PAGE_BYTES, known = 0;
+    uint64_t cursor = 0, index;
+    while (next_known(disk, first, last, &cursor, &index)) {
+        known++;
+        check_page_extent(model, read, disk, base, index, e);
+    }
+    cursor = 0;
+    while (base && next_known(base, first, last, &cursor, &index))
+        if (!page_find(disk, index)) {
+            known++;
+            check_page_extent(model, read, disk, base, index, e);
+        }
+    bool ok = base ? !e->changed && !e->hole && !e->zero : e->hole && e->zero;
+    if (known < last - first + 1 && !ok)
+        model_complain(
+            model, "extents of %s/%s: [%llu, +%llu) has holes but is hole=%d zero=%d changed=%d",
+            disk->vm->name, disk->name, (unsigned long long)start, (unsigned long long)e->length,
+            e->hole, e->zero, e->changed);
+}
+
+void model_extents_end(struct model *model, struct model_read *read, const struct model_disk *disk,
+                       const struct model_disk *base, uint64_t offset, uint64_t length,
+                       const struct store_extent *extents, uint32_t n_extents)
 {
     uint64_t sum = 0;
     model->now++;
@@ -561,208 +690,10 @@ void model_extents_end(struct model *model, struct model_read *read, struct mode
                            (unsigned long long)(length - sum));
             break;
         }
-        check_extent(model, read, disk, offset + sum, &extents[i]);
+        check_extent(model, read, disk, base, offset + sum, &extents[i]);
         sum += extents[i].length;
     }
     list_del(&read->link);
-}
-
-/* ---- judging -------------------------------------------------------------------------------- */
-
-/* The cuts (moments) at which a version would be what a crash leaves: [*low, *high]. */
-static bool version_cuts(const struct model *model, const struct page *p, uint32_t i, uint64_t *low,
-                         uint64_t *high)
-{
-    for (uint32_t j = i + 1; j < p->n; j++)
-        if (p->versions[j].must)
-            return false;
-    bool unlogged =
-        p->versions[i].must && p->versions[i].op && p->versions[i].op->op != STORE_WRITE;
-    *low = unlogged ? 0 : p->versions[i].sub;
-    *high = i + 1 < p->n && p->versions[i + 1].ack != UINT64_MAX ? p->versions[i + 1].ack - 1
-                                                                 : model->now;
-    *low = *low < model->judge_low ? model->judge_low : *low;
-    return *low <= *high;
-}
-
-/* Count the cuts that this page allows, each once. */
-static void page_cuts(struct model *model, struct page *p)
-{
-    uint64_t end = 0; /* of the last range, exclusive */
-    bool any = false;
-    for (uint32_t i = 0; i < p->n; i++) {
-        uint64_t low, high;
-        if (!(p->seen >> i & 1) || !version_cuts(model, p, i, &low, &high))
-            continue;
-        low = any && low < end ? end : low;
-        if (low > high)
-            continue;
-        model->cuts[low - model->judge_low]++;
-        model->cuts[high + 1 - model->judge_low]--;
-        end = high + 1;
-        any = true;
-    }
-}
-
-static void moving_add(struct model *model, struct page *p)
-{
-    if (model->n_moving == model->max_moving) {
-        model->max_moving = model->max_moving ? 2 * model->max_moving : 256;
-        model->moving =
-            model_must(realloc(model->moving, model->max_moving * sizeof(*model->moving)));
-    }
-    model->moving[model->n_moving++] = p;
-}
-
-void model_judge_page(struct model *model, struct model_disk *disk, uint64_t index,
-                      const void *page)
-{
-    if (race_has(model->race, disk, index) &&
-        race_page_fits(model->race, index, page, model->judge_low == model->now))
-        page_replace(model, disk, index, page);
-    struct page *p = page_find(disk, index);
-    if (!p) {
-        if (!content_equal(NULL, 0, PAGE_BYTES, page))
-            model_complain(model, "page %llu of %s/%s was never written but holds %s",
-                           (unsigned long long)index, disk->vm->name, disk->name, stamp_text(page));
-        return;
-    }
-    uint64_t low, high;
-    bool possible = false;
-    page_prune(model, p);
-    if (p->n > 1 && p->judged != model->judgement)
-        moving_add(model, p);
-    p->seen = 0;
-    p->judged = model->judgement;
-    for (uint32_t i = 0; i < p->n; i++)
-        if (content_equal(p->versions[i].content, 0, PAGE_BYTES, page)) {
-            p->seen |= 1ULL << i;
-            possible |= version_cuts(model, p, i, &low, &high);
-        }
-    if (possible)
-        return;
-    model_complain(model,
-                   "page %llu of %s/%s holds %s; it should be one of:", (unsigned long long)index,
-                   disk->vm->name, disk->name, stamp_text(page));
-    for (uint32_t i = 0; i < p->n; i++)
-        if (version_cuts(model, p, i, &low, &high)) {
-            uint8_t bytes[PAGE_BYTES];
-            content_copy(p->versions[i].content, bytes);
-            model_complain(model, "    op %llu (submitted %llu, done %lld): %s",
-                           p->versions[i].op ? (unsigned long long)p->versions[i].op->id : 0,
-                           (unsigned long long)p->versions[i].sub, (long long)p->versions[i].ack,
-                           stamp_text(bytes));
-        }
-}
-
-/* With the cut at this moment: which operations are in, which are out, and does that agree with the
- * order in which they were completed? FUA waits longer than its place in the log: left out. */
-static bool cut_agrees(struct model *model, uint64_t cut, struct model_op **ret_out,
-                       struct model_op **ret_in)
-{
-    list_for_each (l, &model->ops)
-        container_of(l, struct model_op, link)->fate = OP_UNSEEN;
-    for (size_t k = 0; k < model->n_moving; k++) {
-        const struct page *p = model->moving[k];
-        uint64_t low, high;
-        uint32_t first = p->n, last = 0;
-        for (uint32_t i = 0; i < p->n; i++)
-            if (p->seen >> i & 1 && version_cuts(model, p, i, &low, &high) && low <= cut &&
-                cut <= high) {
-                first = first == p->n ? i : first;
-                last = i;
-            }
-        for (uint32_t i = 0; i < p->n; i++) {
-            struct model_op *op = p->versions[i].op;
-            if (op && i > last)
-                op->fate = OP_OUT;
-            else if (op && op->fate != OP_OUT)
-                op->fate = i > first ? OP_UNKNOWN : op->fate == OP_UNSEEN ? OP_IN : op->fate;
-        }
-    }
-    struct model_op *first_out = NULL, *last_in = NULL;
-    list_for_each (l, &model->ops) {
-        struct model_op *op = container_of(l, struct model_op, link);
-        if (op->flags & STORE_FUA || op->ack == UINT64_MAX)
-            continue;
-        if (op->fate == OP_OUT && (!first_out || op->ack < first_out->ack))
-            first_out = op;
-        if (op->fate == OP_IN && (!last_in || op->ack > last_in->ack))
-            last_in = op;
-    }
-    *ret_out = first_out;
-    *ret_in = last_in;
-    return !first_out || !last_in || first_out->ack > last_in->ack;
-}
-
-/* Keep only what is there. It is durable: a store makes its cut durable before it is open. */
-static void adopt(struct model *model, uint64_t cut)
-{
-    for (uint32_t d = 0; d < model->n_disks; d++) {
-        struct model_disk *disk = model->disks[d];
-        for (size_t k = 0; k < disk->n_pages; k++) {
-            struct page *p = disk->pages[k];
-            uint64_t low, high;
-            uint32_t pick = 0, n = 0;
-            for (uint32_t i = 0; i < p->n; i++)
-                if (p->seen >> i & 1 && version_cuts(model, p, i, &low, &high) && low <= cut &&
-                    cut <= high) {
-                    pick = i;
-                    n++;
-                }
-            /* Another cut may be the true one: the same zeros, but not the same kind of them. */
-            for (uint32_t i = 0; i < p->n; i++)
-                n += i != pick && (p->seen >> i & 1) &&
-                     p->versions[i].kind != p->versions[pick].kind;
-            struct page_version v = p->versions[pick];
-            if (v.content)
-                v.content->refs++;
-            versions_truncate(model, p, 0);
-            p->versions[p->n++] = (struct page_version){
-                .content = v.content, .kind = n > 1 && !v.content ? PAGE_EITHER : v.kind};
-        }
-        list_for_each_safe (l, &disk->busy)
-            model_forget(model, container_of(l, struct model_op, busy));
-    }
-    model->durable = ++model->now;
-    model->race = NULL;
-}
-
-void model_judge_end(struct model *model, bool keep)
-{
-    uint64_t span = model->now - model->judge_low + 1, cut = model->judge_low;
-    int64_t count = 0;
-    struct model_op *out = NULL, *in = NULL;
-    model->cuts = model_must(calloc(span + 1, sizeof(*model->cuts)));
-    for (uint32_t d = 0; d < model->n_disks; d++)
-        for (size_t k = 0; k < model->disks[d]->n_pages; k++)
-            if (model->disks[d]->pages[k]->judged != model->judgement)
-                model_complain(model, "test bug: page %llu was not judged",
-                               (unsigned long long)model->disks[d]->pages[k]->index);
-    for (size_t k = 0; k < model->n_moving; k++)
-        page_cuts(model, model->moving[k]);
-    bool agreed = false, any = false;
-    for (uint64_t i = 0; i < span && !agreed; i++) {
-        count += model->cuts[i];
-        if (count != (int64_t)model->n_moving)
-            continue;
-        any = true;
-        cut = model->judge_low + i;
-        agreed = cut_agrees(model, cut, &out, &in);
-    }
-    free(model->cuts);
-    model->cuts = NULL;
-    if (agreed && keep && !model->n_complaints)
-        adopt(model, cut);
-    else if (any && !agreed)
-        model_complain(
-            model,
-            "not a prefix: op %llu (done at %llu) is missing, op %llu (done at %llu) is there",
-            (unsigned long long)out->id, (unsigned long long)out->ack, (unsigned long long)in->id,
-            (unsigned long long)in->ack);
-    else if (!any && !model->n_complaints)
-        model_complain(model, "not a prefix: no moment since %llu fits all pages (now %llu)",
-                       (unsigned long long)model->judge_low, (unsigned long long)model->now);
 }
 
 void model_print_page(const struct model *model, const struct model_disk *disk, uint64_t index,
@@ -774,8 +705,8 @@ void model_print_page(const struct model *model, const struct model_disk *disk, 
             (unsigned long long)model->now);
     for (uint32_t i = 0; p && i < p->n; i++) {
         uint8_t bytes[PAGE_BYTES];
-        content_copy(p->versions[i].content, bytes);
-        fprintf(out, "  sub %llu ack %lld kind %d: %s\n", (unsigned long long)p->versions[i].sub,
-                (long long)p->versions[i].ack, p->versions[i].kind, stamp_text(bytes));
+        content_copy(p->writes[i]->content, bytes);
+        fprintf(out, "  sub %llu ack %lld kind %d: %s\n", (unsigned long long)p->writes[i]->sub,
+                (long long)p->writes[i]->ack, p->writes[i]->kind, stamp_text(bytes));
     }
 }

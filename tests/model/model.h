@@ -1,12 +1,17 @@
 /* model.h - the plain model of a store that the tests compare the real one with.
  *
- * Per page it keeps the versions that a reader or a crash may still show, oldest first. Time is a
+ * Per page it keeps the writes that a reader or a crash may still show, oldest first. Time is a
  * counter of events: every submission and every completion that the test saw has its own number. A
  * write stands in the log somewhere between its submission and its completion, so what a crash left
  * is right if there is one moment T, at or after the last acknowledged flush, such that every page
- * shows a version submitted before T whose successor was not completed by T. On top of that,
+ * shows a write submitted before T whose successor was not completed by T. On top of that,
  * completions come in log order: of two completed writes the earlier is never missing where the
  * later is there (model_judge_end()).
+ *
+ * A version is judged in the same way: all its disks are the state at one moment between the
+ * submission of its making and the end of that. It keeps all that each page may be until it is read
+ * and found to be one of them (model_settle_begin()); from then on it is that for ever. What a
+ * version shows is in the log, so no later crash may bring back anything older.
  *
  * The test keeps at most one changing request in flight per page (model_busy()). One thread. */
 #ifndef VARVE_TESTS_MODEL_H
@@ -16,10 +21,11 @@
 
 #include <stdio.h>
 
-#define MODEL_PAGE_VERSIONS 60 /* a page that has this many is busy until a flush */
+#define MODEL_PAGE_WRITES 60 /* a page that has this many is busy until a flush */
 
 struct model;
 struct model_disk;
+struct model_version;
 struct model_op;
 
 struct model *model_new(void);
@@ -61,15 +67,21 @@ void model_read_begin(struct model *model, struct model_read *read);
 void model_read_end(struct model *model, struct model_read *read, struct model_disk *disk,
                     uint64_t offset, uint64_t length, const void *data);
 void model_read_abort(struct model_read *read);
-void model_extents_end(struct model *model, struct model_read *read, struct model_disk *disk,
-                       uint64_t offset, uint64_t length, const struct store_extent *extents,
-                       uint32_t n_extents);
+/* base: NULL, or what the disk was compared with. */
+void model_extents_end(struct model *model, struct model_read *read, const struct model_disk *disk,
+                       const struct model_disk *base, uint64_t offset, uint64_t length,
+                       const struct store_extent *extents, uint32_t n_extents);
 
 /* Step through the pages that were ever written, in no order: start with *cursor 0. */
 bool model_next_page(const struct model_disk *disk, uint64_t *cursor, uint64_t *ret_index);
 uint64_t model_n_pages(const struct model_disk *disk);
-/* The bytes of a page with one version only that is not zero: for finding it on the medium. */
+/* The bytes of a page with one write only that is not zero: for finding it on the medium. */
 bool model_page_settled(const struct model_disk *disk, uint64_t index, void *ret_page);
+
+/* Both show the same write of this page, or, where several left the same bytes, maybe. */
+bool model_page_is_same(const struct model_disk *a, const struct model_disk *b, uint64_t index);
+/* Another head or version shows it too, or maybe. */
+bool model_page_is_shared(const struct model *model, const struct model_disk *disk, uint64_t index);
 
 /* ---- requests on the same pages at once ----------------------------------------------------- */
 
@@ -99,25 +111,72 @@ void model_race_end(struct model *model, const uint8_t *pages);
 
 /* ---- vms and disks -------------------------------------------------------------------------- */
 
-/* What store_change() must answer. busy: the test holds a user of a disk concerned. */
-int model_change_expect(const struct model *model, const struct store_change *change, bool busy);
-/* One change may be in flight, with no request in flight on the disks concerned. */
-void model_change_begin(struct model *model, const struct store_change *change);
+/* What store_change() must answer; *ret_or: what it may answer too, else the same. MODEL_ANY_ERROR:
+ * any error. busy: the test holds a user of a disk concerned. */
+#define MODEL_ANY_ERROR 1
+int model_change_expect(const struct model *model, const struct store_change *change, bool busy,
+                        int *ret_or);
+/* One change may be in flight, with no request in flight on the disks concerned but of a version
+ * that is made. refused: the answer must be an error, so no crash shows it done. */
+void model_change_begin(struct model *model, const struct store_change *change, bool refused);
 void model_change_end(struct model *model, int error);
 
+/* Of heads; those of versions are model_version_disk(). */
 uint32_t model_n_disks(const struct model *model);
 struct model_disk *model_disk(const struct model *model, uint32_t i);
 struct model_disk *model_find_disk(const struct model *model, const char *vm, const char *disk);
 const char *model_disk_vm(const struct model_disk *disk);
 const char *model_disk_name(const struct model_disk *disk);
 uint64_t model_disk_size(const struct model_disk *disk);
+struct model_version *model_disk_version(const struct model_disk *disk); /* NULL: of the head */
+bool model_disks_related(const struct model_disk *a, const struct model_disk *b);
 /* Names of vms, for choosing one; NULL past the end. */
 const char *model_vm(const struct model *model, uint32_t i, bool *ret_provisional);
-/* The test's own, per disk; freed by the test. NULL at first. */
+/* The test's own, per disk; freed by the test. NULL at first, or what the disk had that it is a
+ * copy of. */
 void **model_disk_user(struct model_disk *disk);
 
-/* Compare with store_list(); complains. */
-void model_check_list(struct model *model, const struct vm_info *vms, uint32_t n);
+/* ---- versions ------------------------------------------------------------------------------- */
+
+uint32_t model_n_versions(const struct model *model); /* of all vms */
+/* By age. NULL past the end. */
+struct model_version *model_version(const struct model *model, uint32_t i);
+struct model_version *model_find_version(const struct model *model, const char *vm,
+                                         const char *name);
+const char *model_version_vm(const struct model_version *version);
+const char *model_version_name(const struct model_version *version);
+bool model_version_is_held(const struct model_version *version);
+bool model_version_is_settled(const struct model_version *version);
+struct model_disk *model_version_disk(const struct model_version *version,
+                                      uint32_t i); /* or NULL */
+/* The vm that a provisional clone can become the head of: the one of the version that it was made
+ * from. NULL: none. */
+const char *model_clone_of(const struct model *model, const char *vm);
+
+/* Every page of it is going to be read, with model_judge_page() for each. */
+void model_settle_begin(struct model *model, struct model_version *version);
+/* Complains, or with keep it is that from now on. */
+void model_settle_end(struct model *model, struct model_version *version, bool keep);
+
+/* How many pages only these versions of a vm hold; all settled. Requests may be in flight. since:
+ * when the measuring began. */
+struct model_range {
+    uint64_t low, high;
+};
+struct model_range model_measure(struct model *model, const char *vm, const char *const *versions,
+                                 uint32_t n, uint64_t since);
+/* How many pages heads and versions hold together. Nothing in flight, all settled. */
+struct model_range model_live(struct model *model);
+
+/* ---- lists ---------------------------------------------------------------------------------- */
+
+struct model_list { /* what the store says there is; borrowed */
+    const struct vm_info *vms;
+    const struct version_info *versions; /* of all vms */
+    uint32_t n_vms, n_versions;
+};
+/* Complains. idle: no request is in flight. */
+void model_check_list(struct model *model, const struct model_list *list, bool idle);
 
 /* ---- judging after the store was opened again ----------------------------------------------- */
 
@@ -128,9 +187,17 @@ enum model_end_kind {
 };
 
 /* The catalogue first: it says whether a change that was in flight happened. */
-void model_judge_begin(struct model *model, enum model_end_kind kind, const struct vm_info *vms,
-                       uint32_t n);
-/* Then every page of model_next_page(), and any others. */
+void model_judge_begin(struct model *model, enum model_end_kind kind,
+                       const struct model_list *list);
+/* It does not say whether this vm was rolled back: then every page of its disks is judged before
+ * anything else. NULL: it does. */
+const char *model_judge_doubt(const struct model *model);
+void model_judge_doubt_end(struct model *model, const struct model_list *list);
+/* The medium died meanwhile: all is as before. */
+void model_judge_doubt_abort(struct model *model);
+/* Then the versions that are not settled, by age, and others that one likes (model_settle_begin()).
+ * Then the heads: every page of model_next_page(), and any others. */
+void model_judge_heads(struct model *model);
 void model_judge_page(struct model *model, struct model_disk *disk, uint64_t index,
                       const void *page);
 /* Complains, or with keep adopts what is there as durable. */

@@ -55,6 +55,8 @@ static void work(struct run *run, uint64_t n_requests)
             start_random_change(run);
         if (rng_below(&run->rng, 1000) < run->knobs.race_permille)
             run_race(run);
+        if (rng_below(&run->rng, 1000) < run->knobs.chore_permille && !sim_is_dead(run->sim))
+            random_chore(run);
         turn(run, run->n_active >= run->knobs.depth || rng_percent(&run->rng, 50));
         if (run->n_active && rng_percent(&run->rng, 2))
             drain(run);
@@ -132,6 +134,12 @@ static struct knobs random_knobs(struct rng *rng)
     k.race_permille = (unsigned)rng_below(rng, 3) * 15;
     k.sparse_percent = (unsigned)rng_below(rng, 3) * 50;
     k.hot_percent = (unsigned)rng_below(rng, 3) * 30;
+    if (rng_percent(rng, 40))
+        return k;
+    k.versions_max = 1 + (unsigned)rng_below(rng, 8);
+    k.version_percent = 60;
+    k.version_read_percent = (unsigned)rng_below(rng, 3) * 5;
+    k.chore_permille = (unsigned)rng_below(rng, 3) * 3;
     return k;
 }
 
@@ -151,6 +159,30 @@ static void profile_mix(struct run *run, uint64_t seed)
     make_disks(run, 1 + (unsigned)rng_below(&rng, 2), 1 + (unsigned)rng_below(&rng, 2),
                k.disk_pages_max);
     crash_rounds(run, 20, n_requests(rng_percent(&rng, 80) ? 60 : 400));
+    run_end(run);
+}
+
+/* Small disks with many versions and clones, of which as many go as come. */
+static void profile_versions(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x7e25);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = rng_percent(&rng, 70) ? 40 : 200;
+    k.write_pages_max = 12;
+    k.disks_max = 8;
+    k.vms_max = 6;
+    k.change_permille = 30 << rng_below(&rng, 4);
+    k.versions_max = 2 + (unsigned)rng_below(&rng, 30);
+    k.version_percent = 85;
+    k.version_read_percent = 15;
+    k.chore_permille = 15;
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1 + (unsigned)rng_below(&rng, 2), 1 + (unsigned)rng_below(&rng, 2),
+               k.disk_pages_max);
+    crash_rounds(run, 20, n_requests(rng_percent(&rng, 70) ? 80 : 400));
+    compare_space(run);
     run_end(run);
 }
 
@@ -204,6 +236,7 @@ static void profile_sweep(struct run *run, uint64_t seed)
     run_format(run);
     make_disks(run, 1, 2, k.disk_pages_max);
     for (unsigned round = 0; round < 3; round++) {
+        some_changes(run, 6);
         work(run, n_requests(100));
         sim_cut(run->sim);
         take_down(run);
@@ -280,7 +313,8 @@ static void profile_churn(struct run *run, uint64_t seed)
     rng_seed(&rng, seed ^ 0xc4);
     struct knobs k = random_knobs(&rng);
     k.capacity_bytes = CAPACITY(16, 48);
-    k.disk_pages_max = PAGES(40000, 4000); /* of what the log takes before it is full */
+    k.versions_max = k.version_read_percent = 0; /* they would fill it */
+    k.disk_pages_max = PAGES(40000, 4000);       /* of what the log takes before it is full */
     k.disks_max = 1;
     k.change_permille = 0;
     k.sparse_percent = 100;
@@ -369,6 +403,9 @@ static void profile_full(struct run *run, uint64_t seed)
     /* Half of it goes: there is room again, if cleaning is given its turns. */
     if (model_n_disks(run->model) == 0 || !(disk = model_disk(run->model, 0)))
         goto end;
+    drain(run);
+    keep_one_vm(run, model_disk_vm(disk));
+    disk = model_disk(run->model, 0);
     while (!start_io(run, disk, STORE_TRIM, STORE_FUA, 0, model_disk_size(disk) / 2))
         drain(run);
     drain(run);
@@ -418,8 +455,10 @@ static void work_and_check(struct run *run, struct side_check *side, uint64_t n)
     side->check.done = side_done;
     side->active = store_check(run->store, &side->check) == 0;
     bool begun = side->active;
+    run->check_beside = true;
     for (unsigned i = 0; i < 1000 && side->active && !sim_is_dead(run->sim); i++)
         work(run, 1 + n / 50);
+    run->check_beside = false;
     if (sim_is_dead(run->sim))
         return;
     side->check.cancel = true;
@@ -561,39 +600,73 @@ static unsigned flip_page(struct run *run, const uint8_t *page)
     return n;
 }
 
-/* Read every page by itself. Returns how many gave ERR_CHECKSUM; ret_victim: was that one of them?
- */
-static uint64_t count_damaged(struct run *run, const struct model_disk *victim_disk,
-                              uint64_t victim, bool *ret_victim)
+/* Pages that gave ERR_CHECKSUM, each place where it is shown. */
+struct damaged {
+    struct {
+        struct model_disk *disk;
+        uint64_t index;
+    } places[4096];
+    uint32_t n, n_pages; /* places; pages: what several show counts once */
+};
+
+static bool is_damaged(const struct damaged *d, const struct model_disk *disk, uint64_t index)
+{
+    for (uint32_t i = 0; i < d->n; i++)
+        if (d->places[i].disk == disk && d->places[i].index == index)
+            return true;
+    return false;
+}
+
+static void add_damaged(struct damaged *d, struct model_disk *disk, uint64_t index)
+{
+    bool known = false;
+    for (uint32_t i = 0; i < d->n; i++)
+        known |= d->places[i].index == index && model_page_is_same(d->places[i].disk, disk, index);
+    d->n_pages += !known;
+    if (d->n == sizeof(d->places) / sizeof(d->places[0]))
+        return;
+    d->places[d->n].disk = disk;
+    d->places[d->n++].index = index;
+}
+
+/* Read every page of a disk by itself. */
+static void find_damaged_on(struct run *run, struct model_disk *disk, struct damaged *d)
 {
     static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
-    uint64_t damaged = 0, index, cursor;
-    *ret_victim = false;
-    for (uint32_t d = 0; d < model_n_disks(run->model); d++) {
-        struct model_disk *disk = model_disk(run->model, d);
-        cursor = 0;
-        while (model_next_page(disk, &cursor, &index)) {
-            struct model_read read;
-            struct store_io io = {.disk = store_disk(run, disk),
-                                  .op = STORE_READ,
-                                  .offset = index * PAGE_BYTES,
-                                  .length = PAGE_BYTES,
-                                  .buf = page};
-            model_read_begin(run->model, &read);
-            int r = run_io(run, &io);
-            if (r == 0) {
-                model_read_end(run->model, &read, disk, io.offset, PAGE_BYTES, page);
-                complain(run, "wrong data from a damaged store");
-                continue;
-            }
-            model_read_abort(&read);
-            if (err_errno(r) != EIO)
-                fail(run, "a damaged page gave %s", err_text(r));
-            damaged++;
-            *ret_victim |= disk == victim_disk && index == victim;
+    uint64_t index, cursor = 0;
+    while (model_next_page(disk, &cursor, &index)) {
+        struct model_read read;
+        struct store_io io = {.disk = store_disk(run, disk),
+                              .op = STORE_READ,
+                              .offset = index * PAGE_BYTES,
+                              .length = PAGE_BYTES,
+                              .buf = page};
+        model_read_begin(run->model, &read);
+        int r = run_io(run, &io);
+        if (r == 0) {
+            model_read_end(run->model, &read, disk, io.offset, PAGE_BYTES, page);
+            complain(run, "wrong data from a damaged store");
+            continue;
         }
+        model_read_abort(&read);
+        if (err_errno(r) != EIO)
+            fail(run, "a damaged page gave %s", err_text(r));
+        add_damaged(d, disk, index);
     }
-    return damaged;
+}
+
+/* All versions are settled. Static until the next call. */
+static const struct damaged *find_damaged(struct run *run)
+{
+    static struct damaged d;
+    struct model_version *v;
+    d.n = d.n_pages = 0;
+    for (uint32_t i = 0; i < model_n_disks(run->model); i++)
+        find_damaged_on(run, model_disk(run->model, i), &d);
+    for (uint32_t i = 0; (v = model_version(run->model, i)); i++)
+        for (uint32_t k = 0; model_version_disk(v, k); k++)
+            find_damaged_on(run, model_version_disk(v, k), &d);
+    return &d;
 }
 
 /* One bit of one live page: that page alone, and store_check() finds it; then it is overwritten. */
@@ -602,11 +675,11 @@ static void flip_live(struct run *run)
     uint8_t page[PAGE_BYTES];
     struct model_disk *disk = random_disk(run);
     uint64_t cursor, index;
-    bool victim;
     if (!disk || model_n_pages(disk) == 0)
         return;
     cursor = rng_below(&run->rng, model_n_pages(disk));
-    if (!model_next_page(disk, &cursor, &index) || !model_page_settled(disk, index, page))
+    if (!model_next_page(disk, &cursor, &index) || !model_page_settled(disk, index, page) ||
+        model_page_is_shared(run->model, disk, index)) /* then it would stay */
         return;
     if (flip_page(run, page) == 0)
         fail(run, "page %llu is nowhere on the medium", (unsigned long long)index);
@@ -618,9 +691,9 @@ static void flip_live(struct run *run)
     if (problems == 0)
         fail(run, "store_check did not find the flipped bit of page %llu",
              (unsigned long long)index);
-    uint64_t damaged = count_damaged(run, disk, index, &victim);
-    if (damaged != 1 || !victim)
-        fail(run, "one page is damaged, but %llu pages give errors", (unsigned long long)damaged);
+    const struct damaged *damaged = find_damaged(run);
+    if (damaged->n != 1 || !is_damaged(damaged, disk, index))
+        fail(run, "one page is damaged, but %u pages give errors", damaged->n);
     if (run->n_damage_events == 0)
         fail(run, "damage without an event");
     run->may_fail_reads = false;
@@ -628,7 +701,7 @@ static void flip_live(struct run *run)
     while (!start_io(run, disk, STORE_WRITE, 0, index * PAGE_BYTES, PAGE_BYTES))
         drain(run);
     drain(run);
-    if (count_damaged(run, disk, index, &victim) != 0)
+    if (find_damaged(run)->n != 0)
         fail(run, "an overwritten page is still damaged");
 }
 
@@ -652,12 +725,10 @@ static void flip_anywhere(struct run *run)
     }
     int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
     if (r == 0) {
-        bool victim;
         uint64_t problems = run_check(run, harness_verbose);
-        uint64_t damaged = count_damaged(run, NULL, 0, &victim);
+        uint32_t damaged = find_damaged(run)->n;
         if (damaged && !problems)
-            fail(run, "%llu pages cannot be read but store_check found nothing",
-                 (unsigned long long)damaged);
+            fail(run, "%u pages cannot be read but store_check found nothing", damaged);
         store_close(run->store);
     } else {
         say(run, "the damaged store does not open: %s", err_text(r));
@@ -755,11 +826,21 @@ static uint64_t counter(struct run *run, const char *name)
 
 static void judge_flip(struct run *run, const struct sealed *f, uint64_t offset)
 {
-    bool victim, live = is_live(f, offset);
+    bool live = is_live(f, offset);
     uint64_t problems = run_check(run, harness_verbose), harmless = run->harmless;
-    uint64_t damaged = count_damaged(run, NULL, 0, &victim);
+    uint32_t damaged = find_damaged(run)->n_pages;
     if (counter(run, "files_cleaned")) { /* and with it what was damaged */
         say(run, "files were cleaned");
+        return;
+    }
+    /* So is what only removed versions have, and where they lie, a whole file may be free before
+     * it is looked at; nor does anybody read their pages. */
+    if (counter(run, "reclaimed_nodes") || counter(run, "reclaimed_pages") ||
+        counter(run, "pending_bytes")) {
+        say(run, "removed versions were being freed");
+        if (damaged && (!live || problems == harmless))
+            fail(run, "%u pages give errors, store_check has %llu problems, %llu of them harmless",
+                 damaged, (unsigned long long)problems, (unsigned long long)harmless);
         return;
     }
     if (problems == 0)
@@ -772,8 +853,8 @@ static void judge_flip(struct run *run, const struct sealed *f, uint64_t offset)
     if (live && f->file->shift == DATA_SHIFT && problems != 1)
         fail(run, "one damaged page gives %llu problems", (unsigned long long)problems);
     if ((!live && damaged) || (live && f->file->shift == DATA_SHIFT && damaged != 1))
-        fail(run, "a flipped bit where %s lives: %llu pages give errors",
-             live ? "one page" : "nothing", (unsigned long long)damaged);
+        fail(run, "a flipped bit where %s lives: %u pages give errors",
+             live ? "one page" : "nothing", damaged);
 }
 
 /* One bit of a sealed file, wherever it is, is found, and gives an error for its page alone. The
@@ -845,9 +926,8 @@ static void flip_durable(struct run *run)
     sim_flip_bit(run->sim, pick.file, pick.offset_bytes + 8, 3);
     total_flips++;
     int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
-    bool victim;
     if (r == 0) {
-        count_damaged(run, NULL, 0, &victim);
+        find_damaged(run);
         store_close(run->store);
     } else if (r != ERR_DAMAGED) {
         fail(run, "a lost batch gave %s", err_text(r));
@@ -896,16 +976,19 @@ static void profile_flip(struct run *run, uint64_t seed)
     k.config.cache_bytes = 0;
     k.sparse_percent = 0;
     k.change_permille = 0;
+    k.version_percent = 100;
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 2, k.disk_pages_max);
     for (unsigned i = 0; i < 4; i++) {
         work(run, n_requests(100));
+        some_changes(run, 4);
         run_reopen(run);
         if (rng_percent(&rng, 70))
             idle(run);
         if (rng_percent(&rng, 50)) /* what was moved may die too */
             work(run, n_requests(100));
+        settle_all(run);
         drain(run);
         int r = store_close(run->store);
         run->store = NULL;
@@ -941,10 +1024,10 @@ static const struct profile {
     void (*run)(struct run *run, uint64_t seed);
     unsigned weight; /* of a hundred seeds */
 } profiles[] = {
-    {"mix", profile_mix, 70},    {"edge", profile_edge, 5},   {"every", profile_every, 3},
-    {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8}, {"flip", profile_flip, 4},
-    {"wide", profile_wide, 2},   {"churn", profile_churn, 1}, {"full", profile_full, 1},
-    {"press", profile_press, 3},
+    {"mix", profile_mix, 55},    {"edge", profile_edge, 5},          {"every", profile_every, 3},
+    {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8},        {"flip", profile_flip, 4},
+    {"wide", profile_wide, 2},   {"churn", profile_churn, 1},        {"full", profile_full, 1},
+    {"press", profile_press, 3}, {"versions", profile_versions, 15},
 };
 
 static const struct profile *profile_for(uint64_t seed)
@@ -1009,9 +1092,11 @@ int main(int argc, char **argv)
     static struct run run;
     uint64_t begun = mono_us(), seeds = 0;
     if (parse(argc, argv) != 0) {
-        fprintf(stderr, "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-                        "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full|press] [--lie] "
-                        "[--crc-tails] [--verbose]\n");
+        fprintf(
+            stderr,
+            "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
+            "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full|press|versions] [--lie] "
+            "[--crc-tails] [--verbose]\n");
         return 2;
     }
     const int signals[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGALRM};

@@ -1,0 +1,469 @@
+/* api-change.c - names and options out of arguments, changes through the engine's thread. */
+#include "daemon/api-change.h"
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/mono.h"
+#include "daemon/engine.h"
+#include "daemon/fault.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define SAME_NAMES_MAX 100000 /* versions of one second */
+
+/* ---- arguments ------------------------------------------------------------------------------ */
+
+void api_take_name(xmlrpc_env *env, const char *what, const char *name,
+                   char out[NAME_MAX_CHARS + 1])
+{
+    if (!name || env->fault_occurred)
+        return;
+    if (name_is_valid(name)) {
+        strcpy(out, name);
+    } else if (strlen(name) > NAME_MAX_CHARS) {
+        api_fault(env, FAULT_BAD_NAME, "the %s \"%.20s...\" has %zu characters; it may have %u",
+                  what, name, strlen(name), NAME_MAX_CHARS);
+    } else if (!strcmp(name, ".") || !strcmp(name, "..")) {
+        api_fault(env, FAULT_BAD_NAME,
+                  "\"%s\" is a name of directories and not a %s: use 1 to %u letters, digits, '.', "
+                  "'_' and '-', but more than dots",
+                  name, what, NAME_MAX_CHARS);
+    } else {
+        api_fault(env, FAULT_BAD_NAME,
+                  "\"%s\" is not a %s: use 1 to %u letters, digits, '.', '_' and '-'", name, what,
+                  NAME_MAX_CHARS);
+    }
+}
+
+void api_take_version(xmlrpc_env *env, const char *name, char out[NAME_MAX_CHARS + 1])
+{
+    if (name && !env->fault_occurred && strstr(name, ".."))
+        api_fault(env, FAULT_BAD_NAME,
+                  "\"%.80s\" is not a version name: two dots stand between the ends of a range",
+                  name);
+    else
+        api_take_name(env, "version name", name, out);
+}
+
+static void take_option(xmlrpc_env *env, const char *method, const char *key, xmlrpc_value *value,
+                        const struct api_option *specs)
+{
+    const struct api_option *spec = specs;
+    char names[200] = "";
+    xmlrpc_bool flag;
+    size_t len, at = 0;
+
+    while (spec->name && strcmp(spec->name, key))
+        spec++;
+    if (!spec->name) {
+        for (spec = specs; spec->name && at < sizeof(names); spec++)
+            at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", at ? ", " : "",
+                                   spec->name);
+        api_fault(env, FAULT_BAD_ARGUMENT, "%s has no option \"%.40s\"; it has %s", method, key,
+                  names);
+        return;
+    }
+    if (spec->type == 's') {
+        xmlrpc_parse_value(env, value, "s#", spec->out, &len);
+        if (!env->fault_occurred && strlen(*(const char **)spec->out) != len)
+            api_fault(env, FAULT_BAD_ARGUMENT, "option \"%s\" of %s is no plain text", key, method);
+    } else if (spec->type == 'i') {
+        xmlrpc_read_int(env, value, spec->out);
+    } else {
+        xmlrpc_read_bool(env, value, &flag);
+        if (!env->fault_occurred)
+            *(bool *)spec->out = flag;
+    }
+    if (env->fault_occurred && env->fault_code < 0) {
+        xmlrpc_env_clean(env);
+        xmlrpc_env_init(env);
+        api_fault(env, FAULT_BAD_ARGUMENT, "option \"%s\" of %s has the wrong type", key, method);
+    }
+}
+
+void api_take_options(xmlrpc_env *env, const char *method, xmlrpc_value *args, unsigned i,
+                      const struct api_option *specs)
+{
+    xmlrpc_value *options;
+
+    if (env->fault_occurred || api_count(args) <= i)
+        return;
+    xmlrpc_array_read_item(env, args, i, &options);
+    if (env->fault_occurred)
+        return;
+    int n = xmlrpc_struct_size(env, options);
+    for (int k = 0; k < n && !env->fault_occurred; k++) {
+        xmlrpc_value *key, *value;
+        const char *text;
+        size_t len;
+
+        xmlrpc_struct_get_key_and_value(env, options, k, &key, &value);
+        if (!env->fault_occurred)
+            xmlrpc_parse_value(env, key, "s#", &text, &len);
+        if (!env->fault_occurred)
+            take_option(env, method, text, value, specs);
+    }
+    xmlrpc_DECREF(options); /* args keeps it */
+}
+
+unsigned api_texts(xmlrpc_env *env, xmlrpc_value *args, unsigned i, const char ***ret)
+{
+    xmlrpc_value *array;
+
+    *ret = NULL;
+    if (env->fault_occurred)
+        return 0;
+    xmlrpc_array_read_item(env, args, i, &array);
+    if (env->fault_occurred)
+        return 0;
+    unsigned n = api_count(array);
+    *ret = calloc(n + 1, sizeof(**ret));
+    if (!*ret)
+        api_fault(env, FAULT_NO_MEMORY, "no memory");
+    for (unsigned k = 0; k < n && !env->fault_occurred; k++) {
+        (*ret)[k] = api_text(env, array, k);
+        if (env->fault_occurred && env->fault_code < 0) {
+            xmlrpc_env_clean(env);
+            xmlrpc_env_init(env);
+            api_fault(env, FAULT_BAD_ARGUMENT, "argument %u is an array of texts", i + 1);
+        }
+    }
+    xmlrpc_DECREF(array);
+    return env->fault_occurred ? 0 : n;
+}
+
+/* ---- changes -------------------------------------------------------------------------------- */
+
+struct trip;
+
+/* A change, and the way back from it. */
+struct carried {
+    struct store_change change;
+    struct trip *trip;
+};
+
+/* Changes on their way through the engine's thread. */
+struct trip {
+    struct engine_call *call;
+    unsigned n, left;
+    struct carried *carried;
+};
+
+static void change_done(struct store_change *change)
+{
+    struct trip *trip = container_of(change, struct carried, change)->trip;
+
+    if (--trip->left == 0)
+        engine_call_done(trip->call);
+}
+
+static void on_changes(struct engine_call *call)
+{
+    struct trip *trip = call->arg;
+    unsigned n = trip->left = trip->n;
+
+    trip->call = call;
+    for (unsigned i = 0; i < n; i++) {
+        trip->carried[i].trip = trip;
+        trip->carried[i].change.done = change_done;
+        store_change(call->store, &trip->carried[i].change);
+    }
+}
+
+int api_try(struct api *api, const struct store_change *what)
+{
+    struct carried carried = {.change = *what};
+    struct trip trip = {.n = 1, .carried = &carried};
+    int r = engine_call(api->engine, on_changes, &trip);
+
+    return r < 0 ? r : carried.change.error;
+}
+
+void api_change(xmlrpc_env *env, struct api *api, const struct store_change *what)
+{
+    if (env->fault_occurred)
+        return;
+    int r = api_try(api, what);
+    if (r < 0)
+        api_change_fault(env, api, what, r);
+}
+
+unsigned api_changes(xmlrpc_env *env, struct api *api, const struct store_change *what, unsigned n)
+{
+    unsigned good = 0;
+
+    if (env->fault_occurred || n == 0)
+        return 0;
+    _cleanup_free_ struct carried *carried = calloc(n, sizeof(*carried));
+    if (!carried) {
+        api_fault(env, FAULT_NO_MEMORY, "no memory");
+        return 0;
+    }
+    for (unsigned i = 0; i < n; i++)
+        carried[i].change = what[i];
+    struct trip trip = {.n = n, .carried = carried};
+    int r = engine_call(api->engine, on_changes, &trip);
+    for (unsigned i = 0; i < n; i++) {
+        int error = r < 0 ? r : carried[i].change.error;
+        good += error == 0;
+        if (error < 0 && !env->fault_occurred)
+            api_change_fault(env, api, &what[i], error);
+    }
+    return good;
+}
+
+/* ---- names that the daemon gives ------------------------------------------------------------ */
+
+void api_stamp(char out[API_STAMP_CHARS])
+{
+    time_t seconds = (time_t)(wall_us() / 1000000);
+    struct tm tm;
+
+    gmtime_r(&seconds, &tm);
+    strftime(out, API_STAMP_CHARS, "%Y-%m-%dT%H-%M-%SZ", &tm);
+}
+
+/* Where the last search for a free name ended: many versions of one second do not begin again at
+ * the first. Only a guess; the store decides. */
+static struct {
+    pthread_mutex_t lock;
+    char vm[NAME_MAX_CHARS + 1], stem[NAME_MAX_CHARS + 1];
+    unsigned number;
+} last_given = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static unsigned first_guess(const char *vm, const char *stem)
+{
+    unsigned number = 1;
+
+    pthread_mutex_lock(&last_given.lock);
+    if (!strcmp(last_given.vm, vm) && !strcmp(last_given.stem, stem))
+        number = last_given.number + 1;
+    pthread_mutex_unlock(&last_given.lock);
+    return number;
+}
+
+static void note_given(const char *vm, const char *stem, unsigned number)
+{
+    pthread_mutex_lock(&last_given.lock);
+    strcpy(last_given.vm, vm);
+    strcpy(last_given.stem, stem);
+    last_given.number = number;
+    pthread_mutex_unlock(&last_given.lock);
+}
+
+int api_try_named(struct api *api, struct store_change *what, char *field, const char *stem)
+{
+    int r = -EEXIST;
+    unsigned number;
+
+    for (number = first_guess(what->vm, stem); r == -EEXIST && number < SAME_NAMES_MAX; number++) {
+        snprintf(field, NAME_MAX_CHARS + 1, number > 1 ? "%s-%u" : "%s", stem, number);
+        r = api_try(api, what);
+    }
+    if (r == 0)
+        note_given(what->vm, stem, number - 1);
+    return r;
+}
+
+void api_change_named(xmlrpc_env *env, struct api *api, struct store_change *what, char *field,
+                      const char *stem)
+{
+    int r = env->fault_occurred ? 0 : api_try_named(api, what, field, stem);
+
+    if (r < 0)
+        api_change_fault(env, api, what, r);
+}
+
+/* ---- faults --------------------------------------------------------------------------------- */
+
+/* What lies behind a refusal; looked up after it. */
+struct reason {
+    const struct store_change *change;
+    bool vm_exists;
+    uint32_t users;
+    char version[NAME_MAX_CHARS + 1]; /* the one that is used or held; "": the head's disks are */
+};
+
+static bool is_named(const struct store_change *c, const char *version)
+{
+    if (c->kind == CHANGE_VM_REMOVE)
+        return true;
+    for (uint32_t i = 0; i < c->n_versions; i++)
+        if (!strcmp(c->versions[i], version))
+            return true;
+    return false;
+}
+
+static void look_at_heads(struct store *store, struct reason *reason)
+{
+    const struct store_change *c = reason->change;
+    const char *vm = c->kind == CHANGE_ADOPT ? c->new_name : c->vm;
+    bool one_disk = c->kind == CHANGE_DISK_REMOVE || c->kind == CHANGE_DISK_RESIZE;
+    struct vm_info *vms;
+    uint32_t n;
+
+    if (store_list(store, &vms, &n) < 0)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        if (strcmp(vms[i].name, vm))
+            continue;
+        reason->vm_exists = true;
+        for (uint32_t d = 0; d < vms[i].n_disks; d++)
+            if (!one_disk || !strcmp(vms[i].disks[d].name, c->disk))
+                reason->users += vms[i].disks[d].users;
+    }
+    free(vms);
+}
+
+static void look_at_versions(struct store *store, struct reason *reason, bool held)
+{
+    struct version_info *versions;
+    uint32_t n;
+
+    if (store_list_versions(store, reason->change->vm, &versions, &n) < 0)
+        return;
+    for (uint32_t i = 0; i < n && !*reason->version; i++)
+        if ((held ? versions[i].held : versions[i].users > 0) &&
+            is_named(reason->change, versions[i].name)) {
+            strcpy(reason->version, versions[i].name);
+            reason->users = versions[i].users;
+        }
+    free(versions);
+}
+
+static void on_reason(struct engine_call *call)
+{
+    struct reason *reason = call->arg;
+    const struct store_change *c = reason->change;
+    bool removes = c->kind == CHANGE_VERSION_REMOVE || c->kind == CHANGE_VM_REMOVE;
+
+    look_at_heads(call->store, reason);
+    if (removes && c->error == ERR_HELD)
+        look_at_versions(call->store, reason, true);
+    else if (removes && (c->kind == CHANGE_VERSION_REMOVE || !reason->users))
+        look_at_versions(call->store, reason, false);
+    engine_call_done(call);
+}
+
+static bool is_of_disk(enum change_kind kind)
+{
+    return kind == CHANGE_DISK_ADD || kind == CHANGE_DISK_REMOVE || kind == CHANGE_DISK_RESIZE ||
+           kind == CHANGE_DISK_COMMIT;
+}
+
+static void fault_not_found(xmlrpc_env *env, const struct store_change *c,
+                            const struct reason *reason)
+{
+    if (!reason->vm_exists)
+        api_fault(env, FAULT_NOT_FOUND, "there is no vm \"%s\"; see varve ls", c->vm);
+    else if (is_of_disk(c->kind))
+        api_fault(env, FAULT_NOT_FOUND, "vm \"%s\" has no disk \"%s\"; see varve show %s", c->vm,
+                  c->disk, c->vm);
+    else if (c->n_versions > 1)
+        api_fault(env, FAULT_NO_VERSION,
+                  "vm \"%s\" does not have all of these %u versions, and none was removed; see "
+                  "varve ls %s",
+                  c->vm, c->n_versions, c->vm);
+    else
+        api_fault(env, FAULT_NO_VERSION, "vm \"%s\" has no version \"%s\"; see varve ls %s", c->vm,
+                  c->n_versions ? c->versions[0] : c->version, c->vm);
+}
+
+static void fault_exists(xmlrpc_env *env, const struct store_change *c)
+{
+    const char *version = c->kind == CHANGE_SNAP ? c->version : c->new_name;
+
+    if (c->kind == CHANGE_VM_COMMIT)
+        api_fault(env, FAULT_EXISTS, "vm \"%s\" is not provisional", c->vm);
+    else if (c->kind == CHANGE_DISK_COMMIT)
+        api_fault(env, FAULT_EXISTS, "disk \"%s/%s\" is not provisional", c->vm, c->disk);
+    else if (is_of_disk(c->kind))
+        api_fault(env, FAULT_EXISTS, "vm \"%s\" has a disk \"%s\" already; choose another name",
+                  c->vm, c->disk);
+    else if (c->kind == CHANGE_SNAP || c->kind == CHANGE_VERSION_RENAME ||
+             c->kind == CHANGE_ROLLBACK)
+        api_fault(env, FAULT_EXISTS, "there is a version \"%s@%s\" already; choose another name",
+                  c->vm, version);
+    else
+        api_fault(env, FAULT_EXISTS, "there is a vm \"%s\" already; choose another name",
+                  c->kind == CHANGE_VM_RENAME || c->kind == CHANGE_CLONE ? c->new_name : c->vm);
+}
+
+static void fault_busy(xmlrpc_env *env, const struct store_change *c, const struct reason *reason)
+{
+    bool of_disk = is_of_disk(c->kind);
+
+    if (*reason->version)
+        api_fault(
+            env, FAULT_BUSY,
+            "version \"%s@%s\" is in use by %u client(s), and nothing was removed; disconnect "
+            "them",
+            c->vm, reason->version, reason->users);
+    else if (c->kind == CHANGE_ROLLBACK)
+        api_fault(env, FAULT_BUSY,
+                  "vm \"%s\" is in use by %u client(s), and was not rolled back; stop the machine, "
+                  "or disconnect them with --force",
+                  c->vm, reason->users);
+    else
+        api_fault(env, FAULT_BUSY,
+                  "%s \"%s%s%s\" is in use by %u client(s); stop the machine or disconnect them",
+                  of_disk ? "disk" : "vm", c->vm, of_disk ? "/" : "", of_disk ? c->disk : "",
+                  reason->users);
+}
+
+static void fault_held(xmlrpc_env *env, const struct store_change *c, const struct reason *reason)
+{
+    const char *version = *reason->version ? reason->version : "?";
+
+    api_fault(env, FAULT_HELD,
+              "version \"%s@%s\" is held, and nothing was removed; let it go with: varve release "
+              "%s@%s",
+              c->vm, version, c->vm, version);
+}
+
+void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_change *what, int error)
+{
+    struct store_change c = *what;
+    struct reason reason = {.change = &c};
+    int fault = (int)fault_from_code(error);
+
+    c.error = error;
+    if (fault == FAULT_NOT_FOUND || fault == FAULT_NO_VERSION || fault == FAULT_BUSY ||
+        fault == FAULT_HELD)
+        (void)engine_call(api->engine, on_reason, &reason); /* without it the words are plainer */
+    switch (fault) {
+    case FAULT_NOT_FOUND:
+    case FAULT_NO_VERSION:
+        fault_not_found(env, &c, &reason);
+        break;
+    case FAULT_EXISTS:
+        fault_exists(env, &c);
+        break;
+    case FAULT_BUSY:
+        fault_busy(env, &c, &reason);
+        break;
+    case FAULT_HELD:
+        fault_held(env, &c, &reason);
+        break;
+    case FAULT_ALREADY:
+        api_fault(env, fault, "version \"%s@%s\" is %s", c.vm, c.version,
+                  c.hold ? "held already" : "not held");
+        break;
+    case FAULT_STORE_FULL:
+        api_fault(env, fault, "the store is full; remove what is not needed, see varve df");
+        break;
+    default:
+        api_fault(env, fault, "%s", err_text(error));
+    }
+}
+
+xmlrpc_value *api_truth(xmlrpc_env *env)
+{
+    return env->fault_occurred ? NULL : xmlrpc_bool_new(env, 1);
+}

@@ -1,0 +1,580 @@
+/* api-recv.c - methods for varve recv. The data come over NBD; here are the names, and the two ends
+ * of a receive: recv.begin makes a provisional vm to write into, recv.finish makes a
+ * version of it and gives it its place. */
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/size.h"
+#include "daemon/api-change.h"
+#include "daemon/api-version.h"
+#include "daemon/compare.h"
+#include "daemon/engine.h"
+#include "daemon/fault.h"
+#include "daemon/receive.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define GUID_CHARS (2 * GUID_BYTES)
+#define DISK_MIN   4096u
+#define IDLE_TRIES 200 /* of 10 ms: until our own client's end is seen */
+
+/* ---- words ---------------------------------------------------------------------------------- */
+
+static void take_guid(xmlrpc_env *env, const char *text, uint8_t out[GUID_BYTES])
+{
+    if (!text || env->fault_occurred)
+        return;
+    if (strlen(text) != GUID_CHARS || strspn(text, "0123456789abcdef") != GUID_CHARS) {
+        api_fault(env, FAULT_BAD_ARGUMENT, "a guid has %u hexadecimal digits", GUID_CHARS);
+        return;
+    }
+    for (unsigned i = 0; i < GUID_BYTES; i++)
+        sscanf(text + 2 * i, "%2hhx", &out[i]);
+}
+
+static void take_consistency(xmlrpc_env *env, const char *text, enum consistency *out)
+{
+    if (!text || env->fault_occurred)
+        return;
+    for (int i = CONSISTENCY_CRASH; i <= CONSISTENCY_RAM; i++)
+        if (!strcmp(text, api_consistency_word((enum consistency)i))) {
+            *out = (enum consistency)i;
+            return;
+        }
+    api_fault(env, FAULT_BAD_ARGUMENT, "\"%.40s\" is no consistency", text);
+}
+
+/* ---- recv.begin: what it is told ------------------------------------------------------------ */
+
+struct wanted_disk {
+    char name[NAME_MAX_CHARS + 1];
+    uint64_t size_bytes;
+    bool fresh;
+};
+
+struct begin {
+    struct receive what;
+    char vm[NAME_MAX_CHARS + 1]; /* the target */
+    uint8_t from_guid[GUID_BYTES];
+    bool incremental;
+    int role;
+    uint64_t bytes; /* of data to come, about */
+    struct wanted_disk *disks;
+    unsigned n_disks;
+    char from[NAME_MAX_CHARS + 1]; /* the version that has from_guid */
+};
+
+static void take_size(xmlrpc_env *env, const char *text, uint64_t *out)
+{
+    if (env->fault_occurred)
+        return;
+    if (!text || size_parse_decimal(text, out) < 0 || *out < DISK_MIN || *out % 512 ||
+        *out > DISK_MAX_BYTES)
+        api_fault(env, FAULT_BAD_SIZE, "a disk cannot have \"%.40s\" bytes", text ? text : "");
+}
+
+static void take_disks(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
+{
+    xmlrpc_value *array;
+
+    if (env->fault_occurred)
+        return;
+    xmlrpc_array_read_item(env, args, 2, &array);
+    if (env->fault_occurred)
+        return;
+    unsigned n = api_count(array);
+    b->disks = calloc(n + 1, sizeof(*b->disks));
+    if (!b->disks)
+        api_fault(env, FAULT_NO_MEMORY, "no memory");
+    for (; b->n_disks < n && !env->fault_occurred; b->n_disks++) {
+        struct wanted_disk *disk = &b->disks[b->n_disks];
+        const char *name = "", *size = NULL;
+        const struct api_option specs[] = {
+            {"name", 's', &name}, {"size", 's', &size}, {"fresh", 'b', &disk->fresh}, {}};
+        xmlrpc_value *item;
+        xmlrpc_array_read_item(env, array, b->n_disks, &item);
+        bool is_struct = !env->fault_occurred && xmlrpc_value_type(item) == XMLRPC_TYPE_STRUCT;
+        if (!env->fault_occurred)
+            xmlrpc_DECREF(item); /* array keeps it */
+        if (!env->fault_occurred && !is_struct)
+            api_fault(env, FAULT_BAD_ARGUMENT, "argument 3 is an array of structs");
+        api_take_options(env, "recv.begin", array, b->n_disks, specs);
+        api_take_name(env, "disk name", name, disk->name);
+        take_size(env, size, &disk->size_bytes);
+    }
+    xmlrpc_DECREF(array); /* args keeps it */
+}
+
+static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
+{
+    const char *version = "", *guid = "", *from_guid = NULL, *note = "", *consistency = NULL;
+    const char *bytes = NULL;
+    const struct api_option specs[] = {{"version", 's', &version},
+                                       {"guid", 's', &guid},
+                                       {"from_guid", 's', &from_guid},
+                                       {"note", 's', &note},
+                                       {"consistency", 's', &consistency},
+                                       {"role", 'i', &b->role},
+                                       {"bytes", 's', &bytes},
+                                       {"force", 'b', &b->what.force},
+                                       {}};
+
+    api_take_name(env, "vm name", api_text(env, args, 0), b->vm);
+    api_take_options(env, "recv.begin", args, 1, specs);
+    api_take_version(env, version, b->what.version);
+    take_guid(env, guid, b->what.guid);
+    take_guid(env, from_guid, b->from_guid);
+    take_consistency(env, consistency, &b->what.consistency);
+    b->incremental = from_guid != NULL;
+    if (!env->fault_occurred && strlen(note) > NOTE_MAX_BYTES)
+        api_fault(env, FAULT_BAD_ARGUMENT, "the note is longer than %u bytes", NOTE_MAX_BYTES);
+    if (!env->fault_occurred && bytes && size_parse_decimal(bytes, &b->bytes) < 0)
+        api_fault(env, FAULT_BAD_ARGUMENT, "\"%.40s\" is no number of bytes", bytes);
+    if (!env->fault_occurred && (b->role < ROLE_GENERIC || b->role > ROLE_BALANCER))
+        b->role = ROLE_GENERIC; /* a newer Varve's */
+    if (!env->fault_occurred)
+        strcpy(b->what.note, note);
+    take_disks(env, args, b);
+}
+
+/* ---- recv.begin: whether it fits ------------------------------------------------------------ */
+
+struct fit {
+    const struct begin *begin;
+    struct engine_call *call;
+    struct version_info *versions; /* of all vms */
+    uint32_t n;
+    struct vm_info *vms;
+    uint32_t n_vms;
+    uint64_t available;
+    int result;
+};
+
+static void on_fit(struct engine_call *call)
+{
+    struct fit *fit = call->arg;
+    struct store_space space;
+
+    store_space(call->store, &space);
+    fit->available = space.available;
+    fit->result = store_list(call->store, &fit->vms, &fit->n_vms);
+    if (fit->result == 0)
+        fit->result = store_list_versions(call->store, NULL, &fit->versions, &fit->n);
+    engine_call_done(call);
+}
+
+static const struct vm_info *find_vm(const struct fit *fit, const char *name)
+{
+    for (uint32_t i = 0; i < fit->n_vms; i++)
+        if (!strcmp(fit->vms[i].name, name))
+            return &fit->vms[i];
+    return NULL;
+}
+
+static const struct version_info *find_guid(const struct fit *fit, const char *vm,
+                                            const uint8_t guid[GUID_BYTES])
+{
+    for (uint32_t i = 0; i < fit->n; i++)
+        if ((!vm || !strcmp(fit->versions[i].vm, vm)) &&
+            !memcmp(fit->versions[i].guid, guid, GUID_BYTES))
+            return &fit->versions[i];
+    return NULL;
+}
+
+static void fault_no_from(xmlrpc_env *env, const struct fit *fit)
+{
+    const char *vm = fit->begin->vm;
+    const struct version_info *other = find_guid(fit, NULL, fit->begin->from_guid);
+
+    if (other)
+        api_fault(env, FAULT_NO_VERSION,
+                  "the stream goes on from \"%s@%s\", so it is one of another vm than \"%s\"; "
+                  "receive it with: varve recv %s",
+                  other->vm, other->name, vm, other->vm);
+    else
+        api_fault(env, FAULT_NO_VERSION,
+                  "the version that the stream goes on from is not here; send from one that vm "
+                  "\"%s\" has (see varve ls %s), or in full",
+                  vm, vm);
+}
+
+static void check_incremental(xmlrpc_env *env, const struct fit *fit, struct begin *b)
+{
+    const struct vm_info *vm = find_vm(fit, b->vm);
+    const struct version_info *from = find_guid(fit, b->vm, b->from_guid);
+    uint32_t users = 0;
+
+    if (!vm || vm->provisional) {
+        api_fault(env, FAULT_NOT_FOUND,
+                  "there is no vm \"%s\" for this stream, which has only what changed in it; name "
+                  "another, or receive a full stream first",
+                  b->vm);
+        return;
+    }
+    if (!from) {
+        fault_no_from(env, fit);
+        return;
+    }
+    strcpy(b->from, from->name);
+    for (uint32_t i = 0; i < vm->n_disks; i++)
+        users += vm->disks[i].users;
+    if (users)
+        api_fault(env, FAULT_BUSY,
+                  "vm \"%s\" is in use by %u client(s), and its disks are to be replaced; stop the "
+                  "machine or disconnect them",
+                  b->vm, users);
+}
+
+static void check_fit(xmlrpc_env *env, const struct fit *fit, struct begin *b)
+{
+    char need[SIZE_TEXT_CHARS], have[SIZE_TEXT_CHARS];
+    const struct version_info *same = find_guid(fit, b->vm, b->what.guid);
+
+    if (same) {
+        api_fault(env, FAULT_EXISTS, "vm \"%s\" has this version already, as \"%s@%s\"", b->vm,
+                  same->vm, same->name);
+        return;
+    }
+    for (uint32_t i = 0; i < fit->n; i++)
+        if (b->incremental && !strcmp(fit->versions[i].vm, b->vm) &&
+            !strcmp(fit->versions[i].name, b->what.version)) {
+            api_fault(env, FAULT_EXISTS,
+                      "there is another version \"%s@%s\" already; rename it with: varve rename "
+                      "%s@%s NEW",
+                      b->vm, b->what.version, b->vm, b->what.version);
+            return;
+        }
+    if (b->incremental)
+        check_incremental(env, fit, b);
+    else if (find_vm(fit, b->vm))
+        api_fault(env, FAULT_EXISTS,
+                  "there is a vm \"%s\" already, and the stream is a full one; choose another name "
+                  "with: varve recv NEWNAME",
+                  b->vm);
+    if (!env->fault_occurred && b->bytes > fit->available)
+        api_fault(env, FAULT_STORE_FULL,
+                  "there is not enough space: the stream has %s of data, and the store has room "
+                  "for %s; see varve df",
+                  size_format(b->bytes, need), size_format(fit->available, have));
+}
+
+/* ---- recv.begin: whether the target has changed --------------------------------------------- */
+
+static int compare_disk(struct api *api, const struct begin *b, const char *disk, struct compare *c,
+                        bool *ret_differs)
+{
+    int r = 0;
+
+    *c = (struct compare){};
+    strcpy(c->from.vm, b->vm);
+    strcpy(c->from.version, b->from);
+    strcpy(c->from.disk, disk);
+    strcpy(c->to.vm, b->vm);
+    strcpy(c->to.disk, disk);
+    while (r == 0 && !c->done && !c->n_extents)
+        r = compare_disks(api->engine, c);
+    *ret_differs = c->n_extents || r == -ENOENT || r == ERR_NO_VERSION || r == ERR_UNRELATED;
+    return *ret_differs ? 0 : r;
+}
+
+/* Whether the head is still what its version `from` is: the disks, their sizes, their pages. */
+static int compare_head(struct api *api, const struct fit *fit, bool *ret_differs)
+{
+    const struct begin *b = fit->begin;
+    const struct version_info *from = find_guid(fit, b->vm, b->from_guid);
+    const struct vm_info *head = find_vm(fit, b->vm);
+    _cleanup_free_ struct compare *c = malloc(sizeof(*c));
+    int r = c ? 0 : -ENOMEM;
+
+    *ret_differs = head->n_disks != from->n_disks;
+    for (uint32_t i = 0; r == 0 && !*ret_differs && i < from->n_disks; i++) {
+        const struct disk_info *was = &from->disks[i];
+        r = compare_disk(api, b, was->name, c, ret_differs);
+        *ret_differs |= r == 0 && c->size_bytes != was->size_bytes;
+    }
+    return r;
+}
+
+static void check_unchanged(xmlrpc_env *env, struct api *api, const struct fit *fit)
+{
+    const struct begin *b = fit->begin;
+    bool differs = false;
+    int r = compare_head(api, fit, &differs);
+
+    if (r < 0)
+        api_fault(env, (int)fault_from_code(r), "cannot compare \"%s\" with \"%s@%s\": %s", b->vm,
+                  b->vm, b->from, err_text(r));
+    else if (differs)
+        api_fault(env, FAULT_CHANGED,
+                  "vm \"%s\" has changed since \"%s@%s\", which the stream goes on from; keep the "
+                  "changes with varve snap %s and drop them from the vm with varve rollback %s@%s, "
+                  "or replace them with --force",
+                  b->vm, b->vm, b->from, b->vm, b->vm, b->from);
+}
+
+/* ---- recv.begin: the provisional vm --------------------------------------------------------- */
+
+static const struct wanted_disk *find_wanted(const struct begin *b, const char *name)
+{
+    for (unsigned i = 0; i < b->n_disks; i++)
+        if (!strcmp(b->disks[i].name, name))
+            return &b->disks[i];
+    return NULL;
+}
+
+static void disk_change(xmlrpc_env *env, struct api *api, const struct begin *b,
+                        enum change_kind kind, const char *disk, uint64_t size_bytes)
+{
+    struct store_change c = {.kind = kind, .size_bytes = size_bytes};
+
+    strcpy(c.vm, b->what.vm);
+    strcpy(c.disk, disk);
+    api_change(env, api, &c);
+}
+
+/* The clone's disks become those of the stream. from: the version that it is a clone of. */
+static void fit_disks(xmlrpc_env *env, struct api *api, const struct begin *b,
+                      const struct version_info *from)
+{
+    for (uint32_t i = 0; from && i < from->n_disks; i++) {
+        const struct disk_info *have = &from->disks[i];
+        const struct wanted_disk *disk = find_wanted(b, have->name);
+        if (!disk || disk->fresh)
+            disk_change(env, api, b, CHANGE_DISK_REMOVE, have->name, 0);
+        else if (disk->size_bytes != have->size_bytes)
+            disk_change(env, api, b, CHANGE_DISK_RESIZE, have->name, disk->size_bytes);
+    }
+    for (unsigned i = 0; i < b->n_disks; i++) {
+        const struct wanted_disk *disk = &b->disks[i];
+        bool there = false;
+        for (uint32_t k = 0; from && !disk->fresh && k < from->n_disks; k++)
+            there |= !strcmp(from->disks[k].name, disk->name);
+        if (!there)
+            disk_change(env, api, b, CHANGE_DISK_ADD, disk->name, disk->size_bytes);
+    }
+}
+
+static void random_name(xmlrpc_env *env, char out[NAME_MAX_CHARS + 1])
+{
+    uint64_t number;
+
+    if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+        api_fault(env, FAULT_FAILED, "the system has no random number");
+    else
+        snprintf(out, NAME_MAX_CHARS + 1, "recv-%016" PRIx64, number);
+}
+
+static void remove_provisional(struct api *api, const char *vm)
+{
+    struct store_change c = {.kind = CHANGE_VM_REMOVE};
+
+    strcpy(c.vm, vm);
+    (void)api_try(api, &c); /* if this fails too, the next opening of the store removes it */
+}
+
+static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
+                             const struct fit *fit)
+{
+    struct store_change c = {.kind = CHANGE_VM_CREATE, .role = (enum vm_role)b->role};
+
+    if (b->incremental) {
+        c.kind = CHANGE_CLONE;
+        strcpy(b->what.target, b->vm);
+        random_name(env, b->what.vm);
+        strcpy(c.vm, b->vm);
+        strcpy(c.version, b->from);
+        strcpy(c.new_name, b->what.vm);
+    } else {
+        strcpy(b->what.vm, b->vm);
+        strcpy(c.vm, b->vm);
+    }
+    c.provisional = true;
+    api_change(env, api, &c);
+    if (env->fault_occurred)
+        return;
+    fit_disks(env, api, b, b->incremental ? find_guid(fit, b->vm, b->from_guid) : NULL);
+    if (!env->fault_occurred) {
+        int r = receives_add(api->receives, &b->what);
+        if (r == -EAGAIN)
+            api_fault(env, FAULT_BUSY, "%u streams are being received already; try again later",
+                      RECEIVES_MAX);
+        else if (r < 0)
+            api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
+    }
+    if (env->fault_occurred)
+        remove_provisional(api, b->what.vm);
+}
+
+static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    struct begin b = {};
+    struct fit fit = {.begin = &b};
+    xmlrpc_value *value = NULL;
+
+    take_begin(env, args, &b);
+    int r = env->fault_occurred ? 0 : engine_call(api->engine, on_fit, &fit);
+    if (r == 0)
+        r = fit.result;
+    if (r < 0)
+        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
+    if (!env->fault_occurred)
+        check_fit(env, &fit, &b);
+    if (!env->fault_occurred && b.incremental && !b.what.force)
+        check_unchanged(env, api, &fit);
+    if (!env->fault_occurred)
+        make_provisional(env, api, &b, &fit);
+    if (!env->fault_occurred) {
+        value = xmlrpc_struct_new(env);
+        api_put_text(env, value, "vm", b.what.vm);
+        api_put_text(env, value, "from", b.from);
+    }
+    free(fit.vms);
+    free(fit.versions);
+    free(b.disks);
+    return api_result(env, value);
+}
+
+/* ---- recv.finish, recv.abort ---------------------------------------------------------------- */
+
+static void take_receive(xmlrpc_env *env, xmlrpc_value *args, struct api *api, struct receive *ret)
+{
+    char vm[NAME_MAX_CHARS + 1] = "";
+
+    api_take_name(env, "vm name", api_text(env, args, 0), vm);
+    if (env->fault_occurred)
+        return;
+    int r = receives_take(api->receives, vm, ret);
+    if (r == -ENOENT)
+        api_fault(env, FAULT_NOT_FOUND,
+                  "nothing is being received into \"%s\" any more: it was given up because nobody "
+                  "was connected",
+                  vm);
+    else if (r < 0)
+        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
+}
+
+static void place(xmlrpc_env *env, struct api *api, const struct receive *what)
+{
+    struct store_change c = {.kind = *what->target ? CHANGE_ADOPT : CHANGE_VM_COMMIT,
+                             .hold = what->force};
+
+    strcpy(c.vm, what->vm);
+    strcpy(c.new_name, what->target);
+    int r = env->fault_occurred ? 0 : api_try(api, &c);
+    if (r == -ESTALE)
+        api_fault(env, FAULT_CHANGED,
+                  "vm \"%s\" has been changed while the stream came in, and was left as it is; "
+                  "receive it again, with --force to replace the changes",
+                  what->target);
+    else if (r == -EBUSY)
+        api_fault(env, FAULT_BUSY,
+                  "vm \"%s\" has been taken into use while the stream came in, and was left as it "
+                  "is; stop the machine, and receive again",
+                  what->target);
+    else if (r == -EEXIST)
+        api_fault(env, FAULT_EXISTS,
+                  "a version \"%s@%s\" has been made while the stream came in; rename it, and "
+                  "receive again",
+                  what->target, what->version);
+    else if (r < 0)
+        api_change_fault(env, api, &c, r);
+}
+
+struct use {
+    char vm[NAME_MAX_CHARS + 1];
+    uint32_t users;
+};
+
+static void on_use(struct engine_call *call)
+{
+    struct use *use = call->arg;
+    struct vm_info *vms;
+    uint32_t n;
+
+    use->users = 0;
+    if (store_list(call->store, &vms, &n) == 0) {
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t d = 0; !strcmp(vms[i].name, use->vm) && d < vms[i].n_disks; d++)
+                use->users += vms[i].disks[d].users;
+        free(vms);
+    }
+    engine_call_done(call);
+}
+
+/* The NBD server may see a moment later that its client has disconnected. */
+static void wait_idle(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    struct use use = {};
+
+    api_take_name(env, "vm name", api_text(env, args, 0), use.vm);
+    for (int i = 0; i < IDLE_TRIES && !env->fault_occurred; i++) {
+        if (engine_call(api->engine, on_use, &use) < 0 || !use.users)
+            return;
+        usleep(10000);
+    }
+    if (!env->fault_occurred)
+        api_fault(env, FAULT_BUSY, "\"%s\" is still being written by %u client(s)", use.vm,
+                  use.users);
+}
+
+static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    struct receive what = {};
+    struct store_change snap = {.kind = CHANGE_SNAP};
+
+    wait_idle(env, args, api);
+    if (!env->fault_occurred)
+        take_receive(env, args, api, &what);
+    if (env->fault_occurred)
+        return NULL;
+    strcpy(snap.vm, what.vm);
+    strcpy(snap.version, what.version);
+    snap.note = *what.note ? what.note : NULL;
+    snap.consistency = what.consistency;
+    memcpy(snap.guid, what.guid, GUID_BYTES);
+    api_change(env, api, &snap);
+    place(env, api, &what);
+    if (env->fault_occurred)
+        remove_provisional(api, what.vm);
+    return api_truth(env);
+}
+
+static xmlrpc_value *recv_abort(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    struct receive what = {};
+
+    take_receive(env, args, api, &what);
+    if (env->fault_occurred)
+        return NULL;
+    struct store_change c = {.kind = CHANGE_VM_REMOVE};
+    strcpy(c.vm, what.vm);
+    int r = api_try(api, &c);
+    if (r < 0)
+        (void)receives_add(api->receives, &what); /* to be removed when nobody is connected */
+    if (r < 0)
+        api_change_fault(env, api, &c, r);
+    return api_truth(env);
+}
+
+const struct method api_recv_methods[] = {
+    {"recv.begin", "S:sSA", "vm, options, disks",
+     "Make a provisional vm for a version that comes in, to be written over NBD. Options: version "
+     "(its name), guid, from_guid (of the version of vm that it goes on from; absent: vm is made "
+     "new), note, consistency (crash, filesystem, application, ram), role (a number), bytes (of "
+     "data, about), force (also if vm has changed since that version). Each disk: {name, size, "
+     "fresh (true: nothing of the version's disk)}. Returns {vm (to be written), from (the name of "
+     "the version)}. The vm vanishes when no client has been connected to it for 10 seconds.",
+     recv_begin},
+    {"recv.finish", "b:s", "vm",
+     "All is written, flushed, checked and disconnected: what recv.begin made becomes the version, "
+     "with its vm "
+     "or as the next of the vm that it goes on from, whose disks are replaced. On any fault it is "
+     "removed.",
+     recv_finish},
+    {"recv.abort", "b:s", "vm", "Remove what recv.begin made.", recv_abort},
+    {},
+};

@@ -1,0 +1,211 @@
+/* api-version-list.c - methods that show versions. */
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/mono.h"
+#include "base/size.h"
+#include "daemon/api-change.h"
+#include "daemon/api-version.h"
+#include "daemon/engine.h"
+#include "daemon/fault.h"
+#include "daemon/measure.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_VERSIONS   1000
+#define MEASURE_SECONDS 2 /* for one page of a list */
+
+const char *api_consistency_word(enum consistency consistency)
+{
+    switch (consistency) {
+    case CONSISTENCY_CRASH:
+        return "crash";
+    case CONSISTENCY_FILESYSTEM:
+        return "filesystem";
+    case CONSISTENCY_APPLICATION:
+        return "application";
+    case CONSISTENCY_RAM:
+        return "ram";
+    }
+    return "unknown"; /* a newer store's */
+}
+
+static void put_origin(xmlrpc_env *env, xmlrpc_value *value, const char *vm, const char *version)
+{
+    char text[2 * NAME_MAX_CHARS + 2] = "";
+
+    if (*version)
+        snprintf(text, sizeof(text), "%s@%s", vm, version);
+    api_put_text(env, value, "origin", text);
+}
+
+static xmlrpc_value *disks_value(xmlrpc_env *env, const struct version_info *v)
+{
+    xmlrpc_value *disks = xmlrpc_array_new(env);
+
+    for (uint32_t i = 0; i < v->n_disks && !env->fault_occurred; i++) {
+        xmlrpc_value *disk = xmlrpc_struct_new(env);
+        api_put_text(env, disk, "name", v->disks[i].name);
+        api_put_u64(env, disk, "size", v->disks[i].size_bytes);
+        api_put_u64(env, disk, "used", v->disks[i].used_bytes);
+        api_put_int(env, disk, "users", (int)v->disks[i].users);
+        api_append(env, disks, disk);
+    }
+    return disks;
+}
+
+static xmlrpc_value *version_value(xmlrpc_env *env, const struct version_info *v)
+{
+    xmlrpc_value *value = xmlrpc_struct_new(env);
+    char guid[2 * GUID_BYTES + 1];
+
+    for (unsigned i = 0; i < GUID_BYTES; i++)
+        snprintf(guid + 2 * i, 3, "%02x", v->guid[i]);
+    api_put_text(env, value, "vm", v->vm);
+    api_put_text(env, value, "name", v->name);
+    api_put_u64(env, value, "id", v->id);
+    api_put_text(env, value, "guid", guid);
+    api_put_time(env, value, "created", v->created_us);
+    api_put_text(env, value, "consistency", api_consistency_word(v->consistency));
+    put_origin(env, value, v->origin_vm, v->origin);
+    api_put_bool(env, value, "held", v->held);
+    api_put_int(env, value, "users", (int)v->users);
+    api_put_u64(env, value, "used", v->used_bytes);
+    if (v->exclusive_bytes != BYTES_UNKNOWN) {
+        uint64_t exclusive = v->exclusive_bytes;
+        api_put_u64(env, value, "exclusive", exclusive);
+        api_put_u64(env, value, "shared",
+                    v->used_bytes > exclusive ? v->used_bytes - exclusive : 0);
+    }
+    api_put_text(env, value, "note", v->note);
+    api_put(env, value, "disks", disks_value(env, v));
+    return value;
+}
+
+/* What the store does not know at once is looked for, as long as there is time. */
+static void measure(struct api *api, struct version_info *v, uint64_t deadline_us)
+{
+    const char *names[] = {v->name};
+
+    if (v->exclusive_bytes == BYTES_UNKNOWN && mono_us() < deadline_us &&
+        measure_versions(api->engine, v->vm, names, 1, deadline_us, &v->exclusive_bytes) < 0)
+        v->exclusive_bytes = BYTES_UNKNOWN; /* damage is what check tells of */
+}
+
+/* ---- version.list --------------------------------------------------------------------------- */
+
+/* Where a page ends: "VM@ID", in the order of the list. */
+struct cursor {
+    char vm[NAME_MAX_CHARS + 1];
+    uint64_t id;
+};
+
+static void take_cursor(xmlrpc_env *env, const char *text, struct cursor *cursor)
+{
+    const char *at = text ? strchr(text, '@') : NULL;
+
+    if (!text || env->fault_occurred)
+        return;
+    if (!at || at - text > (long)NAME_MAX_CHARS || size_parse_decimal(at + 1, &cursor->id) < 0) {
+        api_fault(env, FAULT_BAD_ARGUMENT,
+                  "\"%.80s\" is no place in a list; give \"after\" the \"next\" of the last answer",
+                  text);
+        return;
+    }
+    memcpy(cursor->vm, text, (size_t)(at - text));
+}
+
+static bool is_past(const struct version_info *v, const struct cursor *cursor)
+{
+    int order = strcmp(v->vm, cursor->vm);
+    return order > 0 || (order == 0 && v->id > cursor->id);
+}
+
+static xmlrpc_value *page(xmlrpc_env *env, struct api *api, const struct version_listing *l,
+                          const struct cursor *after, bool measured)
+{
+    xmlrpc_value *value = xmlrpc_struct_new(env), *versions = xmlrpc_array_new(env);
+    uint64_t deadline_us = mono_us() + MEASURE_SECONDS * 1000000ULL;
+    char next[NAME_MAX_CHARS + 16] = "";
+    uint32_t i = 0, n = 0;
+
+    while (i < l->n && !is_past(&l->versions[i], after))
+        i++;
+    for (; i < l->n && n < PAGE_VERSIONS && !env->fault_occurred; i++, n++) {
+        if (measured)
+            measure(api, &l->versions[i], deadline_us);
+        api_append(env, versions, version_value(env, &l->versions[i]));
+    }
+    api_put(env, value, "versions", versions);
+    if (i < l->n && i > 0)
+        snprintf(next, sizeof(next), "%s@%" PRIu32, l->versions[i - 1].vm, l->versions[i - 1].id);
+    api_put_text(env, value, "next", next);
+    return api_result(env, value);
+}
+
+static xmlrpc_value *version_list(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    char vm[NAME_MAX_CHARS + 1] = "";
+    const char *name = api_text(env, args, 0), *after = NULL;
+    bool measured = false;
+    const struct api_option options[] = {{"after", 's', &after}, {"measure", 'b', &measured}, {}};
+    struct version_listing l = {};
+    struct cursor cursor = {};
+
+    if (name && *name)
+        api_take_name(env, "vm name", name, vm);
+    api_take_options(env, "version.list", args, 1, options);
+    take_cursor(env, after, &cursor);
+    l.vm = *vm ? vm : NULL;
+    if (env->fault_occurred || !api_list_versions(env, api, &l))
+        return NULL;
+    xmlrpc_value *value = page(env, api, &l, &cursor, measured);
+    free(l.versions);
+    return value;
+}
+
+static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    char vm[NAME_MAX_CHARS + 1] = "", name[NAME_MAX_CHARS + 1] = "";
+    struct version_listing l = {.vm = vm};
+    xmlrpc_value *value = NULL;
+
+    api_take_name(env, "vm name", api_text(env, args, 0), vm);
+    if (!env->fault_occurred)
+        api_take_version(env, api_text(env, args, 1), name);
+    if (!api_list_versions(env, api, &l))
+        return NULL;
+    for (uint32_t i = 0; i < l.n && !value; i++) {
+        if (strcmp(l.versions[i].name, name))
+            continue;
+        measure(api, &l.versions[i], mono_us() + MEASURE_SECONDS * 1000000ULL);
+        value = version_value(env, &l.versions[i]);
+    }
+    free(l.versions);
+    if (!value && !env->fault_occurred)
+        api_fault(env, FAULT_NO_VERSION, "vm \"%s\" has no version \"%s\"; see varve ls %s", vm,
+                  name, vm);
+    return api_result(env, value);
+}
+
+#define VERSION_STRUCT                                                                             \
+    "{vm, name, id (decimal; rises with age), guid (hexadecimal; the same in all stores), "        \
+    "created, consistency (crash, filesystem, application, ram), origin (the version before it, "  \
+    "maybe of another vm, as VM@NAME; empty: none, or removed), held, users, used (bytes that it " \
+    "shows), exclusive (bytes that its removal frees) and shared (the rest of used; both absent "  \
+    "when that is not known), note, "                                                              \
+    "disks: [{name, size, used, users}]}"
+
+const struct method api_version_list_methods[] = {
+    {"version.list", "S:s,S:sS", "vm, options",
+     "The versions of a vm, or with an empty name of all, by vm and then by age, up to 1000 at a "
+     "time. Options: after (next of the answer before), measure (true: find out what exclusive is, "
+     "for up to two seconds). Returns {versions, next (empty: that is all)}, each version "
+     "as " VERSION_STRUCT ".",
+     version_list},
+    {"version.show", "S:ss", "vm, version", "One version, as in version.list, measured.",
+     version_show},
+    {},
+};

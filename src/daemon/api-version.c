@@ -1,0 +1,248 @@
+/* api-version.c - methods that make, change and remove versions. */
+#include "daemon/api-version.h"
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/mono.h"
+#include "daemon/api-change.h"
+#include "daemon/engine.h"
+#include "daemon/fault.h"
+#include "daemon/measure.h"
+#include "daemon/select.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MEASURE_SECONDS 20 /* for version.select, which was asked to measure */
+
+/* ---- listing -------------------------------------------------------------------------------- */
+
+static void on_versions(struct engine_call *call)
+{
+    struct version_listing *l = call->arg;
+
+    l->result = store_list_versions(call->store, l->vm, &l->versions, &l->n);
+    engine_call_done(call);
+}
+
+bool api_list_versions(xmlrpc_env *env, struct api *api, struct version_listing *l)
+{
+    int r = env->fault_occurred ? 0 : engine_call(api->engine, on_versions, l);
+
+    if (r == 0)
+        r = l->result;
+    if (r == -ENOENT)
+        api_fault(env, FAULT_NOT_FOUND, "there is no vm \"%s\"; see varve ls", l->vm);
+    else if (r < 0)
+        api_fault(env, (int)fault_from_code(r), "cannot list the versions: %s", err_text(r));
+    return !env->fault_occurred;
+}
+
+/* ---- hold, rename, remove ------------------------------------------------------------------- */
+
+static xmlrpc_value *version_hold(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    struct store_change c = {.kind = CHANGE_VERSION_HOLD};
+    xmlrpc_bool hold = 0;
+    xmlrpc_value *value;
+
+    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
+    if (!env->fault_occurred)
+        api_take_version(env, api_text(env, args, 1), c.version);
+    if (!env->fault_occurred)
+        xmlrpc_array_read_item(env, args, 2, &value);
+    if (!env->fault_occurred) {
+        xmlrpc_read_bool(env, value, &hold);
+        xmlrpc_DECREF(value);
+    }
+    c.hold = hold;
+    api_change(env, api, &c);
+    return api_truth(env);
+}
+
+static xmlrpc_value *version_rename(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    struct store_change c = {.kind = CHANGE_VERSION_RENAME};
+
+    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
+    if (!env->fault_occurred)
+        api_take_version(env, api_text(env, args, 1), c.version);
+    if (!env->fault_occurred)
+        api_take_version(env, api_text(env, args, 2), c.new_name);
+    api_change(env, api, &c);
+    return api_truth(env);
+}
+
+/* Versions that a client named: names and ranges. */
+struct selection {
+    char vm[NAME_MAX_CHARS + 1];
+    const char **items; /* as they came */
+    const char **names; /* what they mean; borrowed from items or listing */
+    uint32_t n_items, n;
+    struct version_listing listing;
+};
+
+static void selection_free(struct selection *s)
+{
+    if (s->names != s->items)
+        free(s->names);
+    free(s->items);
+    free(s->listing.versions);
+}
+
+/* look_up: see that they are there; a single name is left to the store otherwise. */
+static void take_selection(xmlrpc_env *env, xmlrpc_value *args, struct api *api, bool look_up,
+                           struct selection *s)
+{
+    char name[NAME_MAX_CHARS + 1];
+    struct why why;
+
+    api_take_name(env, "vm name", api_text(env, args, 0), s->vm);
+    s->n_items = api_texts(env, args, 1, &s->items);
+    for (uint32_t i = 0; i < s->n_items && !env->fault_occurred; i++) {
+        bool range = select_is_range(s->items[i]);
+        look_up |= range;
+        if (!range)
+            api_take_name(env, "version name", s->items[i], name);
+    }
+    if (env->fault_occurred)
+        return;
+    if (!look_up && s->n_items < 2) {
+        s->n = select_unique(s->items, s->n_items);
+        s->names = s->items;
+        return;
+    }
+    s->listing.vm = s->vm;
+    if (!api_list_versions(env, api, &s->listing))
+        return;
+    int r = select_versions(s->vm, s->listing.versions, s->listing.n, s->items, s->n_items,
+                            &s->names, &s->n, &why);
+    if (r < 0)
+        api_fault(env, (int)fault_from_code(r), "%s", why.text);
+}
+
+static xmlrpc_value *version_select(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    bool measure = false;
+    const struct api_option options[] = {{"measure", 'b', &measure}, {}};
+    _cleanup_(selection_free) struct selection s = {};
+    uint64_t bytes = BYTES_UNKNOWN;
+
+    api_take_options(env, "version.select", args, 2, options);
+    take_selection(env, args, api, true, &s);
+    if (env->fault_occurred)
+        return NULL;
+    if (measure && s.n > 0) {
+        int r = measure_versions(api->engine, s.vm, s.names, s.n,
+                                 mono_us() + MEASURE_SECONDS * 1000000ULL, &bytes);
+        if (r < 0 && r != -ETIMEDOUT) {
+            api_fault(env, (int)fault_from_code(r), "cannot find out what they occupy: %s",
+                      err_text(r));
+            return NULL;
+        }
+    }
+    xmlrpc_value *value = xmlrpc_struct_new(env), *names = xmlrpc_array_new(env);
+    for (uint32_t i = 0; i < s.n && !env->fault_occurred; i++)
+        api_append(env, names, xmlrpc_string_new(env, s.names[i]));
+    api_put(env, value, "names", names);
+    if (bytes != BYTES_UNKNOWN)
+        api_put_u64(env, value, "bytes", bytes);
+    return api_result(env, value);
+}
+
+static xmlrpc_value *version_remove(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    _cleanup_(selection_free) struct selection s = {};
+    struct store_change *changes;
+    uint32_t n_changes;
+
+    take_selection(env, args, api, false, &s);
+    if (env->fault_occurred)
+        return NULL;
+    n_changes = (s.n + CHANGE_MAX_VERSIONS - 1) / CHANGE_MAX_VERSIONS;
+    changes = calloc(n_changes + 1, sizeof(*changes));
+    if (!changes) {
+        api_fault(env, FAULT_NO_MEMORY, "no memory");
+        return NULL;
+    }
+    for (uint32_t i = 0; i < n_changes; i++) {
+        uint32_t first = i * CHANGE_MAX_VERSIONS, left = s.n - first;
+        changes[i] = (struct store_change){
+            .kind = CHANGE_VERSION_REMOVE,
+            .versions = s.names + first,
+            .n_versions = left < CHANGE_MAX_VERSIONS ? left : CHANGE_MAX_VERSIONS,
+        };
+        strcpy(changes[i].vm, s.vm);
+    }
+    api_changes(env, api, changes, n_changes);
+    free(changes);
+    return env->fault_occurred ? NULL : xmlrpc_int_new(env, (int)s.n);
+}
+
+/* ---- clone ---------------------------------------------------------------------------------- */
+
+/* Without a version the vm's present state becomes one first, which goes again if there is no
+ * clone. */
+static xmlrpc_value *vm_clone(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    struct store_change c = {.kind = CHANGE_CLONE}, made = {.kind = CHANGE_SNAP};
+    const char *names[1] = {made.version}, *version;
+    bool provisional = false;
+    const struct api_option options[] = {{"provisional", 'b', &provisional}, {}};
+
+    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
+    version = env->fault_occurred ? NULL : api_text(env, args, 1);
+    if (version && *version)
+        api_take_version(env, version, c.version);
+    if (!env->fault_occurred)
+        api_take_name(env, "vm name", api_text(env, args, 2), c.new_name);
+    api_take_options(env, "vm.clone", args, 3, options);
+    c.provisional = provisional;
+    if (!env->fault_occurred && !*c.version) {
+        strcpy(made.vm, c.vm);
+        api_snap(env, api, &made, true);
+        strcpy(c.version, made.version);
+    }
+    if (env->fault_occurred)
+        return NULL;
+    api_change(env, api, &c);
+    if (env->fault_occurred && *made.version) {
+        made.kind = CHANGE_VERSION_REMOVE;
+        made.versions = names;
+        made.n_versions = 1;
+        (void)api_try(api, &made); /* if it stays it has a name, and is listed */
+    }
+    if (env->fault_occurred)
+        return NULL;
+    xmlrpc_value *value = xmlrpc_struct_new(env);
+    api_put_text(env, value, "vm", c.vm);
+    api_put_text(env, value, "version", c.version);
+    return api_result(env, value);
+}
+
+const struct method api_version_methods[] = {
+    {"vm.clone", "S:sss,S:sssS", "vm, version, new_name, options",
+     "Make a vm whose disks begin as those of a version, in constant time. With an empty version "
+     "the present state becomes one first. Options: provisional (as in vm.create). Returns {vm, "
+     "version: what it was made from}.",
+     vm_clone},
+    {"version.hold", "b:ssb", "vm, version, hold",
+     "Hold a version, which then cannot be removed, or (false) release it. A fault (already) when "
+     "it is so.",
+     version_hold},
+    {"version.rename", "b:sss", "vm, version, new_name", "Give a version another name.",
+     version_rename},
+    {"version.select", "S:sA,S:sAS", "vm, versions, options",
+     "Which versions names and ranges mean. A range is two names with two dots between them, in "
+     "the order of age, both included; an end may be left out. Options: measure (true: find out "
+     "what removing all of them together would free). Returns {names, bytes (if measured; absent "
+     "when it takes longer than 20 seconds)}.",
+     version_select},
+    {"version.remove", "i:sA", "vm, versions",
+     "Remove versions, given as in version.select. It returns at once; space comes back in the "
+     "background (store.space: pending). Up to 512 are removed all together or not at all: refused "
+     "while one is held or a client uses it (held, busy). Returns how many there were.",
+     version_remove},
+    {},
+};

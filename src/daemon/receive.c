@@ -1,0 +1,184 @@
+/* receive.c - streams that are being received. */
+#include "daemon/receive.h"
+
+#include "daemon/engine.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct slot {
+    struct receives *receives;
+    struct receive what;
+    bool used;
+    bool removing; /* the change is under way */
+    unsigned idle_seconds;
+    struct store_change change;
+};
+
+/* All but engine belongs to the engine's thread. */
+struct receives {
+    struct engine *engine;
+    unsigned removing;
+    bool abandoned; /* receives_free() was called */
+    bool ticks;
+    struct engine_ticker ticker;
+    struct slot slots[RECEIVES_MAX];
+};
+
+static struct slot *find(struct receives *r, const char *vm)
+{
+    for (int i = 0; i < RECEIVES_MAX; i++)
+        if (r->slots[i].used && !strcmp(r->slots[i].what.vm, vm))
+            return &r->slots[i];
+    return NULL;
+}
+
+/* ---- those whose receiver has died ---------------------------------------------------------- */
+
+static void removed(struct store_change *change)
+{
+    struct slot *slot = container_of(change, struct slot, change);
+    struct receives *r = slot->receives;
+    struct engine *engine = r->engine;
+
+    slot->removing = false;
+    slot->idle_seconds = 0;
+    /* Busy: somebody has connected after all. Any other error would only come again; the next
+     * opening of the store removes it. */
+    if (change->error != -EBUSY)
+        slot->used = false;
+    if (--r->removing == 0 && r->abandoned)
+        free(r);
+    engine_release(engine);
+}
+
+static void remove_vm(struct slot *slot, struct store *store)
+{
+    slot->change = (struct store_change){.kind = CHANGE_VM_REMOVE, .done = removed};
+    strcpy(slot->change.vm, slot->what.vm);
+    slot->removing = true;
+    slot->receives->removing++;
+    engine_hold(slot->receives->engine);
+    store_change(store, &slot->change);
+}
+
+static uint32_t users_of(const struct vm_info *vms, uint32_t n, const char *name)
+{
+    uint32_t users = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t d = 0; !strcmp(vms[i].name, name) && d < vms[i].n_disks; d++)
+            users += vms[i].disks[d].users;
+    return users;
+}
+
+static void tick(struct engine_ticker *ticker, struct store *store)
+{
+    struct receives *r = container_of(ticker, struct receives, ticker);
+    struct vm_info *vms = NULL;
+    uint32_t n = 0;
+
+    for (int i = 0; i < RECEIVES_MAX; i++) {
+        struct slot *slot = &r->slots[i];
+        if (!slot->used || slot->removing)
+            continue;
+        if (!vms && store_list(store, &vms, &n) < 0)
+            return; /* no memory: the next tick sees to it */
+        if (users_of(vms, n, slot->what.vm))
+            slot->idle_seconds = 0;
+        else if (++slot->idle_seconds > RECEIVE_GRACE_SECONDS)
+            remove_vm(slot, store);
+    }
+    free(vms);
+}
+
+/* ---- from the control threads --------------------------------------------------------------- */
+
+struct request {
+    struct receives *receives;
+    struct receive *what;
+    int result;
+};
+
+static void on_add(struct engine_call *call)
+{
+    struct request *q = call->arg;
+
+    if (!q->receives->ticks)
+        engine_add_ticker(call->engine, &q->receives->ticker);
+    q->receives->ticks = true;
+    q->result = -EAGAIN;
+    for (int i = 0; i < RECEIVES_MAX && q->result < 0; i++) {
+        struct slot *slot = &q->receives->slots[i];
+        if (slot->used)
+            continue;
+        *slot = (struct slot){.receives = q->receives, .what = *q->what, .used = true};
+        q->result = 0;
+    }
+    engine_call_done(call);
+}
+
+int receives_add(struct receives *receives, const struct receive *what)
+{
+    struct receive copy = *what;
+    struct request q = {.receives = receives, .what = &copy};
+    int r = engine_call(receives->engine, on_add, &q);
+    return r < 0 ? r : q.result;
+}
+
+static void on_take(struct engine_call *call)
+{
+    struct request *q = call->arg;
+    struct slot *slot = find(q->receives, q->what->vm);
+
+    q->result = slot && !slot->removing ? 0 : -ENOENT;
+    if (q->result == 0) {
+        *q->what = slot->what;
+        slot->used = false;
+    }
+    engine_call_done(call);
+}
+
+int receives_take(struct receives *receives, const char *vm, struct receive *ret)
+{
+    struct receive what = {};
+    struct request q = {.receives = receives, .what = &what};
+
+    strncpy(what.vm, vm, NAME_MAX_CHARS);
+    int r = engine_call(receives->engine, on_take, &q);
+    if (r == 0)
+        r = q.result;
+    if (r == 0)
+        *ret = what;
+    return r;
+}
+
+struct receives *receives_new(struct engine *engine)
+{
+    struct receives *r = calloc(1, sizeof(*r));
+
+    if (!r)
+        return NULL;
+    r->engine = engine;
+    r->ticker.tick = tick;
+    return r;
+}
+
+static void on_free(struct engine_call *call)
+{
+    struct receives *r = call->arg;
+
+    if (r->ticks)
+        engine_remove_ticker(call->engine, &r->ticker);
+    r->abandoned = true;
+    if (r->removing == 0)
+        free(r);
+    engine_call_done(call);
+}
+
+void receives_free(struct receives *r)
+{
+    if (r && engine_call(r->engine, on_free, r) < 0)
+        free(r); /* the loop takes no work: nothing ticks on it either */
+}

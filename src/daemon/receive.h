@@ -1,0 +1,40 @@
+/* receive.h - streams that are being received: for each the provisional vm that it goes into, and
+ * what becomes of that at the end.
+ *
+ * The one who receives holds NBD connections to the vm's disks from soon after its beginning. When
+ * there has been none for RECEIVE_GRACE_SECONDS, he has died, and the vm is removed: nothing
+ * half-made stays behind. All of it belongs to the engine's thread; these functions come from
+ * control threads and go there by engine_call(). */
+#ifndef VARVE_DAEMON_RECEIVE_H
+#define VARVE_DAEMON_RECEIVE_H
+
+#include "image/store.h"
+
+#define RECEIVES_MAX          32 /* at once */
+#define RECEIVE_GRACE_SECONDS 10
+
+struct engine;
+struct receives;
+
+struct receive {
+    char vm[NAME_MAX_CHARS + 1];     /* the provisional one */
+    char target[NAME_MAX_CHARS + 1]; /* whose next version it becomes; "": it is committed itself */
+    char version[NAME_MAX_CHARS + 1];
+    uint8_t guid[GUID_BYTES];
+    char note[NOTE_MAX_BYTES + 1];
+    enum consistency consistency;
+    bool force; /* also if the target has changed meanwhile */
+};
+
+/* NULL: no memory. engine: borrowed; free before it stops. */
+struct receives *receives_new(struct engine *engine);
+void receives_free(struct receives *receives); /* NULL is legal */
+
+/* Note one whose vm has just been made. Returns 0, -EAGAIN (RECEIVES_MAX), or an error. */
+int receives_add(struct receives *receives, const struct receive *what);
+
+/* Take one out, to end it: from now on its vm is the caller's to commit, adopt or remove.
+ * -ENOENT: none goes into vm. */
+int receives_take(struct receives *receives, const char *vm, struct receive *ret);
+
+#endif

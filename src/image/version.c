@@ -1,0 +1,399 @@
+/* version.c - versions: states of a vm that are kept, and how they come from each other.
+ *
+ * Versions and heads form a forest: a version's children are the versions and heads that were made
+ * from it, on its own line or by cloning and rolling back. A page is referred to by a connected
+ * part of the forest: it is born in one place and lives on below until it is replaced. So what a
+ * child has that is older than its parent's cut, the parent has too, and whoever gives a page up
+ * frees it exactly when it is younger than that.
+ *
+ * A removed version loses its name at once. What it alone holds is freed in time (splice.c), when
+ * at most one child is left: with more it stays as a nameless ghost, for only it tells which of the
+ * children's pages they share. */
+#include "base/crc.h"
+#include "base/err.h"
+#include "image/store-internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- finding -------------------------------------------------------------------------------- */
+
+static struct list *name_bucket(const struct vm *vm, struct store *store, const char *name)
+{
+    return &store->version_names[crc32c(vm->id, name, strlen(name)) % NAME_BUCKETS];
+}
+
+struct version *version_by_name(const struct vm *vm, const char *name)
+{
+    list_for_each (l, name_bucket(vm, vm->store, name)) {
+        struct version *version = container_of(l, struct version, hash_link);
+        if (version->vm == vm && strcmp(version->name, name) == 0)
+            return version;
+    }
+    return NULL;
+}
+
+struct disk *store_find_version_disk(struct store *store, const char *vm_name, const char *name,
+                                     const char *disk)
+{
+    struct vm *vm = vm_find(store, vm_name);
+    struct version *version = vm ? version_by_name(vm, name) : NULL;
+    return version ? disk_find(&version->disks, disk) : NULL;
+}
+
+bool disk_is_read_only(const struct disk *disk)
+{
+    return disk->version != NULL;
+}
+
+bool disk_is_related(const struct disk *a, const struct disk *b)
+{
+    return a->store == b->store && a->tree.family == b->tree.family;
+}
+
+/* ---- making --------------------------------------------------------------------------------- */
+
+void descend(struct descent *descent, struct version *parent)
+{
+    if (descent->parent) {
+        descent->parent->n_children--;
+        descent->parent->store->births++;
+    }
+    list_del(&descent->link);
+    descent->parent = parent;
+    if (!parent)
+        return;
+    parent->n_children++;
+    parent->store->births++;
+    list_push_back(&parent->children, &descent->link);
+}
+
+void version_set_name(struct version *version, const char *name)
+{
+    list_del(&version->hash_link);
+    if (name != version->name) /* it may only have changed its vm */
+        strcpy(version->name, name);
+    list_push_back(name_bucket(version->vm, version->store, name), &version->hash_link);
+}
+
+/* vm: NULL for what has no name any more. */
+struct version *version_new(struct store *store, struct vm *vm, const char *name, uint32_t id)
+{
+    struct version *version = calloc(1, sizeof(*version));
+    if (!version)
+        return NULL;
+    version->store = store;
+    version->vm = vm;
+    version->id = id;
+    list_init(&version->link);
+    list_init(&version->hash_link);
+    list_init(&version->descent.link);
+    list_init(&version->children);
+    list_init(&version->disks);
+    if (!vm) {
+        list_push_back(&store->dying, &version->link);
+        return version;
+    }
+    version_set_name(version, name);
+    list_push_back(&vm->versions, &version->link);
+    vm->n_versions++;
+    return version;
+}
+
+void version_free(struct version *version)
+{
+    while (!list_empty(&version->disks))
+        disk_destroy(container_of(version->disks.next, struct disk, link));
+    if (version->vm)
+        version->vm->n_versions--;
+    list_del(&version->link);
+    list_del(&version->hash_link);
+    free(version->note);
+    free(version);
+}
+
+bool vm_may_freeze(const struct vm *vm)
+{
+    list_for_each (l, &vm->disks) {
+        if (!tree_may_freeze(&container_of(l, struct disk, link)->tree))
+            return false;
+    }
+    return true;
+}
+
+int trees_add(struct trees *trees, struct tree *tree)
+{
+    if (trees->n == trees->max) {
+        uint32_t max = trees->max ? trees->max * 2 : 8;
+        struct tree **all = reallocarray(trees->all, max, sizeof(*all));
+        if (!all)
+            return -ENOMEM;
+        trees->all = all;
+        trees->max = max;
+    }
+    trees->all[trees->n++] = tree;
+    return 0;
+}
+
+struct list *descent_disks(struct descent *descent)
+{
+    return descent->is_head ? &container_of(descent, struct vm, descent)->disks
+                            : &container_of(descent, struct version, descent)->disks;
+}
+
+static struct disk *relative_of(const struct list *disks, const struct tree *tree)
+{
+    list_for_each (l, disks) {
+        struct disk *disk = container_of(l, struct disk, link);
+        if (disk->tree.family == tree->family)
+            return disk;
+    }
+    return NULL;
+}
+
+struct disk *version_relative(const struct version *version, const struct tree *tree)
+{
+    return relative_of(&version->disks, tree);
+}
+
+struct disk *descent_relative(struct descent *descent, const struct tree *tree)
+{
+    return relative_of(descent_disks(descent), tree);
+}
+
+int version_add_staying(struct version *from, const struct tree *tree,
+                        bool (*goes)(const struct version *version), struct trees *trees)
+{
+    struct list *l = from->children.next;
+    struct version *at = from;
+    for (;;) {
+        if (l == &at->children) {
+            if (at == from)
+                return 0;
+            l = at->descent.link.next;
+            at = at->descent.parent;
+            continue;
+        }
+        struct descent *child = container_of(l, struct descent, link);
+        struct version *version =
+            child->is_head ? NULL : container_of(child, struct version, descent);
+        if (version && goes(version)) {
+            at = version;
+            l = version->children.next;
+            continue;
+        }
+        struct disk *disk = descent_relative(child, tree);
+        int code = disk ? trees_add(trees, &disk->tree) : 0;
+        if (code < 0)
+            return code;
+        l = l->next;
+    }
+}
+
+/* A disk that came after the version is not in it: nothing of it is held. */
+static void tree_set_held(struct tree *tree, struct version *parent)
+{
+    bool there = parent && version_relative(parent, tree);
+    tree->held_cut = there ? parent->cut : 0;
+    tree->held_epoch = there ? parent->epoch : 0;
+    tree->stale = there ? &parent->stale : NULL;
+    tree->release = NULL;
+}
+
+void vm_set_held(struct vm *vm)
+{
+    list_for_each (l, &vm->disks)
+        tree_set_held(&container_of(l, struct disk, link)->tree, vm->descent.parent);
+}
+
+void version_set_held(struct version *version)
+{
+    list_for_each (l, &version->disks)
+        tree_set_held(&container_of(l, struct disk, link)->tree, version->descent.parent);
+}
+
+int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t id, uint64_t cut,
+                 struct version **ret)
+{
+    struct version *version = version_new(store, vm, name, id);
+    if (!version)
+        return -ENOMEM;
+    version->cut = cut;
+    version->epoch = store->table->epoch;
+    list_for_each (l, &vm->disks) {
+        struct disk *disk = container_of(l, struct disk, link);
+        if (disk->provisional) /* half an import */
+            continue;
+        struct disk *copy =
+            disk_create(store, NULL, version, disk->name, disk->id, disk->size_bytes);
+        if (!copy)
+            return -ENOMEM;
+        tree_snapshot(&disk->tree, &copy->tree);
+    }
+    descend(&version->descent, vm->descent.parent);
+    descend(&vm->descent, version);
+    vm_set_held(vm);
+    *ret = version;
+    return 0;
+}
+
+int head_from(struct store *store, struct vm *vm, const struct version *version, uint32_t id)
+{
+    list_for_each (l, &version->disks) {
+        const struct disk *disk = container_of(l, struct disk, link);
+        struct disk *copy = disk_create(store, vm, NULL, disk->name, id++, disk->size_bytes);
+        if (!copy)
+            return -ENOMEM;
+        tree_copy(&disk->tree, &copy->tree);
+        if (tree_make_head(&copy->tree) < 0)
+            return -ENOMEM;
+    }
+    descend(&vm->descent, (struct version *)version);
+    vm_set_held(vm);
+    return 0;
+}
+
+/* ---- removing ------------------------------------------------------------------------------- */
+
+static void move_disk(struct disk *disk, struct version *rest)
+{
+    list_del(&disk->link);
+    list_del(&disk->id_link);
+    disk->vm->n_disks--;
+    rest->n_disks++;
+    disk->vm = NULL;
+    disk->version = rest;
+    list_push_back(&rest->disks, &disk->link);
+}
+
+int head_remove(struct store *store, struct vm *vm, uint32_t id)
+{
+    struct version *rest = version_new(store, NULL, "", id);
+    if (!rest)
+        return -ENOMEM;
+    descend(&rest->descent, vm->descent.parent);
+    descend(&vm->descent, NULL);
+    while (!list_empty(&vm->disks))
+        move_disk(container_of(vm->disks.next, struct disk, link), rest);
+    return 0;
+}
+
+int disk_remove(struct store *store, struct disk *disk, uint32_t id)
+{
+    struct version *rest = version_new(store, NULL, "", id);
+    if (!rest)
+        return -ENOMEM;
+    descend(&rest->descent, disk->vm->descent.parent);
+    move_disk(disk, rest);
+    return 0;
+}
+
+void version_remove(struct version *version)
+{
+    list_del(&version->link);
+    list_del(&version->hash_link);
+    version->vm->n_versions--;
+    version->vm = NULL;
+    version->name[0] = 0;
+    version->stale = UINT64_MAX / 2; /* not known: more than it has */
+    list_push_back(&version->store->dying, &version->link);
+}
+
+/* ---- listing -------------------------------------------------------------------------------- */
+
+static size_t note_bytes(const struct version *version)
+{
+    return version->note ? strlen(version->note) + 1 : 1;
+}
+
+static void put_origin(const struct descent *descent, char *vm, char *name)
+{
+    const struct version *parent = descent->parent;
+    *vm = *name = 0;
+    if (!parent || !parent->vm)
+        return;
+    strcpy(vm, parent->vm->name);
+    strcpy(name, parent->name);
+}
+
+void version_put_origin(const struct vm *vm, struct vm_info *to)
+{
+    put_origin(&vm->descent, to->origin_vm, to->origin);
+}
+
+static void put_disks(const struct version *version, struct version_info *to,
+                      struct disk_info *disks)
+{
+    to->n_disks = version->n_disks;
+    to->disks = disks;
+    list_for_each (l, &version->disks) {
+        const struct disk *disk = container_of(l, struct disk, link);
+        *disks = (struct disk_info){.id = disk->id,
+                                    .size_bytes = disk->size_bytes,
+                                    .used_bytes = disk->tree.used_pages * PAGE_BYTES,
+                                    .users = disk->users};
+        strcpy(disks->name, disk->name);
+        to->used_bytes += disks->used_bytes;
+        to->users += disk->users;
+        disks++;
+    }
+}
+
+static void put_version(const struct version *version, struct version_info *to,
+                        struct disk_info *disks, char *note)
+{
+    *to = (struct version_info){.note = note,
+                                .id = version->id,
+                                .created_us = version->created_us,
+                                .consistency = version->consistency,
+                                .held = version->held,
+                                .exclusive_bytes = BYTES_UNKNOWN};
+    strcpy(to->vm, version->vm->name);
+    strcpy(to->name, version->name);
+    put_origin(&version->descent, to->origin_vm, to->origin);
+    memcpy(to->guid, version->guid, sizeof(to->guid));
+    strcpy(note, version->note ? version->note : "");
+    put_disks(version, to, disks);
+}
+
+int store_list_versions(struct store *store, const char *name, struct version_info **ret,
+                        uint32_t *ret_n)
+{
+    const struct vm *only = name ? vm_find(store, name) : NULL;
+    size_t n = 0, n_disks = 0, notes = 0;
+    if (name && !only)
+        return -ENOENT;
+    list_for_each (l, &store->vms) {
+        const struct vm *vm = container_of(l, struct vm, link);
+        list_for_each (k, &vm->versions) {
+            const struct version *version = container_of(k, struct version, link);
+            if (only && vm != only)
+                continue;
+            n++;
+            n_disks += version->n_disks;
+            notes += note_bytes(version);
+        }
+    }
+    struct version_info *infos =
+        calloc(1, (n + 1) * sizeof(*infos) + n_disks * sizeof(struct disk_info) + notes);
+    if (!infos)
+        return -ENOMEM;
+    struct disk_info *disks = (struct disk_info *)(infos + n + 1);
+    struct version_info *to = infos;
+    char *note = (char *)(disks + n_disks);
+    list_for_each (l, &store->vms) {
+        const struct vm *vm = container_of(l, struct vm, link);
+        list_for_each (k, &vm->versions) {
+            const struct version *version = container_of(k, struct version, link);
+            if (only && vm != only)
+                continue;
+            put_version(version, to++, disks, note);
+            disks += version->n_disks;
+            note += note_bytes(version);
+        }
+    }
+    *ret = infos;
+    *ret_n = n;
+    return 0;
+}
