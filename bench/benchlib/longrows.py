@@ -83,7 +83,7 @@ class Amplification(LongRow):
 class Overwrite(LongRow):
     """Random overwriting for ever of a disk that fills a share of the store.
 
-    full = disk size / what the empty store accepts before it refuses writes ("available" of df). Runs until the store's capacity was written at least four
+    full = disk size / (capacity - reserve). Runs until the store's capacity was written at least four
     times over and the cost per byte stands still, then measures, in turn with a store of twice the
     capacity that holds the same disk and was written through once, sequentially (the "empty" store: it
     need not clean, and its log files exist)."""
@@ -106,10 +106,11 @@ class Overwrite(LongRow):
         sides = [full]
         try:
             space = full.df()
-            disk = int(space["available"] * self.percent / 100) // MIB * MIB
+            disk = int((space["capacity"] - space["reserve"]) * self.percent / 100) // MIB * MIB
             full.create(disk)
             empty = Varve(bench, disk, capacity=2 * capacity, label="empty")
             sides.append(empty)
+            accepts = space["available"]
             for side in sides:
                 side.thaw()
                 bench.fio(side, "fill", size=disk)
@@ -122,7 +123,7 @@ class Overwrite(LongRow):
             space, counters = full.df(), full.stats()
         finally:
             close_sides(sides)
-        return self.report(rounds, chunks, steady, disk, capacity, space, counters)
+        return self.report(rounds, chunks, steady, disk, capacity, accepts, space, counters)
 
     def age(self, bench, full, disk, capacity):
         """Chunks of half a capacity until two in a row cost the same within 3 %."""
@@ -139,13 +140,13 @@ class Overwrite(LongRow):
                 return chunks, True
         return chunks, False
 
-    def report(self, rounds, chunks, steady, disk, capacity, space, counters):
+    def report(self, rounds, chunks, steady, disk, capacity, accepts, space, counters):
         last = chunks[-2:] + rounds["full"]
         cost = stats.total_ratio([c["storage_written"] for c in last], [c["bytes"] for c in last])
         speed = stats.ratio([r["iops"] for r in rounds["full"]], [r["iops"] for r in rounds["empty"]])
-        share = disk / (space["capacity"] - space["reserve"])
+        share = disk / accepts
         notes = [f"store of {stats.human_bytes(capacity)}, disk of {stats.human_bytes(disk)} "
-                 f"({share:.0%} of the capacity without the reserve); "
+                 f"({share:.0%} of what the empty store accepts before it refuses writes); "
                  f"{len(chunks) / 2:.1f} x the capacity written before measuring"]
         if not steady:
             notes.append("SUSPECT: the cost per byte had not come to rest")
