@@ -181,7 +181,7 @@ enum change_kind {
     CHANGE_VM_CREATE = 0,   /* vm, role, provisional; no disks yet */
     CHANGE_VM_COMMIT = 1,   /* vm: a provisional vm becomes an ordinary one */
     CHANGE_VM_RENAME = 2,   /* vm, new_name */
-    CHANGE_VM_REMOVE = 3,   /* vm and its disks; -EBUSY while one is in use */
+    CHANGE_VM_REMOVE = 3,   /* vm with its disks and versions; -EBUSY, ERR_HELD */
     CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes, provisional */
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
     CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
@@ -246,7 +246,7 @@ void store_change(struct store *store, struct store_change *change);
 struct disk_info {
     char name[NAME_MAX_CHARS + 1];
     uint32_t id;
-    uint64_t size_bytes, used_bytes; /* used: pages that hold data */
+    uint64_t size_bytes, used_bytes; /* used: data, and zeros that are kept allocated */
     uint32_t users;
     bool provisional;
 };
@@ -270,7 +270,9 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n);
 /* ---- versions --------------------------------------------------------------------------------
  *
  * A version is vm@name: all disks of a vm at one instant. It is made, removed and so on by
- * store_change(). Reading and writing cost the same however many there are. */
+ * store_change(). Reading and writing cost the same however many there are. In a store that became
+ * read-only one whose tables had not reached the medium cannot be read (-EIO) until it is opened
+ * again. */
 
 #define BYTES_UNKNOWN UINT64_MAX
 

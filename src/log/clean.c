@@ -605,7 +605,7 @@ static void window_read(struct storage_req *req, int res)
     log->storage->submit(log->storage, &w->req);
 }
 
-/* How many of the next moves go into one window: pages within 1 MiB, nodes of one piece. */
+/* How many of the next moves go into one window: pages within WINDOW_BLOCKS, nodes of one piece. */
 static uint32_t window_moves(const struct cleaner *c)
 {
     const struct move *m = &c->moves[c->next_move];
