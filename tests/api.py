@@ -9,9 +9,11 @@ import http.client
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 import xmlrpc.client
@@ -152,6 +154,22 @@ class Api(unittest.TestCase):
         api.vm.remove("afterlife")
         self.assertNotIn("afterlife", [v["name"] for v in api.vm.list()])
         self.fault(100, api.vm.remove, "afterlife")
+
+    def test_a_client_that_hangs_up_is_waited_for(self):
+        def connect():
+            s = socket.socket(socket.AF_UNIX)
+            s.connect(self.run_dir + "/nbd.sock")
+            s.recv(18, socket.MSG_WAITALL)  # the greeting of NBD; then EXPORT_NAME
+            s.sendall(struct.pack(">I8sII", 3, b"IHAVEOPT", 1, len(b"used/root")) + b"used/root")
+            s.recv(10, socket.MSG_WAITALL)
+            return s
+        self.api.vm.create("used", {"size": "65536"})
+        client = connect()
+        self.fault(102, self.api.vm.remove, "used")
+        timer = threading.Timer(0.05, client.close)
+        timer.start()
+        self.api.vm.remove("used")
+        timer.join()
 
     def test_provisional_until_committed(self):
         self.api.vm.create("prov", {"provisional": True, "size": "4096"})

@@ -33,7 +33,8 @@ class FioError(Exception):
 
 def job_text(target, workload, *, seconds=None, ramp_s=0, io_size=None, size=None, offset=0, seed=1):
     """The job file. target: the lines that say what to work on (Server.target)."""
-    lines = ["[global]", "thread=1", f"randseed={seed}", "percentile_list=50:99:99.9:99.99"]
+    # Without randrepeat=0 fio takes the same sequence whatever the seed.
+    lines = ["[global]", "thread=1", "randrepeat=0", f"randseed={seed}", "percentile_list=50:99:99.9:99.99"]
     lines += [f"{k}={v}" for k, v in target.items()]
     lines += ["[work]"]
     lines += [f"{k}={v}" for k, v in WORKLOADS[workload].items()]

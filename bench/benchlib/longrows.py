@@ -95,7 +95,7 @@ class Overwrite(LongRow):
         self.title = f"4 KiB random overwrite for ever, store {percent} % full, {skew}"
 
     def capacity(self, quick):
-        return 1536 * MIB if quick else 6 * GIB
+        return 1536 * MIB if quick else 12 * GIB
 
     def disk_need(self, options):
         return 3 * self.capacity(options.quick)

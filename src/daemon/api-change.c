@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #define SAME_NAMES_MAX 100000 /* versions of one second */
 
@@ -140,6 +141,10 @@ unsigned api_texts(xmlrpc_env *env, xmlrpc_value *args, unsigned i, const char *
 
 /* ---- changes -------------------------------------------------------------------------------- */
 
+/* A client that has hung up is a user of its disk until what it had in flight is done. */
+#define HANGING_UP_US   200000
+#define HANGING_UP_STEP 2000
+
 struct trip;
 
 /* A change, and the way back from it. */
@@ -176,13 +181,23 @@ static void on_changes(struct engine_call *call)
     }
 }
 
-int api_try(struct api *api, const struct store_change *what)
+static int try_once(struct api *api, const struct store_change *what)
 {
     struct carried carried = {.change = *what};
     struct trip trip = {.n = 1, .carried = &carried};
     int r = engine_call(api->engine, on_changes, &trip);
 
     return r < 0 ? r : carried.change.error;
+}
+
+int api_try(struct api *api, const struct store_change *what)
+{
+    uint64_t end_us = mono_us() + HANGING_UP_US;
+    int r;
+
+    while ((r = try_once(api, what)) == -EBUSY && mono_us() < end_us)
+        usleep(HANGING_UP_STEP);
+    return r;
 }
 
 void api_change(xmlrpc_env *env, struct api *api, const struct store_change *what)

@@ -43,7 +43,8 @@ void api_change(xmlrpc_env *env, struct api *api, const struct store_change *wha
  * Returns how many succeeded. */
 unsigned api_changes(xmlrpc_env *env, struct api *api, const struct store_change *what, unsigned n);
 
-/* Make a change durable; returns its error. For callers who try something else then. */
+/* Make a change durable; returns its error. For callers who try something else then. What is in use
+ * is tried again for a moment: its client may have just hung up. */
 int api_try(struct api *api, const struct store_change *what);
 
 /* Set the fault for a change for which api_try() returned error. */

@@ -608,6 +608,7 @@ void change_applied(struct store *store, int error, uint64_t cut)
         change_done(store, ERR_READ_ONLY);
         return;
     }
+    store->n_changes++;
     store->change_waiter.seq = store->log->applied_seq;
     store->change_waiter.wake = change_synced;
     log_sync(store->log, &store->change_waiter);

@@ -38,19 +38,41 @@ static size_t pad(size_t n, size_t to)
 
 /* ---- beginning ------------------------------------------------------------------------------ */
 
-static bool is_due(struct store *store)
+/* May the map be made durable without the tables? What the last whole checkpoint has must still be
+ * all there is but for pages: recovery does its tail again over the newer map. */
+static bool may_be_map_only(const struct store *store)
+{
+    const struct last_whole *last = &store->checkpoint.last;
+    return last->bytes && last->n_changes == store->n_changes && !store->log->tail_cleaned &&
+           list_empty(&store->dying);
+}
+
+static bool is_due(struct store *store, bool *ret_map_only)
 {
     struct log *log = store->log;
+    *ret_map_only = false;
     if (store->checkpoint.wanted || !log->data_file)
         return true;
     if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes)
         return true;
-    return log_wants_checkpoint(log);
+    *ret_map_only = may_be_map_only(store) && log_wants_checkpoint(log, true);
+    return *ret_map_only || log_wants_checkpoint(log, false);
 }
 
 typedef void disk_fn(struct checkpoint *c, struct disk *disk);
 static void for_each_disk(struct store *store, disk_fn *fn);
 static void expect_root(struct checkpoint *c, struct disk *disk);
+
+static void start(struct store *store, bool map_only)
+{
+    struct checkpoint *c = &store->checkpoint;
+    c->map_only = map_only;
+    c->seq = store->log->checkpoint_seq + 1;
+    c->started_us = mono_us();
+    c->state = CHECKPOINT_NODES;
+    store->log->checkpoint_wanted = false;
+    store->log->checkpoint_running = c->seq;
+}
 
 static int begin(struct store *store)
 {
@@ -76,16 +98,36 @@ static int begin(struct store *store)
     memset(c->buf, 0, BLOCK_BYTES + c->catalogue_bytes);
     catalogue_save(store, c->buf + BLOCK_BYTES, &ignored);
     c->next_id = store->next_id;
-    c->seq = log->checkpoint_seq + 1;
-    c->started_us = mono_us();
+    c->n_changes = store->n_changes;
+    c->map_seq = 0;
     c->wanted = false;
-    c->state = CHECKPOINT_NODES;
-    log->checkpoint_wanted = false;
-    log->checkpoint_running = c->seq;
     log->bytes_since_checkpoint = 0;
+    log->tail_cleaned = false;
+    start(store, false);
     log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
     for_each_disk(store, expect_root);
     table_freeze(store->table);
+    return 0;
+}
+
+/* The position stays that of the last whole one. */
+static int begin_map(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    struct log *log = store->log;
+    cleaner_write_footers(log);
+    size_t map_bytes = log_map_size_of_data(log) + c->last.table_bytes;
+    c->catalogue_bytes = c->last.catalogue_bytes;
+    c->buf_bytes = pad(BLOCK_BYTES + c->catalogue_bytes + map_bytes, BLOCK_BYTES);
+    c->buf = aligned_alloc(STORAGE_ALIGN_BYTES, c->buf_bytes);
+    if (!c->buf)
+        return -ENOMEM;
+    memset(c->buf, 0, BLOCK_BYTES);
+    memcpy(c->buf + BLOCK_BYTES, c->last.bytes, c->catalogue_bytes);
+    c->next_id = c->last.next_id;
+    c->map_seq = log->applied_seq;
+    start(store, true);
+    log_map_begin_data(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
     return 0;
 }
 
@@ -133,17 +175,17 @@ static void for_each_disk(struct store *store, disk_fn *fn)
         for_disks(store, &container_of(l, struct version, link)->disks, fn);
 }
 
-static void put_header(struct store *store, uint32_t n_files, size_t map_bytes)
+static void put_header(struct store *store, const struct log_map_end *map)
 {
     struct checkpoint *c = &store->checkpoint;
     struct log *log = store->log;
     struct checkpoint_header *h = (struct checkpoint_header *)c->buf;
-    size_t body = c->catalogue_bytes + map_bytes;
+    size_t body = c->catalogue_bytes + map->bytes;
 
     memset(h, 0, sizeof(*h));
     memcpy(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic));
     h->version = FORMAT_VERSION;
-    h->incompat = CHECKPOINT_VERSIONS;
+    h->incompat = CHECKPOINT_VERSIONS | (c->map_only ? CHECKPOINT_MAP_AHEAD : 0);
     memcpy(h->uuid, log->uuid, sizeof(h->uuid));
     h->seq = c->seq;
     h->time_us = wall_us();
@@ -158,9 +200,10 @@ static void put_header(struct store *store, uint32_t n_files, size_t map_bytes)
     h->next_segment = log->next_segment;
     h->next_fill = log->next_fill;
     h->next_id = c->next_id;
-    h->n_files = n_files;
+    h->n_files = map->n_files + (c->map_only ? c->last.n_table_files : 0);
     h->catalogue_bytes = c->catalogue_bytes;
-    h->map_bytes = map_bytes;
+    h->map_bytes = map->bytes;
+    h->map_seq = c->map_seq;
     h->crc = crc32c(0, h, sizeof(*h));
     size_t used = BLOCK_BYTES + body;
     memset(c->buf + used, 0, pad(used, BLOCK_BYTES) - used);
@@ -174,6 +217,40 @@ static void failed(struct store *store, int error, const char *what)
     store->checkpoint.state = CHECKPOINT_IDLE;
 }
 
+/* Where files are short, keep what checkpoints of the map alone will repeat. */
+static void keep_whole(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    struct last_whole *last = &c->last;
+    free(last->bytes);
+    last->bytes = NULL;
+    if (!log_is_pressed(store->log))
+        return;
+    last->catalogue_bytes = c->catalogue_bytes;
+    last->table_bytes = c->map.bytes - c->map.tables_at;
+    last->n_table_files = c->map.n_table_files;
+    last->next_id = c->next_id;
+    last->n_changes = c->n_changes;
+    last->bytes = malloc(last->catalogue_bytes + last->table_bytes);
+    if (!last->bytes)
+        return; /* then whole ones will do */
+    const uint8_t *body = c->buf + BLOCK_BYTES;
+    memcpy(last->bytes, body, last->catalogue_bytes);
+    memcpy(last->bytes + last->catalogue_bytes, body + last->catalogue_bytes + c->map.tables_at,
+           last->table_bytes);
+}
+
+static void whole_committed(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    store->stats.checkpoints++;
+    store->log->tables_seq = c->position.seq;
+    keep_whole(store);
+    if (!check_take_body(store, c->buf))
+        free(c->buf);
+    for_each_disk(store, forget_root);
+}
+
 static void committed(struct storage_req *req, int res)
 {
     struct store *store = container_of(req, struct store, checkpoint.req);
@@ -182,15 +259,17 @@ static void committed(struct storage_req *req, int res)
         failed(store, res, "syncing a checkpoint");
         return;
     }
-    store->stats.checkpoints++;
     store->stats.checkpoint_us += mono_us() - c->started_us;
     store->log->stats.checkpoint_bytes += c->iov.iov_len;
-    if (!check_take_body(store, c->buf))
+    if (c->map_only) {
+        store->stats.map_checkpoints++;
         free(c->buf);
-    for_each_disk(store, forget_root);
+    } else {
+        whole_committed(store);
+    }
     c->buf = NULL;
     c->state = CHECKPOINT_IDLE;
-    log_checkpoint_done(store->log, c->seq);
+    log_checkpoint_done(store->log, c->seq, c->map_only);
 }
 
 static void written(struct storage_req *req, int res)
@@ -225,26 +304,38 @@ static void log_synced(struct waiter *waiter, int error)
     store->storage->submit(store->storage, &c->req);
 }
 
+static bool map_step(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    if (log_map_step(store->log, MAP_FILES_A_TURN)) {
+        log_map_finish_data(store->log, c->last.bytes + c->last.catalogue_bytes,
+                            c->last.table_bytes, &c->map);
+        put_header(store, &c->map);
+        c->state = CHECKPOINT_DRAIN;
+    }
+    return true;
+}
+
 /* Some nodes, some files of the map. Returns true when there is more that waits for nothing. */
 static bool nodes_step(struct store *store)
 {
     struct checkpoint *c = &store->checkpoint;
     struct log *log = store->log;
+    if (c->map_only)
+        return map_step(store);
     if (log->table.inflight >= TABLE_BUFS || !log_table_room(log))
         return false;
     bool map_taken = log_map_step(log, MAP_FILES_A_TURN);
     if (!table_is_written(store->table) || !map_taken)
         return true;
     log_table_flush(log);
-    uint32_t n_files;
-    size_t map_bytes;
-    int code = log_map_finish(log, &n_files, &map_bytes);
+    int code = log_map_finish(log, &c->map);
     if (code < 0) {
         failed(store, code, "taking the map of a checkpoint");
         return false;
     }
     for_each_disk(store, put_root);
-    put_header(store, n_files, map_bytes);
+    put_header(store, &c->map);
     c->state = CHECKPOINT_DRAIN;
     return true;
 }
@@ -253,22 +344,26 @@ bool checkpoint_step(struct store *store)
 {
     struct checkpoint *c = &store->checkpoint;
     struct log *log = store->log;
+    bool map_only;
     if (log->error)
         return false;
     if (c->state == CHECKPOINT_IDLE) {
-        if (!is_due(store))
+        if (!is_due(store, &map_only))
             return false;
-        checkpoint_want(store);
-        if (!cleaner_may_checkpoint(log) || store->change_logged || !table_may_freeze(store->table))
+        if (!map_only)
+            checkpoint_want(store);
+        if (!cleaner_may_checkpoint(log) || store->change_logged ||
+            (!map_only && !table_may_freeze(store->table)))
             return false;
-        int code = begin(store);
+        int code = map_only ? begin_map(store) : begin(store);
         if (code < 0 && code != -EAGAIN)
             failed(store, code, "beginning a checkpoint");
         return code == 0;
     }
     if (c->state == CHECKPOINT_NODES)
         return nodes_step(store);
-    if (c->state == CHECKPOINT_DRAIN && !log->table.inflight && cleaner_footers_done(log)) {
+    if (c->state == CHECKPOINT_DRAIN && (c->map_only || !log->table.inflight) &&
+        cleaner_footers_done(log)) {
         c->state = CHECKPOINT_SYNC;
         c->waiter.wake = log_synced;
         log_sync_all(log, &c->waiter);
@@ -339,8 +434,11 @@ static int load_header(struct store *store, int which, struct checkpoint_header 
     if (memcmp(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic)) != 0 ||
         crc32c(0, h, sizeof(*h)) != crc)
         return ERR_DAMAGED;
-    if (h->version > FORMAT_VERSION || h->incompat & ~(uint64_t)CHECKPOINT_VERSIONS)
+    if (h->version > FORMAT_VERSION ||
+        h->incompat & ~(uint64_t)(CHECKPOINT_VERSIONS | CHECKPOINT_MAP_AHEAD))
         return ERR_FORMAT_NEWER;
+    if (h->incompat & CHECKPOINT_MAP_AHEAD && h->map_seq < h->batch_seq)
+        return ERR_DAMAGED;
     if (memcmp(h->uuid, store->super.uuid, sizeof(h->uuid)) != 0 ||
         h->body_bytes > MAX_BODY_BYTES || h->catalogue_bytes > h->body_bytes ||
         h->map_bytes != h->body_bytes - h->catalogue_bytes || h->catalogue_bytes % 8 || h->seq == 0)
@@ -393,6 +491,7 @@ static int take_body(struct store *store, const struct checkpoint_header *h, con
     struct log *log = store->log;
     log->checkpoint_seq = h->seq;
     log->incarnation = h->incarnation;
+    log->map_seq = h->incompat & CHECKPOINT_MAP_AHEAD ? h->map_seq : 0;
     log->next_segment = h->next_segment;
     log->next_fill = h->next_fill;
     store->next_id = h->next_id;

@@ -240,9 +240,11 @@ static int apply_tail(struct store *store, const struct tail *tail, uint64_t seq
     log->applied_seq = seq;
     for (size_t at = 0; code == 0 && at < tail->len;) {
         const struct batch_header *h = (const struct batch_header *)(tail->bytes + at);
+        log->replaying_seq = h->seq;
         code = replay_batch(store, tail->bytes + at);
         at += (sizeof(*h) + h->records_bytes + 7) & ~(size_t)7;
     }
+    log->replaying_seq = 0;
     log->applied_seq = last;
     log_check_dead(log);
     return code < 0 ? code : log->error;

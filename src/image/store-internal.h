@@ -93,14 +93,27 @@ enum checkpoint_state {
     CHECKPOINT_COMMIT, /* its sync */
 };
 
+/* What a checkpoint of the map alone repeats of the last whole one. */
+struct last_whole {
+    uint8_t *bytes; /* the catalogue, then the map's records of table files; NULL: not kept */
+    size_t catalogue_bytes, table_bytes;
+    uint32_t n_table_files;
+    uint32_t next_id;
+    uint64_t n_changes; /* of the catalogue that it has */
+};
+
 struct checkpoint {
     enum checkpoint_state state;
     bool wanted, clean;
+    bool map_only;
     uint64_t seq;
     struct log_position position;
     uint8_t *buf;
     size_t buf_bytes, catalogue_bytes;
+    struct log_map_end map;
     uint32_t next_id;
+    uint64_t n_changes, map_seq;
+    struct last_whole last;
     uint64_t started_us, batch_bytes;
     struct waiter waiter;
     struct storage_req req;
@@ -109,7 +122,7 @@ struct checkpoint {
 
 struct store_stats {
     uint64_t reads, read_bytes, writes, write_bytes, flushes, trims, zeroes, partial_writes;
-    uint64_t disk_reads, disk_read_bytes, checksum_errors, checkpoints, full;
+    uint64_t disk_reads, disk_read_bytes, checksum_errors, checkpoints, map_checkpoints, full;
     uint64_t checkpoint_us, replayed_batches, locks_waited;
     uint64_t reclaimed_nodes, reclaimed_pages, reclaimed_versions, unreclaimed_pages;
 };
@@ -140,6 +153,7 @@ struct store {
     bool hurry;          /* with what is frozen: a change waits for it */
     bool change_zeroing; /* before that, and it may need a checkpoint to go on (zero_end()) */
     struct waiter change_waiter;
+    uint64_t n_changes; /* made since the store was opened */
 
     bool splice_pauses;    /* something could not be read: until the next tick */
     struct splice *splice; /* of dying versions */

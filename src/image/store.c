@@ -239,6 +239,7 @@ static void store_free(struct store *store)
     if (store->table)
         catalogue_free(store);
     free(store->checkpoint.buf);
+    free(store->checkpoint.last.bytes);
     table_free(store->table);
     page_cache_free(store->cache);
     log_free(store->log);
@@ -468,6 +469,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"syncs", "syncs of log files", g->syncs},
         {"room_waits", "times a write found no room in the log at once", g->room_waits},
         {"checkpoints", "checkpoints of the page tables", s->checkpoints},
+        {"map_checkpoints", "checkpoints of the segment map alone", s->map_checkpoints},
         {"checkpoint_us", "microseconds from their beginnings to their ends", s->checkpoint_us},
         {"replayed_batches", "batches read again when the store was opened", s->replayed_batches},
         {"reclaimed_nodes", "table nodes of removed versions and disks gone through",

@@ -592,7 +592,7 @@ void table_shrink(struct table *table)
 
 bool table_is_crowded(const struct table *table)
 {
-    return table->dirty_bytes > table->budget_bytes / 2;
+    return table->dirty_bytes > table->budget_bytes / 4 * 3;
 }
 
 /* ---- growing -------------------------------------------------------------------------------- */

@@ -141,7 +141,10 @@ static void batch_send(struct log *log)
     struct batch *batch = log->open;
     log->open = NULL;
     log->held_turns = 0;
-    log->peak_pages -= (log->peak_pages + 63) / 64;
+    /* Slowly: batches that wait for less than the peak would else lower it, and then wait for still
+     * less. */
+    if (log->stats.batches % 64 == 0)
+        log->peak_pages -= (log->peak_pages + 15) / 16;
     log->data_slot += 1 + batch->n_pages;
     file_touch(log, batch->file);
     batch->file->used_slots = log->data_slot;
@@ -333,7 +336,8 @@ static bool hold_back(struct log *log)
     uint32_t outstanding = log->pages_inflight + batch->n_pages;
     if (outstanding > log->peak_pages)
         log->peak_pages = outstanding;
-    if (!log_is_pressed(log) || batch->n_pages >= log->peak_pages / 8 * 7 || open_is_awaited(log))
+    if (!log_is_pressed(log) || batch->n_pages >= log->peak_pages - log->peak_pages / 16 ||
+        open_is_awaited(log))
         return false;
     if (log->n_inflight > 0)
         return true;

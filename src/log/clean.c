@@ -357,7 +357,7 @@ static uint32_t files_to_be_had(const struct log *log)
 /* Begin to clean when fewer files are left than this. */
 static uint32_t low_water(const struct log *log)
 {
-    return log->reserve_files + 3 + log->max_files / 128;
+    return KEEP_FREE + 1 + dead_files_worth_a_map(log);
 }
 
 bool log_is_pressed(const struct log *log)
@@ -726,6 +726,8 @@ static void switch_pieces(struct log *log)
     struct log_file *victim = c->victim;
     struct pack *pack = pack_of(c, victim);
 
+    if (victim->kind == FILE_KIND_DATA && victim->sealed_batch > log->tables_seq)
+        log->tail_cleaned = true;
     file_touch(log, victim);
     for (uint32_t i = 0; i < c->n_parts; i++) {
         const struct part *part = &c->parts[i];

@@ -283,6 +283,10 @@ void log_set_live(struct log *log, uint64_t address, uint32_t n_slots)
     uint32_t slot;
     struct log_piece *piece = find_slot(log, address, &slot);
     assert(piece && slot + n_slots <= file_slots(piece->file));
+    /* A map that is ahead of the tables has it already, if it did not die since. */
+    if (log->replaying_seq && log->replaying_seq <= log->map_seq &&
+        piece->file->shift == DATA_SHIFT && bit_get(piece->file->live, slot))
+        return;
     file_touch(log, piece->file);
     for (uint32_t i = slot; i < slot + n_slots; i++) {
         assert(!bit_get(piece->file->live, i));
@@ -452,14 +456,13 @@ void log_tidy(struct log *log, bool idle)
         remove_file(log);
 }
 
-/* Data leaves KEEP_FREE files, and the rest of the reserve in files that are free or will be at the
- * next checkpoint. In a full store writes are refused before they come here; what comes are trims
- * and changes, which make room: for them there is one more. */
+/* Data leaves KEEP_FREE files. In a full store writes are refused before they come here; what comes
+ * are trims and changes, which make room: for them there is one more. */
 static bool may_take_for_data(const struct log *log)
 {
     if (log_room_pages(log) == 0)
         return log->n_free > KEEP_FREE / 2;
-    return log->n_free > KEEP_FREE && log->n_free + log->n_dead > log->reserve_files;
+    return log->n_free > KEEP_FREE;
 }
 
 struct log_file *file_take(struct log *log, bool for_data)
@@ -610,7 +613,16 @@ void log_hold(struct log *log, bool hold)
         log_check_dead(log);
 }
 
-bool log_wants_checkpoint(const struct log *log)
+/* Would the next checkpoint free this dead file? */
+static bool is_freed_by(const struct log *log, const struct log_file *file, bool map_only)
+{
+    if (map_only && (file->shift == TABLE_SHIFT ||
+                     (file->kind == FILE_KIND_DATA && file->sealed_batch > log->tables_seq)))
+        return false;
+    return !file->readers && !file->writers;
+}
+
+bool log_wants_checkpoint(const struct log *log, bool map_only)
 {
     bool creatable = !log->creation_failed && log->n_files < log->max_files;
     if (log->hold || log->n_free > log->reserve_files || creatable)
@@ -618,10 +630,10 @@ bool log_wants_checkpoint(const struct log *log)
     uint32_t n = 0;
     list_for_each (l, &log->dead) {
         const struct log_file *file = container_of(l, struct log_file, link);
-        n += file->release_seq <= log->checkpoint_seq + 1 && !file->readers && !file->writers;
+        n += file->release_seq <= log->checkpoint_seq + 1 && is_freed_by(log, file, map_only);
     }
     return n && (n >= log->reserve_files || log->n_free <= KEEP_FREE ||
-                 (n >= 3 && log->n_free <= KEEP_FREE + 1));
+                 (n >= dead_files_worth_a_map(log) && log->n_free <= KEEP_FREE + 1));
 }
 
 bool log_files_are_busy(const struct log *log)
@@ -647,7 +659,7 @@ static void release(struct log *log, struct log_file *file)
     log->n_free++;
 }
 
-void log_checkpoint_done(struct log *log, uint64_t seq)
+void log_checkpoint_done(struct log *log, uint64_t seq, bool map_only)
 {
     log->checkpoint_seq = seq;
     log->checkpoint_running = 0;
@@ -658,7 +670,7 @@ void log_checkpoint_done(struct log *log, uint64_t seq)
     log->data_unnamed = false;
     list_for_each_safe (l, &log->dead) {
         struct log_file *file = container_of(l, struct log_file, link);
-        if (file->release_seq > seq || file->readers || file->writers || log->hold)
+        if (file->release_seq > seq || log->hold || !is_freed_by(log, file, map_only))
             continue;
         release(log, file);
         any = true;

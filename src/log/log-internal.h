@@ -8,6 +8,13 @@
  * next, for data one, for cleaning one. */
 #define KEEP_FREE 4
 
+/* Dead files that a checkpoint of the map should find, so that it pays: its size is that of the
+ * whole map. */
+static inline uint32_t dead_files_worth_a_map(const struct log *log)
+{
+    return 2 + log->max_files / 256;
+}
+
 /* files.c */
 struct log_file *file_get(struct log *log, uint32_t number); /* makes the struct; NULL: no memory */
 struct log_file *file_take(struct log *log, bool for_data);  /* off the free list; NULL: none */

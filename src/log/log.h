@@ -12,7 +12,8 @@
  *  3. A file that a crash left unfinished is never appended to.
  *  4. After a failed write or sync, log->error is set and stays: no batch, node or checkpoint is
  *     written any more; reads go on.
- *  5. Data may not take the last reserve_files free files; table nodes and cleaning may. */
+ *  5. Data may not take the last KEEP_FREE free files; table nodes and cleaning may. What lives
+ *     leaves reserve_files free: what else stands there cleaning wins back. */
 #ifndef VARVE_LOG_LOG_H
 #define VARVE_LOG_LOG_H
 
@@ -230,6 +231,10 @@ struct log {
 
     /* Checkpoints: seq of the last durable one and of the one being made (0: none). */
     uint64_t checkpoint_seq, checkpoint_running;
+    uint64_t tables_seq;    /* the batch up to which the last whole one has the tables */
+    uint64_t map_seq;       /* opening: the batch up to which the map has data files already */
+    uint64_t replaying_seq; /* opening: the batch that is being done again; 0: none */
+    bool tail_cleaned; /* a file with batches behind tables_seq was: its batches are not in it */
     bool older; /* opening: the other checkpoint is not whole; it may have been the newer one */
     bool checkpoint_wanted; /* one waits to begin: no new victim */
     uint64_t bytes_since_checkpoint;
@@ -341,16 +346,28 @@ size_t log_map_size(const struct log *log, uint64_t node_bytes, uint32_t *ret_fi
 void log_map_begin(struct log *log, uint8_t *body, size_t size);
 /* Take up to n_files more records; true when all but those of table files are taken. */
 bool log_map_step(struct log *log, uint32_t n_files);
-/* Take what is left, at the end of the checkpoint's nodes. Out: the bytes used. 0, or -EOVERFLOW:
- * more nodes were written than was said. */
-int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes);
+/* Take what is left, at the end of the checkpoint's nodes. Out: the bytes used, those before the
+ * records of table files, and how many these are. 0, or -EOVERFLOW: more nodes were written than
+ * was said. */
+struct log_map_end {
+    size_t bytes, tables_at;
+    uint32_t n_files, n_table_files;
+};
+int log_map_finish(struct log *log, struct log_map_end *ret);
+/* The size of a map of which only data files are new; its beginning, and its end with the records
+ * of table files that an earlier one had. */
+size_t log_map_size_of_data(const struct log *log);
+void log_map_begin_data(struct log *log, uint8_t *body, size_t size);
+void log_map_finish_data(struct log *log, const uint8_t *tables, size_t table_bytes,
+                         struct log_map_end *ret);
 /* Sync all that the checkpoint needs: done through waiter. */
 void log_sync_all(struct log *log, struct waiter *waiter);
-/* The checkpoint is durable: what died before it began is free. */
-void log_checkpoint_done(struct log *log, uint64_t seq);
+/* The checkpoint is durable: what died before it began is free. One of the map alone frees no table
+ * files, and no data files of the tail: those with batches behind log->tables_seq. */
+void log_checkpoint_done(struct log *log, uint64_t seq, bool map_only);
 
-/* Files are needed, and a checkpoint would free some. */
-bool log_wants_checkpoint(const struct log *log);
+/* Files are needed, and a checkpoint (of the map alone) would free some. */
+bool log_wants_checkpoint(const struct log *log, bool map_only);
 /* Keep all files and pieces where they are: no cleaning, nothing is released. */
 void log_hold(struct log *log, bool hold);
 /* What is held back is needed: whoever holds should let go. */

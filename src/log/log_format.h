@@ -128,6 +128,8 @@ static_assert(sizeof(struct record) == 16, "record");
 
 #define CHECKPOINT_VERSIONS                                                                        \
     1u /* incompat: the catalogue has versions, and nodes are born in epochs */
+#define CHECKPOINT_MAP_AHEAD                                                                       \
+    2u /* incompat: the map's data files are those of map_seq, all else that of batch_seq */
 
 struct checkpoint_header {
     char magic[8];
@@ -150,7 +152,8 @@ struct checkpoint_header {
     uint32_t n_files; /* records of the map */
     uint64_t catalogue_bytes;
     uint64_t map_bytes; /* follows the catalogue */
-    uint8_t zero[BLOCK_BYTES - 144];
+    uint64_t map_seq;   /* MAP_AHEAD: data files are in the map as they were after this batch */
+    uint8_t zero[BLOCK_BYTES - 152];
 };
 static_assert(sizeof(struct checkpoint_header) == BLOCK_BYTES, "a block");
 

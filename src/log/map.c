@@ -155,9 +155,10 @@ static void take_back(struct log *log, size_t from)
     log->map_open = false;
 }
 
-int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes)
+int log_map_finish(struct log *log, struct log_map_end *ret)
 {
     size_t from = log->map_end;
+    uint32_t data_files = log->map_files;
     while (!log_map_step(log, 1024))
         continue;
     for (uint32_t i = 0; i < log->max_files; i++) {
@@ -171,9 +172,33 @@ int log_map_finish(struct log *log, uint32_t *ret_files, size_t *ret_bytes)
         log->map_files++;
     }
     take_back(log, from);
-    *ret_files = log->map_files;
-    *ret_bytes = log->map_end;
+    *ret = (struct log_map_end){log->map_end, from, log->map_files, log->map_files - data_files};
     return 0;
+}
+
+size_t log_map_size_of_data(const struct log *log)
+{
+    size_t size = 0;
+    for (uint32_t i = 0; i < log->max_files; i++)
+        if (in_map(log->files[i]) && !taken_at_end(log->files[i]))
+            size += record_size(log->files[i]);
+    return size;
+}
+
+void log_map_begin_data(struct log *log, uint8_t *body, size_t size)
+{
+    log_map_begin(log, body, size);
+    log->map_open = false; /* what happens to nodes is of no concern to it */
+}
+
+void log_map_finish_data(struct log *log, const uint8_t *tables, size_t table_bytes,
+                         struct log_map_end *ret)
+{
+    size_t from = log->map_end;
+    assert(log->map_next == log->max_files && from + table_bytes <= log->map_size);
+    memcpy(log->map_body + from, tables, table_bytes);
+    log->map_end += table_bytes;
+    *ret = (struct log_map_end){log->map_end, from, log->map_files, 0};
 }
 
 /* ---- loading -------------------------------------------------------------------------------- */

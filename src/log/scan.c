@@ -186,18 +186,42 @@ int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret)
     return buf ? was_durable(&s, file, 1, seq, &ignored, ret) : -ENOMEM;
 }
 
-/* A file that was opened before the checkpoint began, while none of its batches was applied yet, is
- * in the checkpoint's map with nothing alive. The scan comes to it as to one that is not there. */
-static void forget_empty(struct log *log, struct log_file *file)
+/* Some of the map's files are met as if they were not there: what lives in them, the batches tell.
+ * One that was opened before the checkpoint began, while none of its batches was applied yet, has
+ * nothing alive. A map that is ahead of the tables has the tail's own files. */
+static void forget_known(struct log *log, struct log_file *file, uint32_t segment)
 {
-    if (file->state != FILE_SEALED || file->kind != FILE_KIND_DATA || file->n_live)
+    if (file->state != FILE_SEALED || file->kind != FILE_KIND_DATA)
         return;
+    const struct log_piece *piece =
+        list_empty(&file->pieces) ? NULL : container_of(file->pieces.next, struct log_piece, link);
+    if (file->n_live && !(log->map_seq && piece && piece->segment->number == segment))
+        return;
+    log->data_slots -= file->n_live;
+    file->n_live = 0;
     while (!list_empty(&file->pieces))
         piece_free(log, container_of(file->pieces.next, struct log_piece, link));
     free(file->live);
     file->live = NULL;
     file->state = FILE_ABSENT;
     log->n_files--;
+}
+
+static int take_into_books(struct log *log, struct log_file *file, uint32_t segment)
+{
+    file->kind = FILE_KIND_DATA;
+    file->shift = DATA_SHIFT;
+    file->state = FILE_SEALED;
+    file->used_slots = 1;
+    file->sealed_batch = UINT64_MAX; /* until the scan has left it */
+    log->n_files++;
+    file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
+    if (!file->live ||
+        !piece_add(log, file, segment, 0, 0, DATA_SEGMENT_SLOTS, 0, DATA_SEGMENT_SLOTS))
+        return -ENOMEM;
+    if (segment >= log->next_segment)
+        log->next_segment = segment + 1;
+    return 0;
 }
 
 /* Make the file's first batch tell its segment, and take the file into the books. */
@@ -217,21 +241,12 @@ static int enter_file(struct scan *s, uint32_t number, bool *ret_entered)
     const struct batch_header *h = (const struct batch_header *)block;
     if (!header_valid(s, block, 1) || h->seq != s->seq + 1)
         return 0;
-    forget_empty(log, file);
+    forget_known(log, file, h->segment);
     if (file->state != FILE_ABSENT || segment_find(log, h->segment))
         return 0;
-    file->kind = FILE_KIND_DATA;
-    file->shift = DATA_SHIFT;
-    file->state = FILE_SEALED;
-    file->used_slots = 1;
-    file->sealed_batch = UINT64_MAX; /* until the scan has left it */
-    log->n_files++;
-    file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
-    if (!file->live ||
-        !piece_add(log, file, h->segment, 0, 0, DATA_SEGMENT_SLOTS, 0, DATA_SEGMENT_SLOTS))
-        return -ENOMEM;
-    if (h->segment >= log->next_segment)
-        log->next_segment = h->segment + 1;
+    code = take_into_books(log, file, h->segment);
+    if (code < 0)
+        return code;
     s->file = file;
     s->segment = h->segment;
     s->slot = 1;
@@ -310,6 +325,25 @@ static int follow(struct scan *s,
     }
 }
 
+/* Where the scan begins: in a file of the map, or, when the map is ahead of the tables, in one of
+ * which nothing lived any more. */
+static int first_file(struct log *log, const struct log_position *position, struct log_file **ret)
+{
+    if (position->file >= log->max_files || position->slot > FILE_BLOCKS)
+        return ERR_DAMAGED;
+    struct log_file *file = file_get(log, position->file);
+    if (!file)
+        return -ENOMEM;
+    if (file->state == FILE_ABSENT && log->map_seq && !segment_find(log, position->segment)) {
+        int code = take_into_books(log, file, position->segment);
+        if (code < 0)
+            return code;
+        file->used_slots = position->slot;
+    }
+    *ret = file;
+    return file->state == FILE_SEALED && file->kind == FILE_KIND_DATA ? 0 : ERR_DAMAGED;
+}
+
 int log_replay(struct log *log, const struct log_position *position,
                int (*apply)(void *arg, const struct batch_header *header, const uint8_t *block),
                void *arg, uint64_t *ret_batches, uint64_t *ret_bytes)
@@ -323,10 +357,9 @@ int log_replay(struct log *log, const struct log_position *position,
                      .seq = position->seq,
                      .buf_file = NO_FILE};
     if (position->file != NO_FILE) {
-        if (position->file >= log->max_files || !log->files[position->file] ||
-            log->files[position->file]->kind != FILE_KIND_DATA || position->slot > FILE_BLOCKS)
-            return ERR_DAMAGED;
-        s.file = log->files[position->file];
+        int code = first_file(log, position, &s.file);
+        if (code < 0)
+            return code;
         s.file->sealed_batch = UINT64_MAX; /* not dead until the scan has left it */
         /* Batches that were on their way when the checkpoint began count when they are found. */
         if (s.file->used_slots > position->slot)
@@ -334,12 +367,14 @@ int log_replay(struct log *log, const struct log_position *position,
         s.buf = aligned_alloc(STORAGE_ALIGN_BYTES, READ_BLOCKS * BLOCK_BYTES);
         if (!s.buf)
             return -ENOMEM;
-        int code = follow(&s, apply, arg, ret_batches, ret_bytes);
+        code = follow(&s, apply, arg, ret_batches, ret_bytes);
         free(s.buf);
         if (code < 0)
             return code;
         s.file->sealed_batch = s.seq;
     }
+    if (s.seq < log->map_seq) /* what the map has by then was durable */
+        return ERR_DAMAGED;
     log->applied_seq = s.seq;
     log->next_seq = s.seq + 1;
     /* What was read need not be durable yet: the death of the process leaves it in the kernel. */

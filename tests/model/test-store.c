@@ -889,9 +889,87 @@ static void many_nodes(void **state)
     assert_int_equal(check(env, &harmless), 0);
 }
 
+/* ---- checkpoints of the map alone ------------------------------------------------------------ */
+
+#ifdef VARVE_SMALL_FILES
+
+enum { FULL_FILES = 96, FULL_PAGES = 7000, HOT_PAGES = 30 };
+
+static uint32_t full_rounds[FULL_PAGES];
+
+static void overwrite(struct env *env, uint64_t page)
+{
+    write_pages(env, page, 1, ++full_rounds[page]);
+}
+
+/* Overwrite pages below n until there were so many checkpoints more of the map alone, in a row
+ * where in_row. */
+static void overwrite_until(struct env *env, uint32_t n, uint64_t maps, bool in_row)
+{
+    static uint64_t chance = 1;
+    uint64_t whole = counter(env, "checkpoints"), base = counter(env, "map_checkpoints");
+    for (unsigned i = 0; counter(env, "map_checkpoints") < base + maps; i++) {
+        assert_true(i < 400000);
+        chance = chance * 6364136223846793005 + 1442695040888963407;
+        /* In turns, so that some files have the few only. */
+        overwrite(env, (chance >> 33) % (i / 200 % 2 ? HOT_PAGES : n));
+        if (in_row && counter(env, "checkpoints") != whole) {
+            whole = counter(env, "checkpoints");
+            base = counter(env, "map_checkpoints");
+        }
+    }
+}
+
+static void crash_and_compare(struct env *env)
+{
+    uint64_t harmless;
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+    for (uint32_t i = 0; i < FULL_PAGES; i++)
+        assert_int_equal(read_page(env, i, full_rounds[i]), 0);
+    assert_int_equal(check(env, &harmless), 0);
+}
+
+/* In a full store files are freed by checkpoints of the map alone. Pages everywhere are written
+ * over, so that files are cleaned, or few, so that files of the tail itself die: a crash after any
+ * finds everything, and the books right. */
+static void map_ahead(void **state)
+{
+    struct env *env = calloc(1, sizeof(*env));
+    struct store_format format = {.capacity_bytes = (uint64_t)FULL_FILES * FILE_BYTES};
+    env->sim = sim_new(8, 1ULL << 34);
+    env->config = store_config_default;
+    env->config.cache_bytes = 0;
+    env->config.checkpoint_bytes = 1ULL << 40;
+    env->config.event = on_event;
+    env->config.event_arg = env;
+    *state = env;
+    assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", (uint64_t)FULL_PAGES * PAGE_BYTES),
+                     0);
+    for (uint32_t i = 0; i < FULL_PAGES; i++)
+        overwrite(env, i);
+    for (unsigned i = 0; i < 40; i++) {
+        overwrite_until(env, FULL_PAGES, 1 + i % 5, true);
+        for (unsigned k = 0; k < 500 * (i % 3); k++)
+            overwrite(env, k % HOT_PAGES);
+        overwrite_until(env, FULL_PAGES, i % 7, i % 2);
+        for (unsigned k = 0; k < 40 * (i % 5); k++)
+            overwrite(env, k % 7 * 1000);
+        crash_and_compare(env);
+    }
+}
+
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+#ifdef VARVE_SMALL_FILES
+        cmocka_unit_test_teardown(map_ahead, teardown),
+#endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
 #ifndef VARVE_SMALL_FILES /* what follows says where in a file it is */
         cmocka_unit_test_setup_teardown(no_damage, setup, teardown),
