@@ -18,6 +18,8 @@ struct monitor;
  * that says the mend: -ENOENT, -ECONNREFUSED (nobody listens: a dead socket), -EPROTO (what answers
  * is no QMP), -ETIMEDOUT (somebody else is connected there), -ENAMETOOLONG, or an errno. */
 int monitor_open(const char *path, uint64_t end_us, struct monitor **ret, struct why *why);
+/* The same on a socket that is connected, which is taken, also on error. */
+int monitor_attach(int fd, uint64_t end_us, struct monitor **ret, struct why *why);
 /* NULL is legal. */
 void monitor_close(struct monitor *monitor);
 
@@ -29,8 +31,9 @@ unsigned monitor_version(const struct monitor *monitor);
 
 /* Run a command. arguments: NULL, or an object, which is taken (also on error). *ret: NULL is
  * legal, else the value of "return", which the caller decrefs. Events that come meanwhile are kept.
- * Errors with a sentence: -EPROTO (QEMU refuses; the sentence has its words), -ETIMEDOUT (it is not
- * known whether it was done; the session is dead), -EPIPE (QEMU has gone). */
+ * Errors with a sentence: -EPROTO (QEMU refuses, nothing was done; the sentence has its words),
+ * -ETIMEDOUT (it is not known whether it was done; the session is dead), -EPIPE (QEMU has gone, or
+ * says what is no QMP; every later call says so too), -ENOMEM. */
 int monitor_run(struct monitor *monitor, const char *command, json_t *arguments, uint64_t end_us,
                 json_t **ret, struct why *why);
 
