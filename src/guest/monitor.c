@@ -486,6 +486,11 @@ pid_t monitor_pid(const struct monitor *m)
     return m->pid;
 }
 
+int monitor_fd(const struct monitor *m)
+{
+    return m->fd;
+}
+
 int monitor_pidfd(const struct monitor *m)
 {
     return m->pidfd;

@@ -26,6 +26,8 @@ void monitor_close(struct monitor *monitor);
 /* The process on the other side, by SO_PEERCRED, and a pidfd of it that the session owns. */
 pid_t monitor_pid(const struct monitor *monitor);
 int monitor_pidfd(const struct monitor *monitor);
+/* The socket, which stays the session's: for a guardian that goes on with it when we are dead. */
+int monitor_fd(const struct monitor *monitor);
 /* The version of QEMU: major * 10000 + minor * 100 + micro. */
 unsigned monitor_version(const struct monitor *monitor);
 
