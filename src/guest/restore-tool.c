@@ -3,17 +3,15 @@
  *     restore-tool start NAME DIR COMMANDLINE HEAD STATE RAM eager|lazy [DELAY-US]
  *         COMMANDLINE: a copy of /proc/PID/cmdline; HEAD, STATE: of device-state-tool; RAM: a copy
  *         of the machine's RAM file. Says what it lost, and the times. Every fetch takes DELAY-US.
- *     restore-tool adopt QMP RAM [DELAY-US]
- *         Serve the pages of a machine whose pager has died.
+ *     restore-tool adopt PID MEMORY-FILE RAM [DELAY-US]
+ *         Serve the pages of a machine whose pager has died. MEMORY-FILE: what its RAM was.
  *     restore-tool load QMP HEAD STATE
  *         Give a QEMU that waits the state; its RAM is not touched.
  *
  * Then commands on stdin: "progress", "wait" (until all is resident), "touched", "go" (let go). Its
  * end leaves the machine as it is. */
 #include "base/mono.h"
-#include "guest/ram.h"
 #include "guest/restore.h"
-#include "guest/uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,6 +21,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LIMIT_US 60000000
@@ -184,41 +183,24 @@ static int start(char **argv)
 
 static int adopt(char **argv)
 {
-    struct pager_area areas[PAGER_AREAS_MAX];
-    struct pager_source source = {.fetch = fetch};
-    struct monitor *m = NULL;
-    struct pager *pager = NULL;
-    struct ram *blocks = NULL;
+    struct restore_memory memory = {.id = "ram"};
+    struct restore_memory_source source = {.lazy = true, .pages = {.fetch = fetch}};
+    struct restored m = {};
     struct why why = {};
-    bool found = false;
-    unsigned n = 0;
-    int uffd = -1;
+    pid_t pid = atoi(argv[0]);
 
-    ram = map_file(argv[1]);
-    delay_us = argv[2] ? (useconds_t)atoi(argv[2]) : 0;
-    int r = monitor_open(argv[0], end_us(), &m, &why);
-    if (r == 0)
-        r = ram_open(m, end_us(), &blocks, &why);
-    for (unsigned i = 0; r == 0 && i < blocks->n; i++) {
-        const struct ram_block *b = &blocks->blocks[i];
-        if (b->shared && n < PAGER_AREAS_MAX)
-            areas[n++] = (struct pager_area){.address = b->host,
-                                             .pages = b->used_bytes / PAGER_PAGE_BYTES,
-                                             .file_fd = b->fd,
-                                             .file_offset = b->file_offset};
-    }
-    if (r == 0)
-        r = uffd_open(monitor_pid(m), monitor_pidfd(m), m, end_us(), &uffd, &found, &why);
-    if (r == 0)
-        r = pager_start(uffd, areas, n, &source, NULL, 0, &pager, &why);
+    snprintf(memory.path, sizeof(memory.path), "%s", argv[1]);
+    ram = map_file(argv[2]);
+    memory.bytes = ram.bytes;
+    delay_us = argv[3] ? (useconds_t)atoi(argv[3]) : 0;
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    int r = restore_adopt(pid, pidfd, &memory, 1, &source, end_us(), &m, &why);
     if (r < 0)
         return fail(r, &why);
-    printf("ok found %d\n", found);
-    serve(pager);
-    pager_stop(pager);
-    ram_close(blocks);
-    monitor_close(m);
-    close(uffd);
+    printf("ok\n");
+    serve(m.pager);
+    restore_release(&m);
+    close(pidfd);
     return 0;
 }
 
@@ -243,7 +225,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc >= 9 && !strcmp(argv[1], "start"))
         return start(argv + 2);
-    if (argc >= 4 && !strcmp(argv[1], "adopt"))
+    if (argc >= 5 && !strcmp(argv[1], "adopt"))
         return adopt(argv + 2);
     if (argc == 5 && !strcmp(argv[1], "load"))
         return load(argv + 2);

@@ -131,10 +131,11 @@ static int find_areas(struct restored *m, struct why *why)
 
 /* ---- start ---------------------------------------------------------------------------------- */
 
-static int start_pager(struct restored *m, const struct restore_memory_source *source,
+/* monitor: NULL is legal where the userfaultfd is there already. */
+static int start_pager(struct restored *m, int pidfd, const struct restore_memory_source *source,
                        uint64_t end_us, struct why *why)
 {
-    int r = uffd_open(m->pid, monitor_pidfd(m->monitor), m->monitor, end_us, &m->uffd, NULL, why);
+    int r = uffd_open(m->pid, pidfd, m->monitor, end_us, &m->uffd, NULL, why);
 
     return r < 0 ? r
                  : pager_start(m->uffd, m->areas, m->args.n_memory, &source->pages, source->first,
@@ -197,7 +198,7 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
     if (r == 0)
         r = find_areas(&m, why);
     if (r == 0 && source->lazy)
-        r = start_pager(&m, source, end_us, why);
+        r = start_pager(&m, monitor_pidfd(m.monitor), source, end_us, why);
     m.start_us = mono_us() - begin_us;
     if (r < 0)
         restore_abandon(&m);
@@ -205,6 +206,65 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
         *ret = m;
     return r;
 }
+
+/* ---- adopt ---------------------------------------------------------------------------------- */
+
+/* Open a file that QEMU maps and whose name is gone. */
+static int open_mapped(pid_t pid, const struct restore_memory *memory, int *ret, struct why *why)
+{
+    char path[64], line[512], range[64], wanted[RESTORE_PATH_MAX + 16];
+    int fd = -1;
+
+    snprintf(wanted, sizeof(wanted), "%s (deleted)\n", memory->path);
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return why_set(why, -ESRCH, "cannot look at the memory of process %d: %s", (int)pid,
+                       strerror(errno));
+    while (fd < 0 && fgets(line, sizeof(line), file)) {
+        const char *at = strchr(line, '/');
+        if (!at || strcmp(at, wanted) != 0 || sscanf(line, "%63s", range) != 1)
+            continue;
+        snprintf(line, sizeof(line), "/proc/%d/map_files/%s", (int)pid, range);
+        fd = open(line, O_RDWR | O_CLOEXEC);
+        if (fd < 0)
+            break;
+    }
+    fclose(file);
+    if (fd < 0)
+        return why_set(why, -ENOENT, "process %d has no RAM that was %s", (int)pid, memory->path);
+    *ret = fd;
+    return 0;
+}
+
+int restore_adopt(pid_t pid, int pidfd, const struct restore_memory *memory, unsigned n,
+                  const struct restore_memory_source *source, uint64_t end_us, struct restored *ret,
+                  struct why *why)
+{
+    struct restored m = {.pid = pid, .uffd = -1};
+    int r = 0;
+
+    for (unsigned i = 0; i < RESTORE_MEMORY_MAX; i++)
+        m.memory_fds[i] = -1;
+    if (n > RESTORE_MEMORY_MAX)
+        return why_set(why, -EOPNOTSUPP, "the machine has too many memory backends");
+    m.args.n_memory = n;
+    for (unsigned i = 0; i < n && r == 0; i++) {
+        m.args.memory[i] = memory[i];
+        r = open_mapped(pid, &memory[i], &m.memory_fds[i], why);
+    }
+    if (r == 0)
+        r = find_areas(&m, why);
+    if (r == 0)
+        r = start_pager(&m, pidfd, source, end_us, why);
+    if (r < 0)
+        restore_release(&m); /* it goes on waiting */
+    else
+        *ret = m;
+    return r;
+}
+
+/* ---- end ------------------------------------------------------------------------------------ */
 
 void restore_release(struct restored *m)
 {

@@ -61,6 +61,15 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
                   const struct restore_memory_source *memory, uint64_t end_us, struct restored *ret,
                   struct why *why);
 
+/* Serve the pages of a lazy machine whose pager has died, with the process it was in. Not by its
+ * monitor: a thread of QEMU that waits for a page may be the one that would answer there. pidfd: of
+ * the process, borrowed for the call. memory: as it was in args, n of it. ret: without monitor and
+ * args. Errors with a sentence: -ESRCH (it has ended), -ENOENT (it has no such RAM), -EOPNOTSUPP,
+ * those of uffd_open() and pager_start(). */
+int restore_adopt(pid_t pid, int pidfd, const struct restore_memory *memory, unsigned n,
+                  const struct restore_memory_source *source, uint64_t end_us, struct restored *ret,
+                  struct why *why);
+
 /* Give a QEMU that waits for it (-incoming defer) the state. Errors with a sentence: -EBUSY (it
  * does not wait for a state), -EINVAL (another type of machine, or other RAM: nothing was done),
  * -EPROTO (QEMU refuses the state: it has other devices), -EBADMSG (the state is damaged), those of
