@@ -32,6 +32,7 @@ enum record {
     SUBSECTION = 0x05,
     VM_DESCRIPTION = 0x06,
     CONFIGURATION = 0x07,
+    COMMAND = 0x08,
     SECTION_FOOTER = 0x7e,
 };
 
@@ -45,6 +46,7 @@ enum page_flag {
 };
 
 #define HEADER_BYTES      8
+#define SWITCHOVER_START  0x0b /* of the commands the one that means nothing to us */
 #define RAM_VERSION       4
 #define RAM_SECTION       0x7ffffff0u /* of the streams that are written here */
 #define CAPABILITIES_MAX  64
@@ -388,6 +390,16 @@ static int read_device_head(struct migration_stream *s, struct cursor *c, struct
     return 0;
 }
 
+static int read_command(const struct migration_stream *s, struct cursor *c, struct why *why)
+{
+    uint32_t word = take_u32(c); /* the command, and the length of what belongs to it */
+
+    if (c->is_short || word == SWITCHOVER_START << 16)
+        return 0;
+    return why_set(why, -EOPNOTSUPP, "QEMU sends a command in its state that is not known (%#x)",
+                   word >> 16);
+}
+
 static int read_section(struct migration_stream *s, struct cursor *c, struct why *why)
 {
     uint8_t type = take_u8(c);
@@ -398,6 +410,8 @@ static int read_section(struct migration_stream *s, struct cursor *c, struct why
         return read_device_head(s, c, why);
     if (type >= SECTION_START && type <= SECTION_END && !s->n_sections)
         return read_ram_section(s, c, type, why);
+    if (type == COMMAND && !s->n_sections)
+        return read_command(s, c, why);
     if (type != END_OF_DEVICES || !s->n_sections)
         return damaged(s, "no section", why);
     s->devices_bytes = c->at - s->devices_at;

@@ -2,12 +2,13 @@
  * machine's type, its RAM blocks, pages and device sections, and to put one together that
  * -incoming takes. Formats "fd:" and xen-save-devices-state, version 3, of QEMU 4.0 or later.
  * Any thread; no state but the structs. Sources: migration/savevm.c, migration/ram.c of QEMU (read
- * for facts) and streams of 7.2.
+ * for facts) and streams of 7.2 and 10.0.
  *
  *     "QEVM" 3           the header
  *     07 len name        configuration: the machine's type; subsections (05 ...)
  *     01 id "ram" ...    the list of RAM blocks        } each of them ends
  *     02 id, 03 id       pages: a part of them, the end } with 7e id
+ *     08 000b 0000       the machine stands still (QEMU 9.0 or later)
  *     04 id name ...     a device's state               }
  *     00                 the end of the devices
  *     06 len {...        a description for people, in "fd:" only
