@@ -5,6 +5,7 @@
  *         of the machine's RAM file. Says what it lost, and the times. Every fetch takes DELAY-US.
  *     restore-tool adopt PID MEMORY-FILE RAM [DELAY-US]
  *         Serve the pages of a machine whose pager has died. MEMORY-FILE: what its RAM was.
+ *         Of both: while there is a file RAM.fail no page can be had.
  *     restore-tool load QMP HEAD STATE
  *         Give a QEMU that waits the state; its RAM is not touched.
  *
@@ -33,6 +34,7 @@ struct blob {
 
 static struct blob ram;
 static useconds_t delay_us;
+static char fail_path[4096];
 
 static uint64_t end_us(void)
 {
@@ -63,6 +65,8 @@ static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
 {
     if (delay_us)
         usleep(delay_us);
+    if (access(fail_path, F_OK) == 0)
+        return -EIO;
     if ((page + n) * PAGER_PAGE_BYTES > ram.bytes)
         return -EIO;
     memcpy(out, ram.data + page * PAGER_PAGE_BYTES, n * (size_t)PAGER_PAGE_BYTES);
@@ -151,6 +155,7 @@ static int start(char **argv)
 
     snprintf(memory_file, sizeof(memory_file), "/dev/shm/varve-%s", argv[0]);
     ram = map_file(argv[5]);
+    snprintf(fail_path, sizeof(fail_path), "%s.fail", argv[5]);
     delay_us = argv[7] ? (useconds_t)atoi(argv[7]) : 0;
     char **command = split(map_file(argv[2]));
     uint64_t begin_us = mono_us();
@@ -191,6 +196,7 @@ static int adopt(char **argv)
 
     snprintf(memory.path, sizeof(memory.path), "%s", argv[1]);
     ram = map_file(argv[2]);
+    snprintf(fail_path, sizeof(fail_path), "%s.fail", argv[2]);
     memory.bytes = ram.bytes;
     delay_us = argv[3] ? (useconds_t)atoi(argv[3]) : 0;
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
