@@ -118,7 +118,7 @@ static void close_uffd(void *own, bool remove)
         return;
     if (remove && o->fd >= 0) {
         for (unsigned i = 0; i < o->ram->n; i++)
-            uffd_unregister(o->fd, o->ram->blocks[i].host, o->ram->blocks[i].used_bytes);
+            uffd_unregister(o->fd, o->ram->blocks[i].host, o->ram->blocks[i].total_bytes);
         uffd_remove(o->ram->pid, o->ram->pidfd, &unused);
     }
     if (o->fd >= 0)
@@ -168,7 +168,8 @@ static int open_uffd(const struct ram *ram, const struct tracker_options *option
         r = uffd_open(ram->pid, ram->pidfd, monitor, end_us, &o->fd, NULL, why);
     for (unsigned i = 0; i < ram->n && r == 0; i++) {
         const struct ram_block *b = &ram->blocks[i];
-        r = uffd_register(o->fd, b->host, b->used_bytes, options->missing && b->shared, why);
+        /* All of it: else the mapping is cut in two, and ram-find.c looks for one of its size. */
+        r = uffd_register(o->fd, b->host, b->total_bytes, options->missing && b->shared, why);
         if (r == 0)
             r = uffd_protect(o->fd, b->host, b->used_bytes, why);
     }
