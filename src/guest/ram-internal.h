@@ -22,6 +22,10 @@ int mappings_read(pid_t pid, struct mapping **ret, unsigned *ret_n);
 const struct mapping *mapping_at(const struct mapping *maps, unsigned n, uint64_t start,
                                  uint64_t len);
 
+/* Whether a process has a descriptor whose link begins so; false, too, where that cannot be seen.
+ */
+bool process_has_fd(pid_t pid, const char *prefix);
+
 /* Find the addresses of blocks that QEMU did not tell. */
 int ram_find(struct ram_block *blocks, unsigned n, const struct mapping *maps, unsigned n_maps,
              int mem_fd, struct monitor *monitor, uint64_t end_us, struct why *why);

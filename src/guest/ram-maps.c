@@ -2,9 +2,11 @@
 #include "base/cleanup.h"
 #include "guest/ram-internal.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 int mapping_parse(const char *line, struct mapping *ret)
 {
@@ -78,4 +80,22 @@ const struct mapping *mapping_at(const struct mapping *maps, unsigned n, uint64_
         if (maps[i].start <= start && start + len <= maps[i].end)
             return &maps[i];
     return NULL;
+}
+
+bool process_has_fd(pid_t pid, const char *prefix)
+{
+    char path[64], target[128];
+    const struct dirent *entry;
+    bool found = false;
+
+    snprintf(path, sizeof(path), "/proc/%d/fd", (int)pid);
+    DIR *dir = opendir(path);
+    while (dir && !found && (entry = readdir(dir))) {
+        ssize_t n = readlinkat(dirfd(dir), entry->d_name, target, sizeof(target) - 1);
+        target[n > 0 ? n : 0] = '\0';
+        found = n > 0 && !strncmp(target, prefix, strlen(prefix));
+    }
+    if (dir)
+        closedir(dir);
+    return found;
 }

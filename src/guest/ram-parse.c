@@ -86,7 +86,7 @@ static bool take_page_size(struct line *line, uint32_t *ret)
     return true;
 }
 
-/* What is left is the name, right-aligned. */
+/* What is left is the name, right-aligned; nothing: see ram_parse(). */
 static bool take_name(struct line *line, char name[RAM_NAME_BYTES])
 {
     while (line->at < line->end && *line->at == ' ')
@@ -94,7 +94,7 @@ static bool take_name(struct line *line, char name[RAM_NAME_BYTES])
     while (line->end > line->at && line->end[-1] == ' ')
         line->end--;
     size_t len = (size_t)(line->end - line->at);
-    if (!len || len >= RAM_NAME_BYTES)
+    if (len >= RAM_NAME_BYTES)
         return false;
     for (size_t i = 0; i < len; i++)
         if (!isgraph((unsigned char)line->at[i]) && line->at[i] != ' ')
@@ -171,7 +171,7 @@ int ram_parse(const char *text, struct ram_block *blocks, struct why *why)
                            "QEMU's list of memory blocks has a line that is none: "
                            "%.*s",
                            (int)(line.end - line.at > 200 ? 200 : line.end - line.at), line.at);
-        n++;
+        n += *blocks[n].name != '\0';
     }
     return n ? n : why_set(why, -EPROTO, "this QEMU has no memory block; is there a machine?");
 }

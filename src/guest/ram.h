@@ -61,7 +61,8 @@ int ram_read(const struct ram *ram, unsigned block, uint64_t offset, void *buf, 
  * sentence. 0: no. */
 int ram_check_vfio(pid_t pid, struct why *why);
 
-/* The text of "info ramblock" into blocks[RAM_BLOCKS_MAX]; host is 0 where the text has none.
+/* The text of "info ramblock" into blocks[RAM_BLOCKS_MAX]; host is 0 where the text has none. A
+ * block without a name is no memory of the guest's (a backend that no device uses): left out.
  * Returns their number or -EPROTO with a sentence. */
 int ram_parse(const char *text, struct ram_block *blocks, struct why *why);
 

@@ -367,6 +367,31 @@ static void somebody_else_traces(void **state)
     end(&v);
 }
 
+/* As another user: a sentence with the mend, and the victim has felt nothing. */
+static void no_right_to_trace(void **state)
+{
+    struct victim v = start(wait_in_ppoll);
+    struct inject *inject;
+    struct why why = {};
+    int status;
+
+    if (getuid() != 0) {
+        end(&v);
+        skip();
+    }
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (setresgid(65534, 65534, 65534) < 0 || setresuid(65534, 65534, 65534) < 0)
+            _exit(3);
+        int r = inject_begin(v.pid, v.pidfd, &inject, &why);
+        _exit(r == -EPERM && strstr(why.text, "ptrace_scope") ? 0 : 1);
+    }
+    waitpid(pid, &status, 0);
+    assert_int_equal(status, 0);
+    check_progress();
+    end(&v);
+}
+
 /* The pidfd is of one that has ended, the number of one that lives. */
 static void reused_number(void **state)
 {
@@ -441,6 +466,7 @@ int main(void)
         cmocka_unit_test(tracer_dies_while_computing),
         cmocka_unit_test(victim_dies),
         cmocka_unit_test(somebody_else_traces),
+        cmocka_unit_test(no_right_to_trace),
         cmocka_unit_test(reused_number),
         cmocka_unit_test(once),
         cmocka_unit_test(two_hundred_in_qemu),

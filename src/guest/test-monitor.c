@@ -301,6 +301,8 @@ static void stopped_and_killed(void **state)
     m = test_qemu_monitor(&q);
     kill(q.pid, SIGKILL);
     assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), -EPIPE);
+    waitpid(q.pid, NULL, 0);
+    q.pid = 0;
     assert_int_equal(monitor_open(q.qmp, test_end_us(1000), &again, &why), -ECONNREFUSED);
     monitor_close(m);
     test_qemu_end(&q);

@@ -27,6 +27,12 @@ static const char *program(void)
     return named ? named : "qemu-system-x86_64";
 }
 
+static const char *accel(void)
+{
+    const char *named = getenv("VARVE_ACCEL");
+    return named ? named : "tcg";
+}
+
 static bool is_there(void)
 {
     char command[512];
@@ -40,7 +46,7 @@ bool test_qemu_start(struct test_qemu *q, const char *const *args)
     char qmp[160];
     const char *argv[ARGS_MAX] = {program(),  "-nodefaults", "-no-user-config",
                                   "-display", "none",        "-accel",
-                                  "tcg",      "-qmp",        qmp};
+                                  accel(),    "-qmp",        qmp};
     unsigned n = 9;
 
     if (!is_there())

@@ -1,7 +1,7 @@
 /* test-qemu.h - QEMUs for tests: started as children, which end with the test. One thread.
  *
- * $VARVE_TEST_QEMU names another program than qemu-system-x86_64, for a run with another version.
- */
+ * $VARVE_TEST_QEMU names another program than qemu-system-x86_64, for a run with another version;
+ * $VARVE_ACCEL=kvm has it use KVM. */
 #ifndef VARVE_GUEST_TEST_QEMU_H
 #define VARVE_GUEST_TEST_QEMU_H
 

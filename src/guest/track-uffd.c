@@ -2,30 +2,51 @@
  *
  * 1. The protecting scan's output is the list of written pages: the kernel finds and protects each
  *    in one step. What only the first scan found, and the second did not, was not written.
- * 2. The first scan finds the neighbourhoods to protect, so that KVM, which is told of each range
- *    as a whole, does not lose its mappings of everything.
+ * 2. KVM is told of each range that is protected, as a whole, and forgets its mappings of it: under
+ *    KVM a first scan finds the neighbourhoods to protect. Elsewhere one scan does all, for a call
+ *    costs more than what it saves.
  * 3. Both ask for PAGE_IS_WRITTEN alone: with other masks some kernels call a page clean that was
  *    written and then discarded.
  * 4. PM_SCAN_CHECK_WPASYNC: what is not registered any more is an error, never "not written". */
 #include "base/cleanup.h"
 #include "base/mono.h"
 #include "guest/linux-abi.h"
+#include "guest/ram-internal.h"
 #include "guest/tracker-internal.h"
 #include "guest/uffd.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #define REGIONS   8192u /* of one call */
 #define GAP_BYTES (32u * RAM_PAGE_BYTES)
+#define PARTS_MAX 4u
+#define PART_MIN  (256ULL << 20) /* bytes for which a thread is worth its start */
+#define PART_UNIT (2ULL << 20)   /* what hangs on one entry of the page table */
+
+struct own;
+
+/* What one thread looks at: part of a block, no word of the bitmap in two parts. */
+struct part {
+    const struct own *own;
+    const struct ram_block *block;
+    uint64_t start, end; /* addresses */
+    uint64_t *bitmap;
+    uint64_t get_us, protect_us;
+    int r;
+    struct page_region found[REGIONS], taken[REGIONS];
+};
 
 struct own {
     const struct ram *ram;
     int fd, pagemap;
-    struct page_region found[REGIONS], taken[REGIONS];
+    bool kvm;
+    unsigned n_parts;
+    struct part parts[PARTS_MAX];
 };
 
 static int scan(const struct own *o, uint64_t start, uint64_t end, bool protect,
@@ -51,30 +72,58 @@ static int scan(const struct own *o, uint64_t start, uint64_t end, bool protect,
 }
 
 /* All written pages of a neighbourhood, protected again. */
-static int take(struct own *o, const struct ram_block *b, uint64_t start, uint64_t end,
-                uint64_t *bitmap)
+static int take(struct part *p, uint64_t start, uint64_t end)
 {
     while (start < end) {
-        int n = scan(o, start, end, true, o->taken, &start);
+        int n = scan(p->own, start, end, true, p->taken, &start);
         if (n < 0)
             return n;
         for (int i = 0; i < n; i++)
-            bitmap_set_range(bitmap, (o->taken[i].start - b->host) / RAM_PAGE_BYTES,
-                             (o->taken[i].end - o->taken[i].start) / RAM_PAGE_BYTES);
+            bitmap_set_range(p->bitmap, (p->taken[i].start - p->block->host) / RAM_PAGE_BYTES,
+                             (p->taken[i].end - p->taken[i].start) / RAM_PAGE_BYTES);
     }
     return 0;
 }
 
-static int take_found(struct own *o, const struct ram_block *b, int n, uint64_t *bitmap)
+static int take_found(struct part *p, int n)
 {
     int r = 0;
 
     for (int i = 0, first = 0; i < n && r == 0; i++)
-        if (i + 1 == n || o->found[i + 1].start - o->found[i].end > GAP_BYTES) {
-            r = take(o, b, o->found[first].start, o->found[i].end, bitmap);
+        if (i + 1 == n || p->found[i + 1].start - p->found[i].end > GAP_BYTES) {
+            r = take(p, p->found[first].start, p->found[i].end);
             first = i + 1;
         }
     return r;
+}
+
+/* Find, then take. *at: where to go on. */
+static int find_and_take(struct part *p, uint64_t *at)
+{
+    uint64_t begin_us = mono_us();
+    int n = scan(p->own, *at, p->end, false, p->found, at);
+    uint64_t found_us = mono_us();
+    int r = n < 0 ? n : take_found(p, n);
+
+    p->get_us += found_us - begin_us;
+    p->protect_us += mono_us() - found_us;
+    return r;
+}
+
+static void *run_part(void *arg)
+{
+    struct part *p = arg;
+    uint64_t at = p->start, begin_us = mono_us();
+
+    p->r = 0;
+    p->get_us = p->protect_us = 0;
+    while (p->own->kvm && at < p->end && p->r == 0)
+        p->r = find_and_take(p, &at);
+    if (!p->own->kvm) {
+        p->r = take(p, at, p->end);
+        p->protect_us = mono_us() - begin_us;
+    }
+    return NULL;
 }
 
 static int explain(int code, const struct ram_block *b, struct why *why)
@@ -89,24 +138,48 @@ static int explain(int code, const struct ram_block *b, struct why *why)
                    b->name, strerror(-code));
 }
 
+/* Cut the block into parts: how many. */
+static unsigned cut(struct own *o, const struct ram_block *b, uint64_t *bitmap)
+{
+    uint64_t n = b->used_bytes / PART_MIN, at = b->host, end = b->host + b->used_bytes;
+
+    n = n < 1 ? 1 : n < o->n_parts ? n : o->n_parts;
+    for (unsigned i = 0; i < n; i++) {
+        struct part *p = &o->parts[i];
+        p->own = o;
+        p->block = b;
+        p->bitmap = bitmap;
+        p->start = at;
+        at += b->used_bytes / n / PART_UNIT * PART_UNIT;
+        p->end = i + 1 < n ? at : end;
+    }
+    return (unsigned)n;
+}
+
 static int collect_uffd(void *own, unsigned block, uint64_t *bitmap, struct tracker_times *times,
                         struct why *why)
 {
     struct own *o = own;
     const struct ram_block *b = &o->ram->blocks[block];
-    uint64_t at = b->host, end = b->host + b->used_bytes;
+    unsigned n = cut(o, b, bitmap);
+    bool is_thread[PARTS_MAX] = {};
+    pthread_t threads[PARTS_MAX];
+    int r = 0;
 
-    while (at < end) {
-        uint64_t begin_us = mono_us();
-        int n = scan(o, at, end, false, o->found, &at);
-        uint64_t found_us = mono_us();
-        int r = n < 0 ? n : take_found(o, b, n, bitmap);
-        times->get_us += found_us - begin_us;
-        times->protect_us += mono_us() - found_us;
-        if (r < 0)
-            return explain(r, b, why);
+    for (unsigned i = 1; i < n; i++)
+        is_thread[i] = pthread_create(&threads[i], NULL, run_part, &o->parts[i]) == 0;
+    for (unsigned i = 0; i < n; i++)
+        if (!is_thread[i])
+            run_part(&o->parts[i]);
+    for (unsigned i = 0; i < n; i++) {
+        const struct part *p = &o->parts[i];
+        if (is_thread[i])
+            pthread_join(threads[i], NULL);
+        times->get_us = p->get_us > times->get_us ? p->get_us : times->get_us;
+        times->protect_us = p->protect_us > times->protect_us ? p->protect_us : times->protect_us;
+        r = r < 0 ? r : p->r;
     }
-    return 0;
+    return r < 0 ? explain(r, b, why) : 0;
 }
 
 static void close_uffd(void *own, bool remove)
@@ -118,7 +191,7 @@ static void close_uffd(void *own, bool remove)
         return;
     if (remove && o->fd >= 0) {
         for (unsigned i = 0; i < o->ram->n; i++)
-            uffd_unregister(o->fd, o->ram->blocks[i].host, o->ram->blocks[i].used_bytes);
+            uffd_unregister(o->fd, o->ram->blocks[i].host, o->ram->blocks[i].total_bytes);
         uffd_remove(o->ram->pid, o->ram->pidfd, &unused);
     }
     if (o->fd >= 0)
@@ -163,12 +236,16 @@ static int open_uffd(const struct ram *ram, const struct tracker_options *option
         return why_set(why, -ENOMEM, "no memory");
     o->ram = ram;
     o->fd = o->pagemap = -1;
+    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    o->n_parts = n_cpus < 2 ? 1 : n_cpus < (long)PARTS_MAX ? (unsigned)n_cpus : PARTS_MAX;
+    o->kvm = process_has_fd(ram->pid, "anon_inode:kvm-vm");
     int r = open_pagemap(o, why);
     if (r == 0)
         r = uffd_open(ram->pid, ram->pidfd, monitor, end_us, &o->fd, NULL, why);
     for (unsigned i = 0; i < ram->n && r == 0; i++) {
         const struct ram_block *b = &ram->blocks[i];
-        r = uffd_register(o->fd, b->host, b->used_bytes, options->missing && b->shared, why);
+        /* All of it: else the mapping is cut in two, and ram-find.c looks for one of its size. */
+        r = uffd_register(o->fd, b->host, b->total_bytes, options->missing && b->shared, why);
         if (r == 0)
             r = uffd_protect(o->fd, b->host, b->used_bytes, why);
     }
