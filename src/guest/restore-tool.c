@@ -25,7 +25,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define LIMIT_US 60000000
+#define LIMIT_US   60000000
+#define FILL_BYTES (1u << 20)
 
 struct blob {
     uint8_t *data;
@@ -74,15 +75,23 @@ static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
 }
 
 /* Holes stay holes. */
-static int fill(void *arg, const char *id, uint8_t *memory, uint64_t bytes, struct why *why)
+static int fill(void *arg, const char *id, int fd, uint64_t bytes, struct why *why)
 {
     static const uint8_t zeros[PAGER_PAGE_BYTES];
+    uint64_t at = 0, run;
 
     if (bytes != ram.bytes)
         return why_set(why, -EINVAL, "the RAM has another size");
-    for (uint64_t at = 0; at < bytes; at += sizeof(zeros))
-        if (memcmp(ram.data + at, zeros, sizeof(zeros)) != 0)
-            memcpy(memory + at, ram.data + at, sizeof(zeros));
+    for (; at < bytes; at += run + sizeof(zeros)) {
+        for (run = 0; run < FILL_BYTES && at + run < bytes &&
+                      memcmp(ram.data + at + run, zeros, sizeof(zeros)) != 0;
+             run += sizeof(zeros))
+            ;
+        if (run && pwrite(fd, ram.data + at, run, (off_t)at) != (ssize_t)run)
+            return why_set(why, -EIO, "cannot write RAM: %s", strerror(errno));
+        if (run == FILL_BYTES)
+            run -= sizeof(zeros);
+    }
     return 0;
 }
 
@@ -160,6 +169,7 @@ static int start(char **argv)
     char **command = split(map_file(argv[2]));
     uint64_t begin_us = mono_us();
     int r = restore_start(command, NULL, &changes, &source, end_us(), &m, &why);
+    free(command);
     if (r < 0)
         return fail(r, &why);
     r = restore_load(m.monitor, &state, end_us(), &m.load_us, &why);
@@ -181,7 +191,6 @@ static int start(char **argv)
     monitor_close(m.monitor);
     m.monitor = NULL;
     serve(m.pager);
-    free(command);
     restore_release(&m);
     return 0;
 }
@@ -219,10 +228,10 @@ static int load(char **argv)
     int r = monitor_open(argv[0], end_us(), &m, &why);
     if (r == 0)
         r = restore_load(m, &state, end_us(), NULL, &why);
+    monitor_close(m);
     if (r < 0)
         return fail(r, &why);
     printf("ok\n");
-    monitor_close(m);
     return 0;
 }
 

@@ -83,15 +83,9 @@ static int fill_memory(struct restored *m, const struct restore_memory_source *s
 {
     int r = 0;
 
-    for (unsigned i = 0; i < m->args.n_memory && r == 0; i++) {
-        const struct restore_memory *memory = &m->args.memory[i];
-        uint8_t *map =
-            mmap(NULL, memory->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->memory_fds[i], 0);
-        if (map == MAP_FAILED)
-            return why_set(why, -errno, "cannot map RAM: %s", strerror(errno));
-        r = source->fill(source->arg, memory->id, map, memory->bytes, why);
-        munmap(map, memory->bytes);
-    }
+    for (unsigned i = 0; i < m->args.n_memory && r == 0; i++)
+        r = source->fill(source->arg, m->args.memory[i].id, m->memory_fds[i],
+                         m->args.memory[i].bytes, why);
     return r;
 }
 
