@@ -1,7 +1,11 @@
 /* migration-guard.c - a small process that puts QEMU's settings back if this one dies.
  *
  * It is a fork without an exec of a process with threads: so it may only use what a signal handler
- * may use, and what it needs is on its stack, or was there before. */
+ * may use, and what it needs is on its stack, or was there before.
+ *
+ * It never sends migrate_cancel: the stream's socket is closed with the process that read it, and
+ * that ends the migration. A cancel that comes while QEMU 7.2 goes over to its last phase leaves
+ * the disks inactive under a machine that runs, and the next migration or write aborts QEMU. */
 #include "guest/migration-guard.h"
 
 #include "base/cleanup.h"
@@ -78,14 +82,12 @@ static bool ask(int fd, const char *text, size_t len, char answer[ANSWER_MAX])
 
 static void put_back(int fd, const char *commands, size_t len)
 {
-    static const char cancel[] = "{\"execute\":\"migrate_cancel\"}\n";
     static const char status[] = "{\"execute\":\"query-migrate\",\"id\":\"" GUARD_ID "\"}\n";
     static const char resume[] = "{\"execute\":\"cont\",\"id\":\"" GUARD_ID "\"}\n";
     static char answer[ANSWER_MAX];
     bool answered = false;
 
     send_all(fd, "\n", 1); /* ends a command that was cut short */
-    send_all(fd, TEXT(cancel));
     for (unsigned i = 0; i < TRIES; i++) {
         answered = ask(fd, commands, len, answer);
         if (!answered || !strstr(answer, "\"error\""))

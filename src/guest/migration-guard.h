@@ -2,8 +2,8 @@
  *
  * A left-over capability is dangerous: x-ignore-shared makes libvirt save a machine without its
  * RAM. So before one is set a guard is started that holds the QMP socket; the end of this process,
- * in whatever way, makes it cancel the migration, send the commands that put everything back, and
- * resume a machine whose migration succeeded before it could be cancelled. One thread. */
+ * in whatever way, makes it wait for the migration's end, send the commands that put everything
+ * back, and resume a machine whose migration succeeded before it could be cancelled. One thread. */
 #ifndef VARVE_GUEST_MIGRATION_GUARD_H
 #define VARVE_GUEST_MIGRATION_GUARD_H
 
