@@ -560,6 +560,33 @@ static void huge_pages(void **state)
     rmdir(dir);
 }
 
+/* Another daemon would take pages that this one then never hears of. */
+static void two_daemons(void **state)
+{
+    static struct machine m;
+    const struct tracker_options options = {.kind = TRACKER_BEST};
+    struct tracker *t, *other = NULL;
+    struct why why = {};
+    char path[64];
+
+    start(&m, "/dev/shm");
+    assert_true(open_kind(&m, TRACKER_BEST, &t));
+    struct ram_block blocks[2] = {m.blocks[0], m.blocks[1]};
+    struct ram ram = m.ram;
+    ram.blocks = blocks;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", m.fd);
+    blocks[0].fd = open(path, O_RDWR | O_CLOEXEC);
+    assert_int_equal(tracker_open(&ram, &options, NULL, mono_us() + 5000000, &other, &why), -EBUSY);
+    assert_non_null(strstr(why.text, "another varved"));
+    do_order(WRITE, 3, 1, 9);
+    assert_int_equal(collect(&m, t, 0), 1);
+    tracker_close(t, false);
+    assert_int_equal(tracker_open(&ram, &options, NULL, mono_us() + 5000000, &other, &why), 0);
+    tracker_close(other, true);
+    close(blocks[0].fd);
+    end(&m);
+}
+
 static void best_is_chosen(void **state)
 {
     static struct machine m;
@@ -585,7 +612,8 @@ int main(void)
         cmocka_unit_test(notes_are_told_once), cmocka_unit_test(nothing_is_lost_under_writes),
         cmocka_unit_test(found_again),         cmocka_unit_test(second_is_busy),
         cmocka_unit_test(remapped_is_stale),   cmocka_unit_test(dies_at_each_step),
-        cmocka_unit_test(best_is_chosen),      cmocka_unit_test(huge_pages),
+        cmocka_unit_test(best_is_chosen),      cmocka_unit_test(two_daemons),
+        cmocka_unit_test(huge_pages),
     };
     c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     return c == MAP_FAILED ? 1 : cmocka_run_group_tests(tests, NULL, NULL);

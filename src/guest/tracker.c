@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@ struct tracker {
     const struct ram *ram;
     const struct tracker_ops *ops;
     void *own;
+    bool locked;
     struct discards *discards; /* NULL: ops sees them */
     struct why stale;          /* "": the blocks are those of the machine */
     struct why why_not[N_KINDS];
@@ -66,6 +68,28 @@ static int open_best(struct tracker *t, const struct tracker_options *options,
     return r;
 }
 
+/* Two that collect from one machine would take each other's pages. The lock is on the file of its
+ * memory, by our descriptor of it: it ends with us, however we end. */
+static int lock_machine(const struct ram *ram, short type, struct why *why)
+{
+    struct flock lock = {.l_type = type, .l_whence = SEEK_SET};
+
+    for (unsigned i = 0; i < ram->n; i++) {
+        if (!ram->blocks[i].shared)
+            continue;
+        if (fcntl(ram->blocks[i].fd, F_OFD_SETLK, &lock) == 0)
+            return 0;
+        if (errno == EAGAIN || errno == EACCES)
+            return why_set(why, -EBUSY,
+                           "another varved is attached to process %d; detach the machine there "
+                           "first",
+                           (int)ram->pid);
+        return why_set(why, -errno, "cannot lock the file of the memory block %s: %s",
+                       ram->blocks[i].name, strerror(errno));
+    }
+    return 0;
+}
+
 int tracker_open(const struct ram *ram, const struct tracker_options *options,
                  struct monitor *monitor, uint64_t end_us, struct tracker **ret, struct why *why)
 {
@@ -81,6 +105,9 @@ int tracker_open(const struct ram *ram, const struct tracker_options *options,
             r = why_set(why, -ENOMEM, "no memory");
     }
     if (r == 0)
+        r = lock_machine(ram, F_WRLCK, why);
+    t->locked = r == 0;
+    if (r == 0)
         r = open_best(t, options, monitor, end_us, why);
     if (r < 0)
         tracker_close(t, false);
@@ -91,11 +118,15 @@ int tracker_open(const struct ram *ram, const struct tracker_options *options,
 
 void tracker_close(struct tracker *t, bool remove)
 {
+    struct why unused;
+
     if (!t)
         return;
     if (t->ops)
         t->ops->close(t->own, remove);
     discards_close(t->discards);
+    if (t->locked)
+        lock_machine(t->ram, F_UNLCK, &unused);
     for (unsigned i = 0; i < t->ram->n; i++)
         free((void *)t->notes[i]);
     free(t);

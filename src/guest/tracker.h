@@ -49,7 +49,8 @@ static inline uint64_t tracker_words(uint64_t n_pages)
 
 /* Begin to track. ram: borrowed until tracker_close(). monitor: of the same process, borrowed for
  * the call; NULL where there is none. Errors with a sentence: those of uffd_open() and
- * uffd_register() (a kind that was named), -ESRCH, -ENOMEM. */
+ * uffd_register() (a kind that was named), -EBUSY (somebody else tracks this machine: another
+ * varved, or a tracker that is still open), -ESRCH, -ENOMEM. */
 int tracker_open(const struct ram *ram, const struct tracker_options *options,
                  struct monitor *monitor, uint64_t end_us, struct tracker **ret, struct why *why);
 
