@@ -1,10 +1,11 @@
 /* machine.c - varve console and varve stop: machines that varve run started. They need no daemon.
  */
 #include "base/cleanup.h"
+#include "base/mono.h"
 #include "cli/cli.h"
 #include "cli/process.h"
 #include "guest/launch.h"
-#include "guest/qmp.h"
+#include "guest/monitor.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -20,6 +21,7 @@
 #define NAME_CHARS     "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
 #define ESCAPE         0x1d /* Ctrl-] */
 #define END_MS         10000
+#define QMP_US         10000000
 
 enum exit_code check_machine_name(const char *name)
 {
@@ -145,6 +147,19 @@ static enum exit_code end_at_once(const struct invocation *inv, const struct lau
     return EXIT_OK;
 }
 
+static int press_power_button(const char *qmp, struct why *why)
+{
+    uint64_t end_us = mono_us() + QMP_US;
+    struct monitor *monitor;
+    int r = monitor_open(qmp, end_us, &monitor, why);
+
+    if (r < 0)
+        return r;
+    r = monitor_run(monitor, "system_powerdown", NULL, end_us, NULL, why);
+    monitor_close(monitor);
+    return r;
+}
+
 enum exit_code cmd_stop(const struct invocation *inv)
 {
     struct launched machine;
@@ -155,7 +170,7 @@ enum exit_code cmd_stop(const struct invocation *inv)
         return r;
     if (option_value(inv, "force"))
         return end_at_once(inv, &machine);
-    if (qmp_command(machine.qmp, "system_powerdown", &why) < 0)
+    if (press_power_button(machine.qmp, &why) < 0)
         return error(EXIT_FAILED, "%s; varve stop --force %s ends it at once", why.text,
                      inv->args[0]);
     note("the power button of %s was pressed; if its guest does not switch off: varve stop "

@@ -1,0 +1,511 @@
+/* device-state.c - the state of a machine's devices.
+ *
+ * The pipe has no name. QEMU gets its writing end by getfd and opens that again as
+ * /proc/self/fd/N, for the command wants a path. Opening a named pipe would wait for a reader, so
+ * if we died before QEMU came to it, it would hang for ever with the machine stopped; opening a
+ * nameless one never waits. Nor does it need a directory that both can see, or rights in it. A
+ * descriptor set (/dev/fdset) will not do: QEMU wants to truncate what it finds there. */
+#include "guest/device-state.h"
+
+#include "base/cleanup.h"
+#include "base/mono.h"
+#include "guest/held-migration.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FD_NAME    "varve-device-state"
+#define HOLD_BYTES 4096      /* what the pipe has room for while the machine is held */
+#define FLOW_BYTES (1 << 20) /* and while it flows */
+#define LOOK_MS    10        /* between two looks for a refusal */
+
+/* ---- may it be taken? ----------------------------------------------------------------------- */
+
+static const struct {
+    const char *status, *sentence;
+} statuses[] = {
+    {"prelaunch", "it was not started yet; let it run first (cont)"},
+    {"preconfig", "it is still being configured; let it run first (x-exit-preconfig, cont)"},
+    {"inmigrate", "it waits for its state (-incoming); let that come first"},
+    {"finish-migrate", "it is being migrated; try again when that has ended"},
+    {"postmigrate", "it was migrated away; let it run on here first (cont), if it is to live here"},
+    {"save-vm", "QEMU is saving it; try again when that has ended"},
+    {"restore-vm", "QEMU is restoring it; try again when that has ended"},
+    {"shutdown", "its guest has shut down; there is nothing that runs on"},
+    {"io-error",
+     "it stands still after an I/O error of a disk; mend the disk and let it run (cont)"},
+    {"internal-error", "QEMU stopped it after an internal error; reset it (system_reset, cont)"},
+    {"guest-panicked", "its guest has panicked; reset it (system_reset, cont)"},
+    {"watchdog", "its watchdog has stopped it; reset it (system_reset, cont)"},
+    {"suspended", "its guest sleeps; wake it first (system_wakeup)"},
+    {"colo", "it is protected by COLO; end that first"},
+};
+
+static int check_status(const char *status, bool to_attach, struct why *why)
+{
+    if (!strcmp(status, "running"))
+        return 0;
+    if (!strcmp(status, "paused")) {
+        if (!to_attach)
+            return 0;
+        return why_set(why, -EBUSY,
+                       "the machine is paused; it can be attached while it runs: resume it (cont), "
+                       "and pause it again when it is attached");
+    }
+    for (size_t i = 0; i < sizeof(statuses) / sizeof(statuses[0]); i++)
+        if (!strcmp(status, statuses[i].status))
+            return why_set(why, -EBUSY, "the machine's state cannot be taken: %s",
+                           statuses[i].sentence);
+    return why_set(why, -EBUSY,
+                   "the machine's state cannot be taken while QEMU says that it is "
+                   "\"%s\"; let it run first",
+                   status);
+}
+
+/* Parts of what QEMU says, and what helps. */
+static const struct {
+    const char *part, *mend;
+} mends[] = {
+    {"vfio",
+     "take the passed-through device away (device_del), or give it a virtio device instead"},
+    {"VFIO",
+     "take the passed-through device away (device_del), or give it a virtio device instead"},
+    {"vhost", "start it without vhost (vhost=off), or with virtio devices of QEMU's own"},
+    {"format used by node", "put the disk on Varve"},
+    {"VirtFS", "unmount the shared folder in the guest"},
+    {"invtsc", "start it with -cpu ...,invtsc=off"},
+    {"ivshmem", "start it without the ivshmem device"},
+    {"non-migratable", "start it without that device"},
+};
+
+static int blocked(const json_t *reasons, struct why *why)
+{
+    const char *reason = json_string_value(json_array_get(reasons, 0));
+    const char *mend = "start it without what is named there";
+    size_t more = json_array_size(reasons) - 1;
+    char others[48] = "";
+
+    for (size_t i = 0; reason && i < sizeof(mends) / sizeof(mends[0]); i++)
+        if (strstr(reason, mends[i].part))
+            mend = mends[i].mend;
+    if (more)
+        snprintf(others, sizeof(others), ", and %zu more like that", more);
+    return why_set(why, -EOPNOTSUPP,
+                   "the machine's state cannot be taken: QEMU says \"%.500s\"%s; %s",
+                   reason ? reason : "it is blocked", others, mend);
+}
+
+/* A migration that is under way, and what forbids one. */
+static int check_migration(struct monitor *m, uint64_t end_us, struct why *why)
+{
+    static const char *const idle[] = {"none", "completed", "failed", "cancelled"};
+    json_t *info = NULL;
+    bool is_idle = false;
+
+    int r = monitor_run(m, "query-migrate", NULL, end_us, &info, why);
+    if (r < 0)
+        return r;
+    const char *status = json_string_value(json_object_get(info, "status"));
+    for (size_t i = 0; status && i < sizeof(idle) / sizeof(idle[0]); i++)
+        is_idle = is_idle || !strcmp(status, idle[i]);
+    const json_t *reasons = json_object_get(info, "blocked-reasons");
+    if (status && !is_idle)
+        r = why_set(why, -EBUSY,
+                    "the machine is being migrated (\"%.40s\"); try again when that has ended",
+                    status);
+    else if (json_array_size(reasons))
+        r = blocked(reasons, why);
+    json_decref(info);
+    return r;
+}
+
+int device_state_check(struct monitor *m, bool to_attach, uint64_t end_us, bool *ret_running,
+                       struct why *why)
+{
+    char status[32];
+
+    int r = monitor_status(m, status, end_us, why);
+    if (r == 0)
+        r = check_status(status, to_attach, why);
+    if (r == 0)
+        r = check_migration(m, end_us, why);
+    if (r == 0 && ret_running)
+        *ret_running = !strcmp(status, "running");
+    return r;
+}
+
+/* ---- the head ------------------------------------------------------------------------------- */
+
+void device_head_free(struct device_head *head)
+{
+    free(head->data);
+    *head = (struct device_head){};
+}
+
+/* Pages of zeros are what a new QEMU has there. */
+static int make_head(const struct held_migration *h, struct device_head *ret, struct why *why)
+{
+    const struct migration_stream *s = &h->stream;
+    struct migration_buffer b = {};
+
+    if (!*s->machine)
+        return why_set(why, -EOPNOTSUPP, "QEMU does not say what type of machine this is");
+    migration_write_begin(&b, s->machine, s->blocks, s->n_blocks);
+    for (size_t i = 0; i < s->n_pages; i++)
+        if (s->pages[i].at)
+            migration_write_page(&b, s->blocks[s->pages[i].block].name, s->pages[i].offset_bytes,
+                                 h->data.data + s->pages[i].at);
+    migration_write_devices(&b, NULL, 0);
+    if (b.failed) {
+        migration_buffer_free(&b);
+        return why_set(why, -ENOMEM, "no memory");
+    }
+    *ret = (struct device_head){b.data, b.len};
+    return 0;
+}
+
+int device_state_prepare(struct monitor *m, uint64_t end_us, struct device_head *ret,
+                         struct why *why)
+{
+    struct device_head head = {};
+    struct held_migration held;
+    struct why ignored = {};
+
+    int r = device_state_check(m, true, end_us, NULL, why);
+    if (r == 0)
+        r = held_migration_begin(m, end_us, &held, why);
+    if (r < 0)
+        return r;
+    r = held_migration_read(&held, false, end_us, why);
+    if (r == 0)
+        r = make_head(&held, &head, why);
+    int end = held_migration_end(&held, end_us, r == 0 ? why : &ignored);
+    if (r == 0 && end == 0) {
+        *ret = head;
+        return 0;
+    }
+    device_head_free(&head);
+    return r < 0 ? r : end;
+}
+
+/* ---- capture: the pipe ---------------------------------------------------------------------- */
+
+struct device_capture {
+    struct monitor *monitor;
+    enum device_way way;
+    bool was_running;
+    uint64_t stop_us;
+    struct held_migration held; /* by migrate */
+    /* By save. The reader reads from pipe_fd into data until word_fd has a word, and then what is
+     * left. */
+    int pipe_fd, word_fd;
+    pthread_t reader;
+    bool has_reader;
+    struct migration_buffer data;
+};
+
+/* The number that a pipe of ours has in QEMU. */
+static int find_fd(pid_t pid, int fd, unsigned *ret, struct why *why)
+{
+    char dir_path[64], wanted[64], link[64];
+    const struct dirent *entry;
+    struct stat st;
+    int r = -ENOENT;
+
+    snprintf(dir_path, sizeof(dir_path), "/proc/%d/fd", (int)pid);
+    if (fstat(fd, &st) < 0)
+        return why_set(why, -errno, "cannot look at a pipe: %s", strerror(errno));
+    snprintf(wanted, sizeof(wanted), "pipe:[%ju]", (uintmax_t)st.st_ino);
+    DIR *dir = opendir(dir_path);
+    if (!dir)
+        return why_set(why, -errno,
+                       "cannot look at QEMU's descriptors: %s; run varved as root, or as the user "
+                       "that QEMU runs as",
+                       strerror(errno));
+    while (r < 0 && (entry = readdir(dir))) {
+        ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
+        if (n <= 0)
+            continue;
+        link[n] = '\0';
+        if (!strcmp(link, wanted)) {
+            *ret = (unsigned)strtoul(entry->d_name, NULL, 10);
+            r = 0;
+        }
+    }
+    closedir(dir);
+    return r < 0 ? why_set(why, r, "QEMU does not have the descriptor that it was given") : 0;
+}
+
+/* Make the pipe, give QEMU its writing end, and the path by which QEMU opens it. */
+static int make_pipe(struct device_capture *c, char path[64], uint64_t end_us, struct why *why)
+{
+    unsigned number = 0;
+    int fds[2];
+
+    if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+        return why_set(why, -errno, "cannot make a pipe: %s", strerror(errno));
+    c->pipe_fd = fds[0];
+    /* It is opened by QEMU's user, whoever that is. */
+    int r = fchmod(fds[1], 0666) < 0 || fcntl(fds[0], F_SETPIPE_SZ, HOLD_BYTES) != HOLD_BYTES
+                ? why_set(why, -EIO, "cannot set up a pipe: %s", strerror(errno))
+                : 0;
+    if (r == 0)
+        r = monitor_pass_fd(c->monitor, fds[1], FD_NAME, end_us, why);
+    if (r == 0)
+        r = find_fd(monitor_pid(c->monitor), fds[1], &number, why);
+    close(fds[1]);
+    snprintf(path, 64, "/proc/self/fd/%u", number);
+    return r;
+}
+
+static bool read_some(struct device_capture *c)
+{
+    uint8_t chunk[65536];
+    ssize_t n = read(c->pipe_fd, chunk, sizeof(chunk));
+
+    if (n > 0)
+        migration_append(&c->data, chunk, (size_t)n);
+    return n > 0 || (n < 0 && errno == EINTR);
+}
+
+static void *run_reader(void *arg)
+{
+    struct device_capture *c = arg;
+    struct pollfd fds[2] = {{.fd = c->pipe_fd, .events = POLLIN},
+                            {.fd = c->word_fd, .events = POLLIN}};
+
+    do {
+        while (poll(fds, 2, -1) < 0 && errno == EINTR)
+            ;
+        while (read_some(c))
+            ;
+    } while (!fds[1].revents);
+    return NULL;
+}
+
+static void release(struct device_capture *c)
+{
+    if (c->pipe_fd >= 0)
+        close(c->pipe_fd);
+    if (c->word_fd >= 0)
+        close(c->word_fd);
+    migration_buffer_free(&c->data);
+    free(c);
+}
+
+/* Whether the answer is there already, and an error. A successful one comes after the state, and
+ * before it there are events. */
+static bool has_refused(const struct monitor *m)
+{
+    static const char error[] = "\"error\": {\"class\"";
+    char text[16384];
+    ssize_t n = recv(monitor_fd(m), text, sizeof(text), MSG_PEEK | MSG_DONTWAIT);
+
+    return n > 0 && memmem(text, (size_t)n, error, sizeof(error) - 1);
+}
+
+static int begin_by_save(struct device_capture *c, uint64_t end_us, struct why *why)
+{
+    char path[64];
+
+    int r = make_pipe(c, path, end_us, why);
+    if (r < 0)
+        return r;
+    c->word_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (c->word_fd < 0)
+        return why_set(why, -errno, "cannot make an eventfd: %s", strerror(errno));
+    uint64_t begin_us = mono_us(), now;
+    /* Not "live": for a machine that is paused QEMU would give its disks away. */
+    r = monitor_begin(c->monitor, "xen-save-devices-state",
+                      json_pack("{s:s, s:b}", "filename", path, "live", 0), why);
+    if (r < 0)
+        return r;
+    struct pollfd poll_fd = {.fd = c->pipe_fd, .events = POLLIN};
+    /* All ends of the pipe in QEMU are open: what comes is what it wrote. */
+    while ((now = mono_us()) < end_us) {
+        uint64_t ms = (end_us - now + 999) / 1000;
+        if (poll(&poll_fd, 1, ms < LOOK_MS ? (int)ms : LOOK_MS) > 0 && poll_fd.revents & POLLIN) {
+            c->stop_us = mono_us() - begin_us;
+            return 0;
+        }
+        if (poll_fd.revents || has_refused(c->monitor)) {
+            r = monitor_finish(c->monitor, end_us, NULL, why);
+            return r < 0 ? r : why_set(why, -EPROTO, "QEMU gave no state of the devices");
+        }
+    }
+    return why_set(
+        why, -ETIMEDOUT,
+        "the machine did not stand still in time: I/O of its disks is still under way; it "
+        "runs on by itself");
+}
+
+static int begin_by_migrate(struct device_capture *c, uint64_t end_us, struct why *why)
+{
+    struct why ignored = {};
+
+    if (!c->was_running)
+        return why_set(
+            why, -EBUSY,
+            "the machine is paused, and its state can be taken by \"migrate\" only while "
+            "it runs; resume it (cont)");
+    int r = held_migration_begin(c->monitor, end_us, &c->held, why);
+    if (r < 0)
+        return r;
+    uint64_t begin_us = mono_us();
+    r = held_migration_read(&c->held, false, end_us, why);
+    c->stop_us = mono_us() - begin_us;
+    if (r < 0)
+        held_migration_end(&c->held, end_us, &ignored);
+    return r;
+}
+
+int device_capture_begin(struct monitor *m, enum device_way way, uint64_t end_us,
+                         struct device_capture **ret, struct why *why)
+{
+    struct device_capture *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return why_set(why, -ENOMEM, "no memory");
+    c->monitor = m;
+    c->way = way;
+    c->pipe_fd = c->word_fd = -1;
+    int r = device_state_check(m, false, end_us, &c->was_running, why);
+    if (r == 0)
+        r = way == DEVICE_BY_SAVE ? begin_by_save(c, end_us, why)
+                                  : begin_by_migrate(c, end_us, why);
+    if (r < 0)
+        release(c);
+    else
+        *ret = c;
+    return r;
+}
+
+/* ---- capture: the end ----------------------------------------------------------------------- */
+
+/* QEMU keeps the end that it was given until it is told. */
+static void close_in_qemu(struct monitor *m, uint64_t end_us)
+{
+    struct why ignored = {};
+
+    monitor_run(m, "closefd", json_pack("{s:s}", "fdname", FD_NAME), end_us, NULL, &ignored);
+}
+
+/* The state must be longer than the pipe: else QEMU did not wait, and the machine ran. */
+static int take_sections(struct device_capture *c, struct device_state *ret, struct why *why)
+{
+    struct migration_stream stream = {};
+
+    if (c->data.failed)
+        return why_set(why, -ENOMEM, "no memory for the state of the machine's devices");
+    if (c->data.len <= HOLD_BYTES)
+        return why_set(why, -EOPNOTSUPP,
+                       "the machine has so few devices that QEMU does not wait with their state");
+    int r = migration_read(&stream, c->data.data, c->data.len, true, why);
+    if (r == 0) {
+        memmove(c->data.data, c->data.data + stream.devices_at, stream.devices_bytes);
+        ret->bytes = stream.devices_bytes;
+        ret->data = TAKE_PTR(c->data.data);
+    }
+    migration_free(&stream);
+    return r;
+}
+
+static int finish_by_save(struct device_capture *c, uint64_t end_us, struct device_state *ret,
+                          struct why *why)
+{
+    const uint64_t word = 1;
+
+    uint64_t begin_us = mono_us();
+    (void)fcntl(c->pipe_fd, F_SETPIPE_SZ, FLOW_BYTES); /* where it is refused, it takes longer */
+    int r = pthread_create(&c->reader, NULL, run_reader, c);
+    if (r != 0) {
+        close(c->pipe_fd);
+        c->pipe_fd = -1;
+        monitor_finish(c->monitor, end_us, NULL, why);
+        return why_set(why, -r, "cannot start a thread: %s", strerror(r));
+    }
+    r = monitor_finish(c->monitor, end_us, NULL, why);
+    uint64_t answered_us = mono_us();
+    if (write(c->word_fd, &word, sizeof(word)) != sizeof(word))
+        abort(); /* the counter of an eventfd that nobody else writes to */
+    pthread_join(c->reader, NULL);
+    ret->state_us = answered_us - begin_us;
+    return r < 0 ? r : take_sections(c, ret, why);
+}
+
+static int finish_by_migrate(struct device_capture *c, uint64_t end_us, struct device_state *ret,
+                             struct why *why)
+{
+    struct held_migration *h = &c->held;
+    struct why ignored = {};
+
+    uint64_t begin_us = mono_us();
+    int r = held_migration_read(h, true, end_us, why);
+    uint64_t read_us = mono_us();
+    if (r == 0)
+        r = make_head(h, &ret->head, why);
+    if (r == 0 && !(ret->data = malloc(h->stream.devices_bytes)))
+        r = why_set(why, -ENOMEM, "no memory for the state of the machine's devices");
+    if (r == 0) {
+        ret->bytes = h->stream.devices_bytes;
+        memcpy(ret->data, h->data.data + h->stream.devices_at, ret->bytes);
+    }
+    int end = held_migration_end(h, end_us, r == 0 ? why : &ignored);
+    ret->state_us = read_us - begin_us;
+    ret->resume_us = mono_us() - read_us;
+    return r < 0 ? r : end;
+}
+
+void device_state_free(struct device_state *state)
+{
+    free(state->data);
+    device_head_free(&state->head);
+    *state = (struct device_state){};
+}
+
+int device_capture_finish(struct device_capture *c, uint64_t end_us, struct device_state *ret,
+                          struct why *why)
+{
+    struct device_state state = {.was_running = c->was_running, .stop_us = c->stop_us};
+
+    int r = c->way == DEVICE_BY_SAVE ? finish_by_save(c, end_us, &state, why)
+                                     : finish_by_migrate(c, end_us, &state, why);
+    if (c->way == DEVICE_BY_SAVE && r != -ETIMEDOUT && r != -EPIPE)
+        close_in_qemu(c->monitor, end_us);
+    release(c);
+    if (r < 0)
+        device_state_free(&state);
+    else
+        *ret = state;
+    return r;
+}
+
+int device_capture_abort(struct device_capture *c, uint64_t end_us, struct why *why)
+{
+    int r;
+
+    if (c->way == DEVICE_BY_MIGRATE) {
+        r = held_migration_end(&c->held, end_us, why);
+    } else {
+        close(c->pipe_fd); /* what QEMU writes fails now */
+        c->pipe_fd = -1;
+        r = monitor_finish(c->monitor, end_us, NULL, why);
+        if (r == -EPROTO)
+            r = 0;
+        if (r == 0)
+            close_in_qemu(c->monitor, end_us);
+    }
+    release(c);
+    return r;
+}

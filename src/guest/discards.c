@@ -1,0 +1,170 @@
+/* discards.c - pages that were given back: a balloon's, by holes punched into the file.
+ *
+ * A page that was write-protected and is then discarded keeps the mark "not written" in the page
+ * table, though it is zeros now; and when the guest reads it, it is there again with that mark. So
+ * page tables do not tell. But who punches a hole modifies the file, which inotify does tell of
+ * (what is written through a mapping does not), and then:
+ * 1. pages that are holes now and were none are reported;
+ * 2. pages that are there and full of zeros are, too: they may have been read since. Zeros cost
+ *    nothing to store. */
+#include "base/cleanup.h"
+#include "guest/tracker-internal.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+struct discards {
+    const struct ram *ram;
+    int inotify;
+    struct {
+        int watch; /* -1: nothing to watch */
+        bool modified;
+        uint64_t *holes; /* at the last look, without those that were written since */
+    } blocks[];
+};
+
+void bitmap_set_range(uint64_t *bitmap, uint64_t first, uint64_t n)
+{
+    for (; n && first % 64; first++, n--)
+        bitmap_set(bitmap, first);
+    for (; n >= 64; first += 64, n -= 64)
+        bitmap[first / 64] = ~0ULL;
+    for (; n; first++, n--)
+        bitmap_set(bitmap, first);
+}
+
+/* Which pages of the block have nothing in the file. */
+static int find_holes(const struct ram_block *b, uint64_t *holes)
+{
+    uint64_t base = b->file_offset, n_pages = block_pages(b), page = 0;
+
+    memset(holes, 0, tracker_words(n_pages) * 8);
+    while (page < n_pages) {
+        off_t data = lseek(b->fd, (off_t)(base + page * RAM_PAGE_BYTES), SEEK_DATA);
+        if (data < 0 && errno != ENXIO)
+            return -errno;
+        uint64_t next = data < 0 ? n_pages : ((uint64_t)data - base) / RAM_PAGE_BYTES;
+        bitmap_set_range(holes, page, (next < n_pages ? next : n_pages) - page);
+        if (next >= n_pages)
+            break;
+        off_t hole = lseek(b->fd, data, SEEK_HOLE);
+        if (hole < 0)
+            return -errno;
+        page = ((uint64_t)hole - base) / RAM_PAGE_BYTES;
+    }
+    return 0;
+}
+
+static bool is_zero(const unsigned char *page)
+{
+    const uint64_t *words = (const uint64_t *)(const void *)page;
+
+    return !words[0] && !memcmp(page, page + 8, RAM_PAGE_BYTES - 8);
+}
+
+static int watch(struct discards *d, unsigned i)
+{
+    const struct ram_block *b = &d->ram->blocks[i];
+    char path[64];
+
+    d->blocks[i].holes = calloc(tracker_words(block_pages(b)), 8);
+    if (!d->blocks[i].holes)
+        return -ENOMEM;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", b->fd);
+    d->blocks[i].watch = inotify_add_watch(d->inotify, path, IN_MODIFY);
+    return d->blocks[i].watch < 0 ? -errno : find_holes(b, d->blocks[i].holes);
+}
+
+int discards_open(const struct ram *ram, struct discards **ret, struct why *why)
+{
+    struct discards *d = calloc(1, sizeof(*d) + ram->n * sizeof(d->blocks[0]));
+    int r = 0;
+
+    if (!d)
+        return why_set(why, -ENOMEM, "no memory");
+    d->ram = ram;
+    d->inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    if (d->inotify < 0)
+        r = -errno;
+    for (unsigned i = 0; i < ram->n; i++) {
+        d->blocks[i].watch = -1;
+        if (r == 0 && ram->blocks[i].shared)
+            r = watch(d, i);
+    }
+    if (r < 0) {
+        discards_close(d);
+        return why_set(why, r, "cannot watch a file of the machine's memory: %s%s", strerror(-r),
+                       r == -ENOSPC || r == -EMFILE ? "; see /proc/sys/fs/inotify" : "");
+    }
+    *ret = d;
+    return 0;
+}
+
+void discards_close(struct discards *d)
+{
+    if (!d)
+        return;
+    for (unsigned i = 0; i < d->ram->n; i++)
+        free(d->blocks[i].holes);
+    if (d->inotify >= 0)
+        close(d->inotify);
+    free(d);
+}
+
+static void read_events(struct discards *d)
+{
+    _Alignas(struct inotify_event) char buf[4096];
+    ssize_t n;
+
+    while ((n = read(d->inotify, buf, sizeof(buf))) > 0)
+        for (char *at = buf; at < buf + n;) {
+            const struct inotify_event *event = (const void *)at;
+            for (unsigned i = 0; i < d->ram->n; i++)
+                if (event->mask & IN_Q_OVERFLOW || event->wd == d->blocks[i].watch)
+                    d->blocks[i].modified = d->blocks[i].watch >= 0;
+            at += sizeof(*event) + event->len;
+        }
+}
+
+static int report(const struct ram_block *b, uint64_t *holes, uint64_t *bitmap)
+{
+    uint64_t n_pages = block_pages(b), n_words = tracker_words(n_pages);
+    _cleanup_free_ uint64_t *now = calloc(n_words, 8);
+
+    if (!now)
+        return -ENOMEM;
+    int r = find_holes(b, now);
+    if (r < 0)
+        return r;
+    for (uint64_t w = 0; w < n_words; w++)
+        bitmap[w] |= now[w] & ~holes[w];
+    for (uint64_t page = 0; page < n_pages; page++)
+        if (!bitmap_has(now, page) && !bitmap_has(bitmap, page) &&
+            is_zero(b->memory + page * RAM_PAGE_BYTES))
+            bitmap_set(bitmap, page);
+    memcpy(holes, now, n_words * 8);
+    return 0;
+}
+
+void discards_forget(struct discards *d, unsigned block, const uint64_t *bitmap)
+{
+    uint64_t *holes = d->blocks[block].holes;
+    uint64_t n_words = holes ? tracker_words(block_pages(&d->ram->blocks[block])) : 0;
+
+    for (uint64_t w = 0; w < n_words; w++)
+        holes[w] &= ~bitmap[w];
+}
+
+int discards_collect(struct discards *d, unsigned block, uint64_t *bitmap, struct why *why)
+{
+    read_events(d);
+    if (!d->blocks[block].modified)
+        return 0;
+    d->blocks[block].modified = false; /* before we look: what comes now is for the next time */
+    int r = report(&d->ram->blocks[block], d->blocks[block].holes, bitmap);
+    if (r < 0)
+        d->blocks[block].modified = true;
+    return r < 0 ? why_set(why, r, "cannot look for discarded pages: %s", strerror(-r)) : 0;
+}

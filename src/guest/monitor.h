@@ -1,0 +1,63 @@
+/* monitor.h - a session on a QEMU's QMP socket. One thread at a time; blocks, but not beyond the
+ * deadlines, which are by mono_us().
+ *
+ * A QEMU serves one client of a monitor at a time: while a session is open nobody else gets an
+ * answer there. Source: docs/interop/qmp-spec of QEMU. */
+#ifndef VARVE_GUEST_MONITOR_H
+#define VARVE_GUEST_MONITOR_H
+
+#include "base/why.h"
+
+#include <jansson.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct monitor;
+
+/* Connect to the socket at path, read the greeting, leave negotiation mode. Errors with a sentence
+ * that says the mend: -ENOENT, -ECONNREFUSED (nobody listens: a dead socket), -EPROTO (what answers
+ * is no QMP), -ETIMEDOUT (somebody else is connected there), -ENAMETOOLONG, or an errno. */
+int monitor_open(const char *path, uint64_t end_us, struct monitor **ret, struct why *why);
+/* The same on a socket that is connected, which is taken, also on error. */
+int monitor_attach(int fd, uint64_t end_us, struct monitor **ret, struct why *why);
+/* NULL is legal. */
+void monitor_close(struct monitor *monitor);
+
+/* The process on the other side, by SO_PEERCRED, and a pidfd of it that the session owns. */
+pid_t monitor_pid(const struct monitor *monitor);
+int monitor_pidfd(const struct monitor *monitor);
+/* The socket, which stays the session's: for a guardian that goes on with it when we are dead. */
+int monitor_fd(const struct monitor *monitor);
+/* The version of QEMU: major * 10000 + minor * 100 + micro. */
+unsigned monitor_version(const struct monitor *monitor);
+
+/* Run a command. arguments: NULL, or an object, which is taken (also on error). *ret: NULL is
+ * legal, else the value of "return", which the caller decrefs. Events that come meanwhile are kept.
+ * Errors with a sentence: -EPROTO (QEMU refuses, nothing was done; the sentence has its words),
+ * -ETIMEDOUT (it is not known whether it was done; the session is dead), -EPIPE (QEMU has gone, or
+ * says what is no QMP; every later call says so too), -ENOMEM. */
+int monitor_run(struct monitor *monitor, const char *command, json_t *arguments, uint64_t end_us,
+                json_t **ret, struct why *why);
+
+/* Begin a command without waiting (monitor_finish() waits), for what must come right after another
+ * in a pause. One at a time. */
+int monitor_begin(struct monitor *monitor, const char *command, json_t *arguments, struct why *why);
+int monitor_finish(struct monitor *monitor, uint64_t end_us, json_t **ret, struct why *why);
+
+/* A command of the human monitor; *ret: its text, which the caller frees. Errors as above. */
+int monitor_run_hmp(struct monitor *monitor, const char *line, uint64_t end_us, char **ret,
+                    struct why *why);
+
+/* Give QEMU a descriptor under a name (getfd); fd stays the caller's. */
+int monitor_pass_fd(struct monitor *monitor, int fd, const char *name, uint64_t end_us,
+                    struct why *why);
+
+/* Wait for an event of that name; what came before since the last call counts; others are dropped.
+ * *ret: its "data" (NULL is legal). -ETIMEDOUT, -EPIPE. */
+int monitor_wait_event(struct monitor *monitor, const char *event, uint64_t end_us, json_t **ret,
+                       struct why *why);
+
+/* query-status: "running", "paused", "prelaunch", "inmigrate", "shutdown"... ret: 32 bytes. */
+int monitor_status(struct monitor *monitor, char ret[32], uint64_t end_us, struct why *why);
+
+#endif

@@ -1,0 +1,499 @@
+/* pager.c - RAM that comes when it is touched.
+ *
+ * A fault brings the aligned run of FAULT_PAGES around it: guests touch in neighbourhoods, and the
+ * round trip costs more than the bytes. What several bring at once is put in once: the second gets
+ * EEXIST. */
+#include "guest/pager.h"
+
+#include "base/cleanup.h"
+#include "base/mono.h"
+
+#include <errno.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#define FAULT_PAGES 16
+#define FILL_PAGES  PAGER_FETCH_PAGES
+#define MESSAGES    64
+#define STUCK_MAX   1024 /* faults whose page could not be brought: one for each vCPU and thread */
+#define RETRY_MS    100
+#define TOUCHED_MAX 262144
+#define PAGE        ((uint64_t)PAGER_PAGE_BYTES)
+
+struct pager {
+    int uffd, stop_fd;
+    struct pager_source source;
+    struct pager_area areas[PAGER_AREAS_MAX];
+    _Atomic uint64_t *resident[PAGER_AREAS_MAX]; /* a bit for each page */
+    unsigned n_areas;
+    struct pager_place *first;
+    size_t n_first;
+    pthread_t faults_thread, fill_thread;
+    bool has_faults_thread, has_fill_thread;
+    atomic_bool stop;
+    uint64_t start_us, n_pages;
+    _Atomic uint64_t n_resident, n_faults, n_errors, fault_us, complete_us;
+    uint64_t stuck[STUCK_MAX]; /* addresses; of the faults' thread */
+    unsigned n_stuck;
+    pthread_mutex_t lock; /* touched, n_touched */
+    struct pager_place *touched;
+    size_t n_touched, touched_room;
+};
+
+/* ---- what is resident ----------------------------------------------------------------------- */
+
+static bool is_resident(const struct pager *p, unsigned area, uint64_t page)
+{
+    return atomic_load_explicit(&p->resident[area][page / 64], memory_order_relaxed) >> page % 64 &
+           1;
+}
+
+static void set_resident(struct pager *p, unsigned area, uint64_t page)
+{
+    uint64_t bit = 1ULL << page % 64;
+
+    if (!(atomic_fetch_or(&p->resident[area][page / 64], bit) & bit))
+        atomic_fetch_add(&p->n_resident, 1);
+}
+
+/* What is in the file was put there by a pager before us. */
+static void find_resident(struct pager *p, unsigned area)
+{
+    const struct pager_area *a = &p->areas[area];
+    off_t at = (off_t)a->file_offset, end = at + (off_t)(a->pages * PAGE);
+
+    if (a->file_fd < 0)
+        return;
+    while ((at = lseek(a->file_fd, at, SEEK_DATA)) >= 0 && at < end) {
+        off_t hole = lseek(a->file_fd, at, SEEK_HOLE);
+        if (hole < 0)
+            return;
+        for (; at < hole && at < end; at += PAGER_PAGE_BYTES)
+            set_resident(p, area, ((uint64_t)at - a->file_offset) / PAGE);
+    }
+}
+
+/* ---- putting pages in ----------------------------------------------------------------------- */
+
+static void wake(struct pager *p, uint64_t address, uint64_t bytes)
+{
+    struct uffdio_range range = {.start = address, .len = bytes};
+
+    (void)ioctl(p->uffd, UFFDIO_WAKE, &range); /* fails for nobody that waits */
+}
+
+/* Put n pages in, where there are none yet, and wake who waits for them. Returns 0, -ESRCH (QEMU
+ * has ended), -errno. */
+static int put(struct pager *p, unsigned area, uint64_t page, unsigned n, const uint8_t *data)
+{
+    uint64_t address = p->areas[area].address + page * PAGE;
+
+    for (unsigned done = 0; done < n;) {
+        struct uffdio_copy copy = {.dst = address + done * PAGE,
+                                   .src = (uintptr_t)data + done * PAGE,
+                                   .len = (n - done) * PAGE,
+                                   .mode = UFFDIO_COPY_MODE_WP};
+        int r = ioctl(p->uffd, UFFDIO_COPY, &copy) < 0 ? -errno : 0;
+        unsigned copied = copy.copy > 0 ? (unsigned)((uint64_t)copy.copy / PAGE) : 0;
+        for (unsigned i = 0; i < copied; i++)
+            set_resident(p, area, page + done + i);
+        done += copied;
+        if (r == 0 || done == n)
+            continue;
+        if (r == -EEXIST || (copied == 0 && copy.copy == -EEXIST)) {
+            wake(p, address + done * PAGE, PAGE);
+            set_resident(p, area, page + done);
+            done++;
+        } else if (r != -EAGAIN) { /* that: its mappings change just now */
+            return r;
+        }
+    }
+    return 0;
+}
+
+/* Bring one page. */
+static int bring_one(struct pager *p, unsigned area, uint64_t page)
+{
+    uint8_t data[PAGER_PAGE_BYTES];
+
+    int r = p->source.fetch(p->source.arg, area, page, 1, data);
+    if (r < 0)
+        atomic_fetch_add(&p->n_errors, 1);
+    return r < 0 ? r : put(p, area, page, 1, data);
+}
+
+/* Bring n pages, up to PAGER_FETCH_PAGES. Where they do not come together, each alone: the first
+ * error is returned, what can be had is put in. */
+static int bring(struct pager *p, unsigned area, uint64_t page, unsigned n)
+{
+    uint8_t data[PAGER_FETCH_PAGES * PAGER_PAGE_BYTES];
+    int result = 0;
+
+    int r = p->source.fetch(p->source.arg, area, page, n, data);
+    if (r == 0)
+        return put(p, area, page, n, data);
+    atomic_fetch_add(&p->n_errors, 1);
+    for (unsigned i = 0; i < n; i++) {
+        r = is_resident(p, area, page + i) ? 0 : bring_one(p, area, page + i);
+        if (r < 0 && result == 0)
+            result = r;
+    }
+    return result;
+}
+
+int pager_populate(struct pager *p, unsigned area, uint64_t page, uint64_t n)
+{
+    int r = 0;
+
+    if (area >= p->n_areas || page > p->areas[area].pages || n > p->areas[area].pages - page)
+        return -EINVAL;
+    /* Not by the bits: a page of zeros counts as resident, and is a hole. */
+    for (uint64_t end = page + n; page < end && r == 0;) {
+        unsigned some = end - page < PAGER_FETCH_PAGES ? (unsigned)(end - page) : PAGER_FETCH_PAGES;
+        r = bring(p, area, page, some);
+        page += some;
+    }
+    return r;
+}
+
+/* ---- faults --------------------------------------------------------------------------------- */
+
+static bool find_place(const struct pager *p, uint64_t address, unsigned *ret_area,
+                       uint64_t *ret_page)
+{
+    for (unsigned i = 0; i < p->n_areas; i++)
+        if (address >= p->areas[i].address &&
+            address - p->areas[i].address < p->areas[i].pages * PAGE) {
+            *ret_area = i;
+            *ret_page = (address - p->areas[i].address) / PAGE;
+            return true;
+        }
+    return false;
+}
+
+static void note_touched(struct pager *p, unsigned area, uint64_t page)
+{
+    pthread_mutex_lock(&p->lock);
+    if (p->n_touched == p->touched_room && p->touched_room < TOUCHED_MAX) {
+        size_t room = p->touched_room ? 2 * p->touched_room : 1024;
+        struct pager_place *grown = reallocarray(p->touched, room, sizeof(*grown));
+        if (grown) { /* else the working set is shorter */
+            p->touched = grown;
+            p->touched_room = room;
+        }
+    }
+    if (p->n_touched < p->touched_room)
+        p->touched[p->n_touched++] = (struct pager_place){area, page};
+    pthread_mutex_unlock(&p->lock);
+}
+
+/* Returns whether the faulting page is in. */
+static bool serve(struct pager *p, uint64_t address)
+{
+    uint64_t page = 0, from;
+    unsigned area = 0, n = FAULT_PAGES;
+    uint64_t begin_us = mono_us();
+
+    if (!find_place(p, address, &area, &page))
+        return true; /* not ours */
+    from = page - page % FAULT_PAGES;
+    if (p->areas[area].pages - from < n)
+        n = (unsigned)(p->areas[area].pages - from);
+    int r = bring(p, area, from, n);
+    bool in = is_resident(p, area, page);
+    /* One that was taken away again (a balloon) has its bit: so also by the result. */
+    if (r < 0 && in)
+        in = bring_one(p, area, page) == 0;
+    atomic_fetch_add(&p->fault_us, mono_us() - begin_us);
+    return in || r == -ESRCH;
+}
+
+static void on_fault(struct pager *p, uint64_t address)
+{
+    uint64_t page = 0;
+    unsigned area = 0;
+
+    atomic_fetch_add(&p->n_faults, 1);
+    if (find_place(p, address, &area, &page) && !is_resident(p, area, page))
+        note_touched(p, area, page);
+    if (serve(p, address))
+        return;
+    if (p->n_stuck < STUCK_MAX)
+        p->stuck[p->n_stuck++] = address;
+    else
+        wake(p, address & ~(PAGE - 1), PAGE); /* it asks again */
+}
+
+static void retry_stuck(struct pager *p)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < p->n_stuck; i++)
+        if (!serve(p, p->stuck[i]))
+            p->stuck[n++] = p->stuck[i];
+    p->n_stuck = n;
+}
+
+static void *run_faults(void *arg)
+{
+    struct pager *p = arg;
+    struct uffd_msg messages[MESSAGES];
+    struct pollfd fds[2] = {{.fd = p->uffd, .events = POLLIN},
+                            {.fd = p->stop_fd, .events = POLLIN}};
+
+    while (!atomic_load(&p->stop)) {
+        if (poll(fds, 2, p->n_stuck ? RETRY_MS : -1) == 0)
+            retry_stuck(p);
+        if (fds[0].revents & (POLLERR | POLLNVAL)) /* QEMU has ended */
+            break;
+        ssize_t n = fds[0].revents & POLLIN ? read(p->uffd, messages, sizeof(messages)) : 0;
+        for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(messages[0]); i++)
+            if (messages[i].event == UFFD_EVENT_PAGEFAULT)
+                on_fault(p, messages[i].arg.pagefault.address);
+    }
+    return NULL;
+}
+
+/* ---- the rest ------------------------------------------------------------------------------- */
+
+static bool is_zero(const uint8_t *data)
+{
+    return data[0] == 0 && !memcmp(data, data + 1, PAGER_PAGE_BYTES - 1);
+}
+
+/* Those of n pages that are missing and no zeros. Returns 0, or an error: some are missing still.
+ */
+static int fill(struct pager *p, unsigned area, uint64_t page, unsigned n)
+{
+    uint8_t data[FILL_PAGES * PAGER_PAGE_BYTES];
+    int result = 0;
+
+    int r = p->source.fetch(p->source.arg, area, page, n, data);
+    if (r < 0) {
+        atomic_fetch_add(&p->n_errors, 1);
+        for (unsigned i = 0; i < n && n > 1; i++) {
+            r = is_resident(p, area, page + i) ? 0 : fill(p, area, page + i, 1);
+            if (r < 0)
+                result = r;
+        }
+        return n > 1 ? result : r;
+    }
+    for (unsigned i = 0; i < n;) {
+        unsigned run = 0;
+        while (i + run < n && !is_resident(p, area, page + i + run) &&
+               !is_zero(data + (i + run) * PAGE))
+            run++;
+        if (run == 0) {
+            set_resident(p, area, page + i++);
+            continue;
+        }
+        r = put(p, area, page + i, run, data + i * PAGE);
+        if (r < 0)
+            return r;
+        i += run;
+    }
+    return result;
+}
+
+static void fill_first(struct pager *p)
+{
+    for (size_t i = 0; i < p->n_first && !atomic_load(&p->stop); i++) {
+        const struct pager_place *place = &p->first[i];
+        if (place->area >= p->n_areas || place->page >= p->areas[place->area].pages ||
+            is_resident(p, place->area, place->page))
+            continue;
+        uint64_t from = place->page - place->page % FAULT_PAGES,
+                 left = p->areas[place->area].pages - from;
+        fill(p, place->area, from, left < FAULT_PAGES ? (unsigned)left : FAULT_PAGES);
+    }
+}
+
+/* Returns whether nothing is missing. */
+static bool fill_all(struct pager *p)
+{
+    bool complete = true;
+
+    for (unsigned area = 0; area < p->n_areas; area++) {
+        uint64_t pages = p->areas[area].pages;
+        for (uint64_t page = 0; page < pages; page += FILL_PAGES) {
+            if (atomic_load(&p->stop))
+                return false;
+            unsigned n = pages - page < FILL_PAGES ? (unsigned)(pages - page) : FILL_PAGES;
+            uint64_t all = n == 64 ? UINT64_MAX : (1ULL << n) - 1;
+            if (atomic_load(&p->resident[area][page / 64]) == all)
+                continue;
+            if (fill(p, area, page, n) < 0)
+                complete = false;
+        }
+    }
+    return complete;
+}
+
+static void *run_fill(void *arg)
+{
+    struct pager *p = arg;
+    struct pollfd fd = {.fd = p->stop_fd, .events = POLLIN};
+
+    fill_first(p);
+    while (!atomic_load(&p->stop) && !fill_all(p))
+        poll(&fd, 1, RETRY_MS);
+    if (!atomic_load(&p->stop)) {
+        uint64_t us = mono_us() - p->start_us;
+        atomic_store(&p->complete_us, us ? us : 1);
+    }
+    return NULL;
+}
+
+/* ---- start and stop ------------------------------------------------------------------------- */
+
+static int register_area(int uffd, const struct pager_area *a, uint64_t mode)
+{
+    struct uffdio_register reg = {.range = {.start = a->address, .len = a->pages * PAGE},
+                                  .mode = mode};
+
+    return ioctl(uffd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+}
+
+static int prepare(struct pager *p, const struct pager_place *first, size_t n_first,
+                   struct why *why)
+{
+    p->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (p->stop_fd < 0)
+        return why_set(why, -errno, "cannot make an eventfd: %s", strerror(errno));
+    p->first = malloc(n_first * sizeof(*first) + 1);
+    for (unsigned i = 0; i < p->n_areas; i++) {
+        p->resident[i] = calloc(p->areas[i].pages / 64 + 1, sizeof(*p->resident[i]));
+        if (!p->resident[i])
+            return why_set(why, -ENOMEM, "no memory");
+        p->n_pages += p->areas[i].pages;
+    }
+    if (!p->first)
+        return why_set(why, -ENOMEM, "no memory");
+    if (n_first)
+        memcpy(p->first, first, n_first * sizeof(*first));
+    p->n_first = n_first;
+    for (unsigned i = 0; i < p->n_areas; i++) {
+        int r = register_area(p->uffd, &p->areas[i],
+                              UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+        if (r == -EBUSY)
+            return why_set(why, r, "somebody else serves the pages of this machine already");
+        if (r < 0)
+            return why_set(why, r == -EINVAL ? -EOPNOTSUPP : r,
+                           "the machine's RAM cannot be brought when it is touched: %s; have it on "
+                           "/dev/shm, or restore without --lazy",
+                           strerror(-r));
+        find_resident(p, i);
+    }
+    return 0;
+}
+
+static int start_threads(struct pager *p, struct why *why)
+{
+    int r = -pthread_create(&p->faults_thread, NULL, run_faults, p);
+
+    p->has_faults_thread = r == 0;
+    if (r == 0) {
+        /* Who waits since before somebody died asks again. */
+        for (unsigned i = 0; i < p->n_areas; i++)
+            wake(p, p->areas[i].address, p->areas[i].pages * PAGE);
+        r = -pthread_create(&p->fill_thread, NULL, run_fill, p);
+        p->has_fill_thread = r == 0;
+    }
+    return r < 0 ? why_set(why, r, "cannot start a thread: %s", strerror(-r)) : 0;
+}
+
+int pager_start(int uffd, const struct pager_area *areas, unsigned n_areas,
+                const struct pager_source *source, const struct pager_place *first, size_t n_first,
+                struct pager **ret, struct why *why)
+{
+    struct pager *p = n_areas <= PAGER_AREAS_MAX ? calloc(1, sizeof(*p)) : NULL;
+
+    if (!p)
+        return why_set(why, -ENOMEM, "no memory, or too many areas of it");
+    *p = (struct pager){
+        .uffd = uffd, .stop_fd = -1, .source = *source, .n_areas = n_areas, .start_us = mono_us()};
+    memcpy(p->areas, areas, n_areas * sizeof(*areas));
+    pthread_mutex_init(&p->lock, NULL);
+    int r = prepare(p, first, n_first, why);
+    if (r == 0)
+        r = start_threads(p, why);
+    if (r < 0)
+        pager_stop(p);
+    else
+        *ret = p;
+    return r;
+}
+
+void pager_stop(struct pager *p)
+{
+    const uint64_t word = 1;
+
+    if (!p)
+        return;
+    atomic_store(&p->stop, true);
+    if (p->stop_fd >= 0 && write(p->stop_fd, &word, sizeof(word)) != sizeof(word))
+        abort(); /* the counter of an eventfd that nobody else writes to */
+    if (p->has_faults_thread)
+        pthread_join(p->faults_thread, NULL);
+    if (p->has_fill_thread)
+        pthread_join(p->fill_thread, NULL);
+    if (p->stop_fd >= 0)
+        close(p->stop_fd);
+    for (unsigned i = 0; i < p->n_areas; i++)
+        free((void *)(uintptr_t)p->resident[i]);
+    pthread_mutex_destroy(&p->lock);
+    free(p->first);
+    free(p->touched);
+    free(p);
+}
+
+int pager_let_go(struct pager *p)
+{
+    if (!atomic_load(&p->complete_us))
+        return -EBUSY;
+    for (unsigned i = 0; i < p->n_areas; i++) {
+        const struct pager_area *a = &p->areas[i];
+        struct uffdio_range range = {.start = a->address, .len = a->pages * PAGE};
+        if (ioctl(p->uffd, UFFDIO_UNREGISTER, &range) < 0)
+            return -errno;
+        int r = register_area(p->uffd, a, UFFDIO_REGISTER_MODE_WP);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* ---- what can be seen ----------------------------------------------------------------------- */
+
+void pager_progress(struct pager *p, struct pager_progress *ret)
+{
+    uint64_t complete_us = atomic_load(&p->complete_us);
+
+    *ret = (struct pager_progress){
+        .pages = p->n_pages,
+        .resident = atomic_load(&p->n_resident),
+        .faults = atomic_load(&p->n_faults),
+        .errors = atomic_load(&p->n_errors),
+        .fault_us = atomic_load(&p->fault_us),
+        .complete = complete_us > 0,
+        .complete_us = complete_us,
+    };
+}
+
+size_t pager_touched(struct pager *p, struct pager_place *out, size_t max)
+{
+    pthread_mutex_lock(&p->lock);
+    size_t n = p->n_touched;
+    if (n && max)
+        memcpy(out, p->touched, (n < max ? n : max) * sizeof(*out));
+    pthread_mutex_unlock(&p->lock);
+    return n;
+}

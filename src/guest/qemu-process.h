@@ -1,0 +1,24 @@
+/* qemu-process.h - starting a QEMU that goes into the background (-daemonize), while its caller
+ * does something else. One thread. */
+#ifndef VARVE_GUEST_QEMU_PROCESS_H
+#define VARVE_GUEST_QEMU_PROCESS_H
+
+#include "base/why.h"
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct qemu_start {
+    pid_t pid;  /* of the process that goes away when the machine is up */
+    int out_fd; /* what it says */
+};
+
+/* Start it. argv: borrowed for the call; cwd: NULL, or where to start it. Returns 0, -ENOENT (it
+ * is not installed), -errno, with a sentence. */
+int qemu_start(char *const *argv, const char *cwd, struct qemu_start *ret, struct why *why);
+/* Wait until the machine is up. Returns 0, or -EIO with what QEMU said. */
+int qemu_wait(struct qemu_start *start, struct why *why);
+/* The process in a pid file, or 0. */
+pid_t qemu_pid(const char *pid_file);
+
+#endif

@@ -1,0 +1,682 @@
+/* restore-args.c - the command line of a QEMU, rewritten.
+ *
+ * A table says what to do with each option. Options that are not in it stay, with what follows
+ * them. */
+#include "guest/restore-args.h"
+
+#include "base/cleanup.h"
+#include "base/size.h"
+#include "guest/option.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define ARGV_MAX_BYTES (1u << 20)
+#define QMP_ID         "varve-qmp"
+
+struct rewrite {
+    const struct restore_changes *changes;
+    struct restore_args *args;
+    struct why *why;
+    unsigned room, n_hubs;
+    bool has_qmp;
+};
+
+static void lose(struct rewrite *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void lose(struct rewrite *w, const char *format, ...)
+{
+    va_list list;
+
+    va_start(list, format);
+    if (w->args->n_lost == RESTORE_LOST_MAX ||
+        vasprintf(&w->args->lost[w->args->n_lost], format, list) < 0)
+        w->args->failed = true;
+    else
+        w->args->n_lost++;
+    va_end(list);
+}
+
+static void put(struct rewrite *w, const char *text)
+{
+    struct restore_args *a = w->args;
+
+    if (a->n + 1 >= w->room) {
+        w->room = w->room ? 2 * w->room : 128;
+        char **grown = reallocarray(a->argv, w->room, sizeof(*grown));
+        if (!grown) {
+            a->failed = true;
+            return;
+        }
+        a->argv = grown;
+    }
+    a->argv[a->n] = strdup(text);
+    a->failed = a->failed || !a->argv[a->n];
+    a->argv[++a->n] = NULL;
+}
+
+static void put_two(struct rewrite *w, const char *name, const char *value)
+{
+    put(w, name);
+    put(w, value);
+}
+
+static void put_option(struct rewrite *w, const char *name, const struct option *o)
+{
+    _cleanup_free_ char *text = option_print(o);
+
+    if (text)
+        put_two(w, name, text);
+    else
+        w->args->failed = true;
+}
+
+/* ---- paths ---------------------------------------------------------------------------------- */
+
+/* The same file name, in the new machine's directory. */
+static int move_path(struct rewrite *w, const char *path, bool is_socket,
+                     char ret[RESTORE_PATH_MAX])
+{
+    const char *slash = strrchr(path, '/');
+    size_t limit = is_socket ? sizeof(((struct sockaddr_un *)0)->sun_path) : RESTORE_PATH_MAX;
+    int n = snprintf(ret, RESTORE_PATH_MAX, "%s/%s", w->changes->dir, slash ? slash + 1 : path);
+
+    if (n < 0 || (size_t)n >= limit)
+        return why_set(w->why, -ENAMETOOLONG, "the path %s/%s is too long; use a shorter name",
+                       w->changes->dir, slash ? slash + 1 : path);
+    return 0;
+}
+
+/* What a path becomes that the caller has another one for; NULL: it stays. */
+static const char *other_path(const struct rewrite *w, const char *path)
+{
+    for (unsigned i = 0; i < w->changes->n_paths; i++)
+        if (!strcmp(path, w->changes->paths[i][0]))
+            return w->changes->paths[i][1];
+    return NULL;
+}
+
+static int move_key(struct rewrite *w, struct option *o, const char *key, bool is_socket)
+{
+    const char *path = option_get(o, key);
+    char moved[RESTORE_PATH_MAX];
+
+    if (!path)
+        return 0;
+    const char *other = other_path(w, path);
+    int r = other ? 0 : move_path(w, path, is_socket, moved);
+    if (r == 0)
+        option_set(o, key, other ? other : moved);
+    return r;
+}
+
+/* ---- character devices ---------------------------------------------------------------------- */
+
+static void become_null(struct option *o)
+{
+    _cleanup_free_ char *id = strdup(option_get(o, "id") ? option_get(o, "id") : "");
+
+    option_free(o);
+    option_set(o, "", "null");
+    option_set(o, "id", id ? id : "");
+    o->failed = o->failed || !id;
+}
+
+/* A socket that QEMU was given, as libvirt does: now QEMU makes it. */
+static int listen_here(struct rewrite *w, struct option *o)
+{
+    char name[128], path[RESTORE_PATH_MAX];
+
+    snprintf(name, sizeof(name), "%s.sock", option_get(o, "id") ? option_get(o, "id") : "char");
+    int r = move_path(w, name, true, path);
+    option_drop(o, "fd");
+    option_drop(o, "server");
+    option_drop(o, "wait");
+    option_set(o, "path", path);
+    option_set(o, "server", "on");
+    option_set(o, "wait", "off");
+    return r;
+}
+
+static int rewrite_chardev(struct rewrite *w, const char *name, const char *value)
+{
+    const char *why_lost = "it was not connected to a file or a socket path";
+    struct option o;
+    int r = 0;
+
+    bool parsed = option_parse(&o, value);
+    const char *id = option_get(&o, "id") ? option_get(&o, "id") : "?";
+    bool is_server = option_is_on(&o, "server");
+    w->has_qmp = w->has_qmp || !strcmp(id, QMP_ID);
+    if (!parsed) {
+        w->args->failed = true;
+    } else if (option_is(&o, "", "socket") && option_get(&o, "path")) {
+        if (is_server) {
+            r = move_key(w, &o, "path", true);
+        } else {
+            const char *other = other_path(w, option_get(&o, "path"));
+            if (other)
+                option_set(&o, "path", other);
+            lose(w, "character device %s connects to %s anew", id, option_get(&o, "path"));
+        }
+    } else if (option_is(&o, "", "socket") && option_get(&o, "fd")) {
+        r = listen_here(w, &o);
+    } else if (option_is(&o, "", "socket") && w->changes->keep_ports) {
+        ; /* a port that is free again */
+    } else if (option_is(&o, "", "file")) {
+        r = move_key(w, &o, "path", false);
+    } else if (!option_is(&o, "", "null") && !option_is(&o, "", "ringbuf")) {
+        lose(w, "character device %s is not connected: %s", id, why_lost);
+        become_null(&o);
+    }
+    if (r == 0)
+        r = move_key(w, &o, "logfile", false);
+    if (r == 0)
+        put_option(w, name, &o);
+    option_free(&o);
+    return r;
+}
+
+/* -serial, -monitor and their like: "unix:PATH,server,nowait", "stdio", "chardev:ID"... */
+static int rewrite_legacy(struct rewrite *w, const char *name, const char *value)
+{
+    static const char *const fine[] = {"chardev:", "none", "null", "vc"};
+    char text[RESTORE_PATH_MAX + 64], path[RESTORE_PATH_MAX];
+    const char *rest = NULL;
+
+    for (size_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++)
+        if (!strncmp(value, fine[i], strlen(fine[i]))) {
+            put_two(w, name, value);
+            return 0;
+        }
+    bool is_unix = !strncmp(value, "unix:", 5);
+    if (is_unix && strstr(value, ",server")) {
+        rest = strchr(value, ',');
+        char *from = strndup(value + 5, (size_t)(rest - value - 5));
+        int r = from ? move_path(w, from, true, path) : -ENOMEM;
+        free(from);
+        if (r < 0)
+            return r;
+        snprintf(text, sizeof(text), "unix:%s,server=on,wait=off", path);
+        put_two(w, name, text);
+        return 0;
+    }
+    lose(w, "%s %s is not connected", name, value);
+    put_two(w, name, "null");
+    return 0;
+}
+
+/* ---- disks ---------------------------------------------------------------------------------- */
+
+/* "FROM/DISK" becomes "TO/DISK". */
+static char *new_export(const struct rewrite *w, const char *export)
+{
+    const char *from = w->changes->vm_from;
+    char *text = NULL;
+
+    if (!from || !w->changes->vm_to)
+        return NULL;
+    size_t len = strlen(from);
+    if (strncmp(export, from, len) != 0 || export[len] != '/')
+        return NULL;
+    return asprintf(&text, "%s%s", w->changes->vm_to, export + len) < 0 ? NULL : text;
+}
+
+static void rewrite_node(struct rewrite *w, json_t *node)
+{
+    static const char *const files[] = {"filename", "path"};
+    const char *driver = json_string_value(json_object_get(node, "driver"));
+    const char *export = json_string_value(json_object_get(node, "export"));
+    const char *key;
+    json_t *value;
+
+    if (driver && export && !strcmp(driver, "nbd")) {
+        _cleanup_free_ char *text = new_export(w, export);
+        json_t *server = json_object_get(node, "server");
+        if (text)
+            json_object_set_new(node, "export", json_string(text));
+        if (text && w->changes->nbd_socket && json_object_get(server, "path"))
+            json_object_set_new(server, "path", json_string(w->changes->nbd_socket));
+    }
+    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
+        const char *path = json_string_value(json_object_get(node, files[i]));
+        const char *other = path ? other_path(w, path) : NULL;
+        if (other)
+            json_object_set_new(node, files[i], json_string(other));
+    }
+    json_object_foreach(node, key, value)
+    {
+        if (json_is_object(value))
+            rewrite_node(w, value);
+    }
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t len = strlen(text), end_len = strlen(end);
+    return len >= end_len && !strcmp(text + len - end_len, end);
+}
+
+/* "nbd:unix:SOCKET:exportname=VM/DISK" and "nbd+unix:///VM/DISK?socket=SOCKET". */
+static char *new_uri(const struct rewrite *w, const char *uri)
+{
+    static const char start[] = "nbd+unix:///", question[] = "?socket=";
+    const char *at = strstr(uri, question), *nbd_socket = w->changes->nbd_socket;
+    char *text = NULL;
+
+    if (strncmp(uri, start, strlen(start)) != 0 || !at)
+        return NULL;
+    _cleanup_free_ char *export = strndup(uri + strlen(start), (size_t)(at - uri) - strlen(start));
+    _cleanup_free_ char *changed = export ? new_export(w, export) : NULL;
+    if (!changed)
+        return NULL;
+    if (asprintf(&text, "%s%s%s%s", start, changed, question,
+                 nbd_socket ? nbd_socket : at + strlen(question)) < 0)
+        return NULL;
+    return text;
+}
+
+static void rewrite_disk_part(struct rewrite *w, struct option *o, struct option_part *part)
+{
+    char socket_key[128], *text = NULL;
+
+    if (!part->key)
+        return;
+    if (!strcmp(part->key, "export") || ends_with(part->key, ".export")) {
+        text = new_export(w, part->value);
+        snprintf(socket_key, sizeof(socket_key), "%.*sserver.path",
+                 (int)(strlen(part->key) - strlen("export")), part->key);
+        if (text && w->changes->nbd_socket && option_get(o, socket_key))
+            option_set(o, socket_key, w->changes->nbd_socket);
+    } else if (!strcmp(part->key, "file") || ends_with(part->key, "filename")) {
+        const char *other = other_path(w, part->value);
+        text = other ? strdup(other) : new_uri(w, part->value);
+    }
+    if (text) {
+        free(part->value);
+        part->value = text;
+    }
+}
+
+static int rewrite_disk(struct rewrite *w, const char *name, const char *value)
+{
+    struct option o;
+
+    if (*value == '{') {
+        json_t *node = json_loads(value, 0, NULL);
+        if (!node)
+            return why_set(w->why, -EOPNOTSUPP, "%s %.200s is not understood", name, value);
+        rewrite_node(w, node);
+        _cleanup_free_ char *text = json_dumps(node, JSON_COMPACT);
+        json_decref(node);
+        w->args->failed = w->args->failed || !text;
+        put_two(w, name, text ? text : "");
+        return 0;
+    }
+    w->args->failed = w->args->failed || !option_parse(&o, value);
+    for (unsigned i = 0; i < o.n; i++)
+        rewrite_disk_part(w, &o, &o.parts[i]);
+    put_option(w, name, &o);
+    option_free(&o);
+    return 0;
+}
+
+/* ---- network -------------------------------------------------------------------------------- */
+
+static int rewrite_netdev(struct rewrite *w, const char *name, const char *value)
+{
+    static const char *const passed[] = {"fd", "fds", "vhostfd", "vhostfds"};
+    struct option o;
+    char hub[16];
+
+    if (*value == '{') {
+        lose(w, "%s %s is as it was", name, value);
+        put_two(w, name, value);
+        return 0;
+    }
+    w->args->failed = w->args->failed || !option_parse(&o, value);
+    const char *id = option_get(&o, "id") ? option_get(&o, "id") : "?";
+    bool is_passed = false;
+    for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
+        is_passed = is_passed || option_get(&o, passed[i]);
+    if (is_passed) {
+        /* Something to be plugged into, with nothing behind it. */
+        lose(w, "network %s is not connected: it was a descriptor that QEMU was given", id);
+        _cleanup_free_ char *copy = strdup(id);
+        option_free(&o);
+        option_set(&o, "", "hubport");
+        option_set(&o, "id", copy ? copy : "?");
+        snprintf(hub, sizeof(hub), "%u", 9000 + w->n_hubs++);
+        option_set(&o, "hubid", hub);
+    } else if (option_is(&o, "", "user")) {
+        lose(w, "network %s: the guest's open connections to the outside are cut", id);
+        if (!w->changes->keep_ports && option_drop(&o, "hostfwd"))
+            lose(w, "network %s: no ports are forwarded to the guest", id);
+    }
+    put_option(w, name, &o);
+    option_free(&o);
+    return 0;
+}
+
+static bool is_nic(const char *driver)
+{
+    static const char *const nics[] = {"virtio-net", "e1000", "rtl8139", "vmxnet3", "pcnet",
+                                       "ne2k",       "i8255", "usb-net", "tulip",   "igb"};
+
+    for (size_t i = 0; driver && i < sizeof(nics) / sizeof(nics[0]); i++)
+        if (!strncmp(driver, nics[i], strlen(nics[i])))
+            return true;
+    return false;
+}
+
+static int rewrite_device(struct rewrite *w, const char *name, const char *value)
+{
+    uint8_t random[3] = {};
+    struct option o;
+    char mac[24];
+
+    if (w->changes->new_macs && getrandom(random, sizeof(random), 0) != sizeof(random))
+        return why_set(w->why, -EIO, "no random numbers for a MAC address");
+    snprintf(mac, sizeof(mac), "52:54:00:%02x:%02x:%02x", random[0], random[1], random[2]);
+    if (w->changes->new_macs && *value == '{') {
+        json_t *device = json_loads(value, 0, NULL);
+        if (is_nic(json_string_value(json_object_get(device, "driver"))))
+            json_object_set_new(device, "mac", json_string(mac));
+        _cleanup_free_ char *text = device ? json_dumps(device, JSON_COMPACT) : NULL;
+        json_decref(device);
+        put_two(w, name, text ? text : value);
+        return 0;
+    }
+    bool parsed = option_parse(&o, value);
+    if (parsed && w->changes->new_macs && is_nic(option_get(&o, ""))) {
+        option_set(&o, "mac", mac);
+        put_option(w, name, &o);
+    } else {
+        put_two(w, name, value);
+    }
+    option_free(&o);
+    return 0;
+}
+
+/* ---- RAM and the rest ----------------------------------------------------------------------- */
+
+static int add_memory(struct rewrite *w, struct option *o)
+{
+    struct restore_args *a = w->args;
+    const char *id = option_get(o, "id"), *size = option_get(o, "size");
+    struct restore_memory *m = &a->memory[a->n_memory];
+
+    if (a->n_memory == RESTORE_MEMORY_MAX || !id || !size || strlen(id) >= sizeof(m->id) ||
+        size_parse(size, &m->bytes) < 0)
+        return why_set(w->why, -EOPNOTSUPP, "the memory backend %s is not understood",
+                       id ? id : "without an id");
+    strcpy(m->id, id);
+    if (snprintf(m->path, sizeof(m->path), "%s.%s", w->changes->memory_file, id) >=
+        (int)sizeof(m->path))
+        return why_set(w->why, -ENAMETOOLONG, "the path %s.%s is too long", w->changes->memory_file,
+                       id);
+    option_set(o, "", "memory-backend-file");
+    option_set(o, "mem-path", m->path);
+    option_set(o, "share", "on");
+    /* What QEMU would fill in advance would not be what was there. */
+    static const char *const dropped[] = {
+        "prealloc", "prealloc-threads", "prealloc-context", "discard-data", "seal",
+        "hugetlb",  "hugetlbsize",      "reserve",          "pmem",         "readonly"};
+    for (size_t i = 0; i < sizeof(dropped) / sizeof(dropped[0]); i++)
+        option_drop(o, dropped[i]);
+    a->n_memory++;
+    return 0;
+}
+
+static int rewrite_object(struct rewrite *w, const char *name, const char *value)
+{
+    struct option o;
+    json_t *object = *value == '{' ? json_loads(value, 0, NULL) : NULL;
+    const char *type;
+    json_t *entry;
+    const char *key;
+
+    if (object) { /* libvirt's: to the same form */
+        o = (struct option){};
+        option_set(&o, "",
+                   json_string_value(json_object_get(object, "qom-type"))
+                       ? json_string_value(json_object_get(object, "qom-type"))
+                       : "");
+        json_object_foreach(object, key, entry)
+        {
+            char number[32];
+            snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(entry));
+            if (strcmp(key, "qom-type") != 0 && !json_is_object(entry) && !json_is_array(entry))
+                option_set(&o, key,
+                           json_is_string(entry)    ? json_string_value(entry)
+                           : json_is_integer(entry) ? number
+                           : json_is_true(entry)    ? "on"
+                                                    : "off");
+        }
+        json_decref(object);
+    } else {
+        w->args->failed = w->args->failed || !option_parse(&o, value);
+    }
+    type = option_get(&o, "");
+    int r = 0;
+    if (type && w->changes->memory_file &&
+        (!strcmp(type, "memory-backend-file") || !strcmp(type, "memory-backend-memfd"))) {
+        r = add_memory(w, &o);
+        if (r == 0)
+            put_option(w, name, &o);
+    } else {
+        put_two(w, name, value);
+    }
+    option_free(&o);
+    return r;
+}
+
+static int rewrite_machine(struct rewrite *w, const char *name, const char *value)
+{
+    struct option o;
+
+    w->args->failed = w->args->failed || !option_parse(&o, value);
+    if (w->changes->machine_type)
+        option_set(&o, option_get(&o, "type") ? "type" : "", w->changes->machine_type);
+    put_option(w, name, &o);
+    option_free(&o);
+    return 0;
+}
+
+static int rewrite_name(struct rewrite *w, const char *name, const char *value)
+{
+    struct option o;
+
+    w->args->failed = w->args->failed || !option_parse(&o, value);
+    option_drop(&o, "process");
+    if (w->changes->name)
+        option_set(&o, option_get(&o, "guest") ? "guest" : "", w->changes->name);
+    put_option(w, name, &o);
+    option_free(&o);
+    return 0;
+}
+
+static int keep(struct rewrite *w, const char *name, const char *value)
+{
+    put_two(w, name, value);
+    return 0;
+}
+
+static int drop(struct rewrite *w, const char *name, const char *value)
+{
+    return 0;
+}
+
+static int drop_display(struct rewrite *w, const char *name, const char *value)
+{
+    if (value && strcmp(value, "none") != 0)
+        lose(w, "%s %s: the machine has no display now", name, value);
+    return 0;
+}
+
+static int refuse(struct rewrite *w, const char *name, const char *value)
+{
+    return why_set(
+        w->why, -EOPNOTSUPP,
+        "QEMU was started with %s %.200s, which another process cannot have; start a QEMU "
+        "yourself with -incoming defer, and restore into that",
+        name, value ? value : "");
+}
+
+static const struct rule {
+    const char *name;
+    bool has_value;
+    int (*rewrite)(struct rewrite *w, const char *name, const char *value);
+} rules[] = {
+    {"S", false, drop},
+    {"daemonize", false, drop},
+    {"nographic", false, drop_display},
+    {"curses", false, drop_display},
+    {"sdl", false, drop_display},
+    {"incoming", true, drop},
+    {"loadvm", true, drop},
+    {"pidfile", true, drop},
+    {"display", true, drop_display},
+    {"vnc", true, drop_display},
+    {"spice", true, drop_display},
+    {"add-fd", true, refuse},
+    {"name", true, rewrite_name},
+    {"machine", true, rewrite_machine},
+    {"M", true, rewrite_machine},
+    {"chardev", true, rewrite_chardev},
+    {"serial", true, rewrite_legacy},
+    {"parallel", true, rewrite_legacy},
+    {"monitor", true, rewrite_legacy},
+    {"qmp", true, rewrite_legacy},
+    {"qmp-pretty", true, rewrite_legacy},
+    {"debugcon", true, rewrite_legacy},
+    {"gdb", true, drop},
+    {"s", false, drop},
+    {"blockdev", true, rewrite_disk},
+    {"drive", true, rewrite_disk},
+    {"netdev", true, rewrite_netdev},
+    {"nic", true, rewrite_netdev},
+    {"device", true, rewrite_device},
+    {"object", true, rewrite_object},
+    /* Their values may look like options. */
+    {"append", true, keep},
+    {"kernel", true, keep},
+    {"initrd", true, keep},
+};
+
+static const struct rule *find_rule(const char *text)
+{
+    if (*text != '-')
+        return NULL;
+    text += text[1] == '-' ? 2 : 1;
+    for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
+        if (!strcmp(text, rules[i].name))
+            return &rules[i];
+    return NULL;
+}
+
+/* What every restored machine is started with. */
+static int add_ours(struct rewrite *w)
+{
+    struct restore_args *a = w->args;
+    struct option o = {};
+
+    int r = move_path(w, "pid", false, a->pid_file);
+    if (r == 0)
+        r = move_path(w, QMP_ID ".sock", true, a->qmp);
+    if (r < 0)
+        return r;
+    if (!w->has_qmp) {
+        option_set(&o, "", "socket");
+        option_set(&o, "id", QMP_ID);
+        option_set(&o, "path", a->qmp);
+        option_set(&o, "server", "on");
+        option_set(&o, "wait", "off");
+        put_option(w, "-chardev", &o);
+        option_free(&o);
+        put_two(w, "-mon", "chardev=" QMP_ID ",mode=control");
+    }
+    put_two(w, "-pidfile", a->pid_file);
+    put_two(w, "-display", "none");
+    put_two(w, "-incoming", "defer");
+    put(w, "-S");
+    put(w, "-daemonize");
+    return 0;
+}
+
+int restore_args_make(char *const *argv, const struct restore_changes *changes,
+                      struct restore_args *ret, struct why *why)
+{
+    struct rewrite w = {.changes = changes, .args = ret, .why = why};
+    int r = 0;
+
+    *ret = (struct restore_args){};
+    put(&w, *argv);
+    for (argv++; *argv && r == 0; argv++) {
+        const struct rule *rule = find_rule(*argv);
+        if (!rule) {
+            put(&w, *argv);
+        } else if (rule->has_value && !argv[1]) {
+            r = why_set(why, -EOPNOTSUPP, "QEMU's option %s has no value", *argv);
+        } else {
+            r = rule->rewrite(&w, *argv, rule->has_value ? argv[1] : NULL);
+            argv += rule->has_value;
+        }
+    }
+    if (r == 0)
+        r = add_ours(&w);
+    if (r == 0 && ret->failed)
+        r = why_set(why, -ENOMEM, "no memory for the command line of QEMU");
+    if (r < 0)
+        restore_args_free(ret);
+    return r;
+}
+
+void restore_args_free(struct restore_args *a)
+{
+    for (unsigned i = 0; i < a->n; i++)
+        free(a->argv[i]);
+    free(a->argv);
+    for (unsigned i = 0; i < a->n_lost; i++)
+        free(a->lost[i]);
+    *a = (struct restore_args){};
+}
+
+/* ---- of a process --------------------------------------------------------------------------- */
+
+int restore_args_of(int pid, char ***ret, struct why *why)
+{
+    _cleanup_free_ char *text = malloc(ARGV_MAX_BYTES);
+    char path[64], **argv, *at;
+    size_t len = 0, n_args = 0;
+    ssize_t n;
+
+    snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (!text || fd < 0)
+        return why_set(why, fd < 0 ? -ESRCH : -ENOMEM, "cannot read the command line of process %d",
+                       pid);
+    while (len < ARGV_MAX_BYTES && (n = read(fd, text + len, ARGV_MAX_BYTES - len)) > 0)
+        len += (size_t)n;
+    if (len == 0 || len == ARGV_MAX_BYTES || text[len - 1] != '\0')
+        return why_set(why, -ESRCH, "process %d shows no command line", pid);
+    for (size_t i = 0; i < len; i++)
+        n_args += text[i] == '\0';
+    argv = malloc((n_args + 1) * sizeof(*argv) + len);
+    if (!argv)
+        return why_set(why, -ENOMEM, "no memory");
+    at = memcpy(&argv[n_args + 1], text, len);
+    for (size_t i = 0; i < n_args; i++, at += strlen(at) + 1)
+        argv[i] = at;
+    argv[n_args] = NULL;
+    *ret = argv;
+    return 0;
+}

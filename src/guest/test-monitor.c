@@ -1,0 +1,321 @@
+/* test-monitor.c - sessions with a QEMU, and with what is none: slow, lying, dying, busy. */
+#include "base/cleanup.h"
+#include "base/mono.h"
+#include "guest/monitor.h"
+#include "guest/test-qemu.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+/* cmocka.h wants those before it. */
+#include <cmocka.h>
+
+#define GREETING                                                                                   \
+    "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 2, \"minor\": 0, \"major\": 10}, "             \
+    "\"package\": \"\"}, \"capabilities\": []}}\r\n"
+
+/* ---- what only looks like a QEMU ------------------------------------------------------------ */
+
+/* Says each line when one has come, the first at once; a line "." hangs up, "~" waits. */
+struct fake {
+    int fd;
+    const char *const *lines;
+    pthread_t thread;
+};
+
+static void *run_fake(void *arg)
+{
+    const struct fake *f = arg;
+    char text[4096];
+
+    for (const char *const *line = f->lines; *line; line++) {
+        if (line != f->lines && recv(f->fd, text, sizeof(text), 0) <= 0)
+            return NULL;
+        if (!strcmp(*line, "."))
+            shutdown(f->fd, SHUT_RDWR);
+        else if (strcmp(*line, "~") != 0)
+            send(f->fd, *line, strlen(*line), MSG_NOSIGNAL);
+    }
+    return NULL;
+}
+
+static int open_fake(struct fake *f, const char *const *lines, unsigned ms, struct monitor **ret,
+                     struct why *why)
+{
+    int fds[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    *f = (struct fake){.fd = fds[1], .lines = lines};
+    assert_int_equal(pthread_create(&f->thread, NULL, run_fake, f), 0);
+    *ret = NULL;
+    return monitor_attach(fds[0], test_end_us(ms), ret, why);
+}
+
+static void end_fake(struct fake *f, struct monitor *m)
+{
+    monitor_close(m);
+    pthread_join(f->thread, NULL);
+    close(f->fd);
+}
+
+#define READY GREETING, "{\"return\": {}, \"id\": 1}\r\n"
+
+static void answers_and_events(void **state)
+{
+    const char *const lines[] = {
+        READY,
+        "{\"event\": \"STOP\"}\r\n{\"event\": \"RESUME\", \"data\": {\"a\": 1}}\r\n"
+        "{\"return\": {\"status\": \"paused\"}, \"id\": 2}\r\n{\"event\": \"STOP\"}\r\n",
+        "{\"id\": 3, \"error\": {\"class\": \"GenericError\", \"desc\": \"not today\"}}\r\n",
+        "{\"return\": \"three\\r\\n\", \"id\": 4}\n", NULL};
+    _cleanup_free_ char *text = NULL;
+    struct monitor *m;
+    struct why why;
+    struct fake f;
+    char status[32];
+    json_t *data;
+
+    assert_int_equal(open_fake(&f, lines, 5000, &m, &why), 0);
+    assert_int_equal(monitor_version(m), 100002);
+    assert_int_equal(monitor_pid(m), getpid());
+    assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), 0);
+    assert_string_equal(status, "paused");
+    assert_int_equal(monitor_wait_event(m, "RESUME", test_end_us(5000), &data, &why), 0);
+    assert_int_equal(json_integer_value(json_object_get(data, "a")), 1);
+    json_decref(data);
+    /* The first STOP was dropped on the way to the RESUME; the second is kept. */
+    assert_int_equal(monitor_wait_event(m, "STOP", test_end_us(5000), NULL, &why), 0);
+    assert_int_equal(monitor_wait_event(m, "STOP", test_end_us(20), NULL, &why), -ETIMEDOUT);
+    assert_int_equal(monitor_run(m, "stop", NULL, test_end_us(5000), NULL, &why), -EPROTO);
+    assert_non_null(strstr(why.text, "not today"));
+    assert_int_equal(monitor_run_hmp(m, "info x", test_end_us(5000), &text, &why), 0);
+    assert_string_equal(text, "three\r\n");
+    end_fake(&f, m);
+}
+
+/* What is said to a second command after the first had no answer could be the first one's. */
+static void late_is_dead(void **state)
+{
+    const char *const lines[] = {READY, "~", "{\"return\": {}, \"id\": 2}\r\n", NULL};
+    struct monitor *m;
+    struct why why;
+    struct fake f;
+
+    assert_int_equal(open_fake(&f, lines, 5000, &m, &why), 0);
+    uint64_t begin_us = mono_us();
+    assert_int_equal(monitor_run(m, "stop", NULL, test_end_us(50), NULL, &why), -ETIMEDOUT);
+    assert_in_range(mono_us() - begin_us, 50000, 2000000);
+    assert_int_equal(monitor_run(m, "cont", NULL, test_end_us(5000), NULL, &why), -EPIPE);
+    assert_int_equal(monitor_wait_event(m, "STOP", test_end_us(50), NULL, &why), -EPIPE);
+    end_fake(&f, m);
+}
+
+static void check_lie(const char *answer, int code)
+{
+    const char *const lines[] = {READY, answer, NULL};
+    struct monitor *m;
+    struct why why = {};
+    struct fake f;
+
+    assert_int_equal(open_fake(&f, lines, 5000, &m, &why), 0);
+    assert_int_equal(monitor_run(m, "stop", NULL, test_end_us(5000), NULL, &why), code);
+    assert_true(*why.text);
+    assert_int_equal(monitor_run(m, "stop", NULL, test_end_us(5000), NULL, &why), -EPIPE);
+    end_fake(&f, m);
+}
+
+static void lies_end_the_session(void **state)
+{
+    check_lie("{\"return\": {}, \"id\": 3}\r\n", -EPIPE); /* to another command */
+    check_lie("{\"return\": {}}\r\n", -EPIPE);
+    check_lie("{\"id\": 2}\r\n", -EPIPE);
+    check_lie("{\"return\": {}, \"id\": 2\r\n", -EPIPE);
+    check_lie("[]\r\n", -EPIPE);
+    check_lie(".", -EPIPE);
+}
+
+static void no_greeting_no_session(void **state)
+{
+    const char *const cases[][3] = {{"220 mail.example.org ESMTP\r\n"},
+                                    {"{\"QMP\": {}}\r\n"},
+                                    {"{\"return\": {}}\r\n"},
+                                    {"."},
+                                    {GREETING, "{\"return\": {}, \"id\": 9}\r\n"},
+                                    {GREETING, "{\"id\": 1, \"error\": {\"desc\": \"no\"}}\r\n"}};
+    struct monitor *m;
+    struct why why;
+    struct fake f;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        assert_int_equal(open_fake(&f, cases[i], 5000, &m, &why), -EPROTO);
+        assert_null(m);
+        end_fake(&f, NULL);
+    }
+    assert_int_equal(open_fake(&f, (const char *const[]){"~", NULL}, 50, &m, &why), -ETIMEDOUT);
+    end_fake(&f, NULL);
+}
+
+static void *send_without_end(void *arg)
+{
+    static char text[65536];
+    ssize_t n;
+
+    memset(text, 'x', sizeof(text));
+    do
+        n = send(*(int *)arg, text, sizeof(text), MSG_NOSIGNAL);
+    while (n > 0);
+    return NULL;
+}
+
+/* A line without end takes no memory without end. */
+static void endless_line(void **state)
+{
+    struct monitor *m = NULL;
+    struct why why;
+    pthread_t thread;
+    int fds[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+    assert_int_equal(pthread_create(&thread, NULL, send_without_end, &fds[1]), 0);
+    assert_int_equal(monitor_attach(fds[0], test_end_us(20000), &m, &why), -EPROTO);
+    pthread_join(thread, NULL);
+    close(fds[1]);
+}
+
+static void sockets_of_nobody(void **state)
+{
+    char dir[] = "/tmp/varve-test-monitor.XXXXXX", path[128], longer[200];
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct monitor *m = NULL;
+    struct why why;
+
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/qmp", dir);
+    assert_int_equal(monitor_open(path, test_end_us(1000), &m, &why), -ENOENT);
+    assert_non_null(strstr(why.text, "-qmp"));
+    strcpy(address.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(monitor_open(path, test_end_us(1000), &m, &why), -ECONNREFUSED);
+    /* A listener that takes nobody: in its queue first, then not even there. */
+    assert_int_equal(listen(fd, 0), 0);
+    assert_int_equal(monitor_open(path, test_end_us(50), &m, &why), -ETIMEDOUT);
+    assert_int_equal(monitor_open(path, test_end_us(50), &m, &why), -ETIMEDOUT);
+    assert_non_null(strstr(why.text, "of its own"));
+    close(fd);
+    memset(longer, 'x', sizeof(longer) - 1);
+    longer[sizeof(longer) - 1] = '\0';
+    assert_int_equal(monitor_open(longer, test_end_us(50), &m, &why), -ENAMETOOLONG);
+    unlink(path);
+    rmdir(dir);
+}
+
+/* ---- a real one ----------------------------------------------------------------------------- */
+
+static const char *const machine[] = {"-machine", "none", "-S", NULL};
+
+static void real_session(void **state)
+{
+    struct test_qemu q;
+    struct monitor *other = NULL;
+    _cleanup_free_ char *text = NULL;
+    char status[32];
+    struct why why;
+
+    if (!test_qemu_start(&q, machine))
+        skip();
+    struct monitor *m = test_qemu_monitor(&q);
+    assert_int_equal(monitor_pid(m), q.pid);
+    assert_true(monitor_version(m) >= 70000);
+    assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), 0);
+    assert_string_equal(status, "prelaunch");
+    assert_int_equal(monitor_open(q.qmp, test_end_us(100), &other, &why), -ETIMEDOUT);
+    assert_int_equal(monitor_run_hmp(m, "info version", test_end_us(5000), &text, &why), 0);
+    assert_true(strlen(text) > 3);
+    assert_int_equal(monitor_run(m, "no-such-thing", NULL, test_end_us(5000), NULL, &why), -EPROTO);
+    assert_int_equal(monitor_begin(m, "qom-list", json_pack("{s:s}", "path", "/machine"), &why), 0);
+    assert_int_equal(monitor_finish(m, test_end_us(5000), NULL, &why), 0);
+    assert_int_equal(monitor_run(m, "cont", NULL, test_end_us(5000), NULL, &why), 0);
+    assert_int_equal(monitor_wait_event(m, "RESUME", test_end_us(5000), NULL, &why), 0);
+    monitor_close(m);
+    m = test_qemu_monitor(&q); /* the next session finds the place free */
+    assert_int_equal(monitor_run(m, "quit", NULL, test_end_us(5000), NULL, &why), 0);
+    assert_int_equal(waitpid(q.pid, NULL, 0), q.pid);
+    q.pid = 0;
+    assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), -EPIPE);
+    monitor_close(m);
+    test_qemu_end(&q);
+}
+
+/* QEMU has the write end of a pipe until it is told to close it. */
+static void passes_descriptors(void **state)
+{
+    struct test_qemu q;
+    struct why why;
+    char c = 0;
+    int fds[2];
+
+    if (!test_qemu_start(&q, machine))
+        skip();
+    struct monitor *m = test_qemu_monitor(&q);
+    assert_int_equal(pipe2(fds, 0), 0);
+    assert_int_equal(monitor_pass_fd(m, fds[1], "varve", test_end_us(5000), &why), 0);
+    close(fds[1]);
+    assert_int_equal(monitor_run(m, "closefd", json_pack("{s:s}", "fdname", "other"),
+                                 test_end_us(5000), NULL, &why),
+                     -EPROTO);
+    assert_int_equal(monitor_run(m, "closefd", json_pack("{s:s}", "fdname", "varve"),
+                                 test_end_us(5000), NULL, &why),
+                     0);
+    assert_int_equal(read(fds[0], &c, 1), 0); /* the last one has closed it */
+    close(fds[0]);
+    assert_int_equal(monitor_pass_fd(m, 12345, "varve", test_end_us(5000), &why), -EBADF);
+    assert_int_equal(monitor_run(m, "query-status", NULL, test_end_us(5000), NULL, &why), 0);
+    monitor_close(m);
+    test_qemu_end(&q);
+}
+
+static void stopped_and_killed(void **state)
+{
+    struct test_qemu q;
+    struct monitor *m, *again = NULL;
+    struct why why;
+    char status[32];
+
+    if (!test_qemu_start(&q, machine))
+        skip();
+    m = test_qemu_monitor(&q);
+    monitor_close(m);
+    kill(q.pid, SIGSTOP);
+    assert_int_equal(monitor_open(q.qmp, test_end_us(100), &again, &why), -ETIMEDOUT);
+    kill(q.pid, SIGCONT);
+    m = test_qemu_monitor(&q);
+    kill(q.pid, SIGKILL);
+    assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), -EPIPE);
+    waitpid(q.pid, NULL, 0);
+    q.pid = 0;
+    assert_int_equal(monitor_open(q.qmp, test_end_us(1000), &again, &why), -ECONNREFUSED);
+    monitor_close(m);
+    test_qemu_end(&q);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_and_events),   cmocka_unit_test(late_is_dead),
+        cmocka_unit_test(lies_end_the_session), cmocka_unit_test(no_greeting_no_session),
+        cmocka_unit_test(endless_line),         cmocka_unit_test(sockets_of_nobody),
+        cmocka_unit_test(real_session),         cmocka_unit_test(passes_descriptors),
+        cmocka_unit_test(stopped_and_killed),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,238 @@
+/* test-restore-args.c - command lines of QEMU, rewritten: what must differ does, what the guest
+ * sees does not, and what cannot be had again is told. */
+#include "guest/restore-args.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static const char *const nvram[1][2] = {{"/var/lib/web1.fd", "/run/varve/web2.fd"}};
+
+static const struct restore_changes to_web2 = {
+    .name = "web2",
+    .dir = "/run/varve/vm/web2",
+    .machine_type = "pc-q35-7.2",
+    .vm_from = "web1",
+    .vm_to = "web2",
+    .nbd_socket = "/run/new/nbd.sock",
+    .memory_file = "/dev/shm/varve-web2",
+    .paths = nvram,
+    .n_paths = 1,
+};
+
+/* One option before and after. after NULL: it goes. lost: a part of what is told, or NULL. */
+static const struct rewritten {
+    const char *name, *before, *after, *lost;
+} cases[] = {
+    {"-name", "web1", "web2", NULL},
+    {"-name", "guest=web1,debug-threads=on", "guest=web2,debug-threads=on", NULL},
+    {"-name", "web1,process=qemu-web1", "web2", NULL},
+    {"-machine", "q35,accel=tcg,memory-backend=ram", "pc-q35-7.2,accel=tcg,memory-backend=ram",
+     NULL},
+    {"-M", "type=q35,usb=off", "type=pc-q35-7.2,usb=off", NULL},
+    {"-pidfile", "/run/web1.pid", NULL, NULL},
+    {"-incoming", "tcp:0:4444", NULL, NULL},
+    {"-loadvm", "snap", NULL, NULL},
+    {"-chardev", "socket,id=qmp,path=/run/varve/vm/web1/qmp.sock,server=on,wait=off",
+     "socket,id=qmp,path=/run/varve/vm/web2/qmp.sock,server=on,wait=off", NULL},
+    {"-chardev", "socket,id=con,path=/a,,b/con,server,nowait,logfile=/a,,b/con.log,logappend=on",
+     "socket,id=con,path=/run/varve/vm/web2/con,server,nowait,"
+     "logfile=/run/varve/vm/web2/con.log,logappend=on",
+     NULL},
+    {"-chardev", "socket,id=charmonitor,fd=21,server=on,wait=off",
+     "socket,id=charmonitor,path=/run/varve/vm/web2/charmonitor.sock,server=on,wait=off", NULL},
+    {"-chardev", "socket,id=tpm,path=/run/swtpm", "socket,id=tpm,path=/run/swtpm", "connects to"},
+    {"-chardev", "pty,id=serial0", "null,id=serial0", "serial0 is not connected"},
+    {"-chardev", "socket,id=t,host=0.0.0.0,port=99,server=on", "null,id=t", "t is not connected"},
+    {"-chardev", "null,id=x", "null,id=x", NULL},
+    {"-serial", "unix:/tmp/a,server,nowait", "unix:/run/varve/vm/web2/a,server=on,wait=off", NULL},
+    {"-serial", "chardev:con", "chardev:con", NULL},
+    {"-serial", "stdio", "null", "stdio is not connected"},
+    {"-monitor", "tcp::4444,server", "null", "not connected"},
+    {"-display", "gtk", NULL, "no display"},
+    {"-vnc", ":1", NULL, "no display"},
+    {"-blockdev",
+     "{\"driver\":\"nbd\",\"node-name\":\"disk0\",\"server\":{\"type\":\"unix\",\"path\":\"/run/"
+     "old/"
+     "nbd.sock\"},\"export\":\"web1/root\"}",
+     "{\"driver\":\"nbd\",\"node-name\":\"disk0\",\"server\":{\"type\":\"unix\",\"path\":\"/run/"
+     "new/"
+     "nbd.sock\"},\"export\":\"web2/root\"}",
+     NULL},
+    {"-blockdev",
+     "{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",\"server\":{\"path\":\"/o\"},\"export\":"
+     "\"web1/a\"}}",
+     "{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",\"server\":{\"path\":\"/run/new/nbd.sock\"},"
+     "\"export\":\"web2/a\"}}",
+     NULL},
+    {"-blockdev", "{\"driver\":\"nbd\",\"server\":{\"path\":\"/o\"},\"export\":\"web10/a\"}",
+     "{\"driver\":\"nbd\",\"server\":{\"path\":\"/o\"},\"export\":\"web10/a\"}", NULL},
+    {"-blockdev", "driver=nbd,node-name=d,server.type=unix,server.path=/o,export=web1/data",
+     "driver=nbd,node-name=d,server.type=unix,server.path=/run/new/nbd.sock,export=web2/data",
+     NULL},
+    {"-drive", "file=nbd+unix:///web1/root?socket=/o,if=none,id=d",
+     "file=nbd+unix:///web2/root?socket=/run/new/nbd.sock,if=none,id=d", NULL},
+    {"-drive", "if=pflash,file=/var/lib/web1.fd,format=raw",
+     "if=pflash,file=/run/varve/web2.fd,format=raw", NULL},
+    {"-drive", "file=/other.raw,if=none", "file=/other.raw,if=none", NULL},
+    {"-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22", "user,id=net0",
+     "no ports are forwarded"},
+    {"-netdev", "user,id=net0", "user,id=net0", "connections to the outside are cut"},
+    {"-netdev", "tap,fd=33,id=net0,vhost=on", "hubport,id=net0,hubid=9000",
+     "net0 is not connected"},
+    {"-netdev", "bridge,id=net0,br=br0", "bridge,id=net0,br=br0", NULL},
+    {"-device", "virtio-net-pci,netdev=net0,mac=52:54:00:01:02:03",
+     "virtio-net-pci,netdev=net0,mac=52:54:00:01:02:03", NULL},
+    {"-object", "memory-backend-file,id=ram,size=1G,mem-path=/dev/shm,share=on,prealloc=on",
+     "memory-backend-file,id=ram,size=1G,mem-path=/dev/shm/varve-web2.ram,share=on", NULL},
+    {"-object",
+     "{\"qom-type\":\"memory-backend-memfd\",\"id\":\"r\",\"share\":true,\"size\":1048576}",
+     "memory-backend-file,id=r,share=on,size=1048576,mem-path=/dev/shm/varve-web2.r", NULL},
+    {"-object", "rng-random,id=rng0,filename=/dev/urandom",
+     "rng-random,id=rng0,filename=/dev/urandom", NULL},
+    {"-append", "-S -daemonize console=ttyS0", "-S -daemonize console=ttyS0", NULL},
+    {"-cpu", "host,migratable=on", "host,migratable=on", NULL},
+};
+
+/* The value behind an option that stands there once, or NULL. */
+static const char *value_of(const struct restore_args *a, const char *name, const char *not_this)
+{
+    for (unsigned i = 0; i + 1 < a->n; i++)
+        if (!strcmp(a->argv[i], name) && (!not_this || !strstr(a->argv[i + 1], not_this)))
+            return a->argv[i + 1];
+    return NULL;
+}
+
+static bool has(const struct restore_args *a, const char *word)
+{
+    for (unsigned i = 0; i < a->n; i++)
+        if (!strcmp(a->argv[i], word))
+            return true;
+    return false;
+}
+
+static void each_option(void **state)
+{
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        const struct rewritten *c = &cases[i];
+        char *argv[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t)c->name,
+                        (char *)(uintptr_t)c->before, NULL};
+        struct restore_args a;
+        struct why why = {};
+        assert_int_equal(restore_args_make(argv, &to_web2, &a, &why), 0);
+        /* Ours come last, and some have the same name. */
+        const char *value = value_of(&a, c->name, "varve-qmp");
+        bool ours = !strcmp(c->name, "-pidfile") || !strcmp(c->name, "-incoming") ||
+                    !strcmp(c->name, "-display");
+        if (c->after) {
+            if (!value || strcmp(value, c->after) != 0)
+                print_error("%s %s became %s\n", c->name, c->before, value ? value : "nothing");
+            assert_non_null(value);
+            assert_string_equal(value, c->after);
+        } else if (!ours) {
+            assert_null(value);
+        } else {
+            assert_string_not_equal(value, c->before);
+        }
+        if (c->lost) {
+            assert_true(a.n_lost > 0);
+            bool told = false;
+            for (unsigned k = 0; k < a.n_lost; k++)
+                told = told || strstr(a.lost[k], c->lost);
+            assert_true(told);
+        } else {
+            assert_int_equal(a.n_lost, 0);
+        }
+        restore_args_free(&a);
+    }
+}
+
+/* A QEMU that was restored can be taken and restored again: one of each of ours. */
+static void twice(void **state)
+{
+    char *argv[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-S",
+                    (char *)(uintptr_t) "-nographic", (char *)(uintptr_t) "-daemonize", NULL};
+    struct restore_args once, again;
+    struct why why = {};
+
+    assert_int_equal(restore_args_make(argv, &to_web2, &once, &why), 0);
+    assert_int_equal(restore_args_make(once.argv, &to_web2, &again, &why), 0);
+    assert_int_equal(once.n, again.n);
+    assert_true(has(&again, "-daemonize") && has(&again, "-S") && !has(&again, "-nographic"));
+    assert_string_equal(value_of(&again, "-incoming", NULL), "defer");
+    assert_string_equal(value_of(&again, "-pidfile", NULL), "/run/varve/vm/web2/pid");
+    assert_string_equal(again.qmp, "/run/varve/vm/web2/varve-qmp.sock");
+    restore_args_free(&once);
+    restore_args_free(&again);
+}
+
+static void new_macs(void **state)
+{
+    char *argv[] = {(char *)(uintptr_t) "qemu",
+                    (char *)(uintptr_t) "-device",
+                    (char *)(uintptr_t) "virtio-net-pci,netdev=net0,mac=52:54:00:01:02:03",
+                    (char *)(uintptr_t) "-device",
+                    (char *)(uintptr_t) "virtio-rng-pci",
+                    NULL};
+    struct restore_changes changes = to_web2;
+    struct restore_args a;
+    struct why why = {};
+
+    changes.new_macs = true;
+    assert_int_equal(restore_args_make(argv, &changes, &a, &why), 0);
+    const char *value = value_of(&a, "-device", NULL);
+    assert_non_null(strstr(value, "mac=52:54:00:"));
+    assert_null(strstr(value, "mac=52:54:00:01:02:03"));
+    assert_true(has(&a, "virtio-rng-pci"));
+    restore_args_free(&a);
+}
+
+static void refused(void **state)
+{
+    char long_dir[300];
+    char *passed[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-add-fd",
+                      (char *)(uintptr_t) "set=1,fd=5", NULL};
+    char *cut[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-chardev", NULL};
+    char *plain[] = {(char *)(uintptr_t) "qemu", NULL};
+    struct restore_changes changes = to_web2;
+    struct restore_args a;
+    struct why why = {};
+
+    assert_int_equal(restore_args_make(passed, &to_web2, &a, &why), -EOPNOTSUPP);
+    assert_non_null(strstr(why.text, "-incoming defer"));
+    assert_int_equal(restore_args_make(cut, &to_web2, &a, &why), -EOPNOTSUPP);
+    memset(long_dir, 'x', sizeof(long_dir) - 1);
+    long_dir[0] = '/';
+    long_dir[120] = '\0';
+    changes.dir = long_dir;
+    assert_int_equal(restore_args_make(plain, &changes, &a, &why), -ENAMETOOLONG);
+}
+
+static void of_a_process(void **state)
+{
+    char **argv = NULL;
+    struct why why = {};
+
+    assert_int_equal(restore_args_of(getpid(), &argv, &why), 0);
+    assert_non_null(strstr(argv[0], "test-restore-args"));
+    free(argv);
+    assert_int_equal(restore_args_of(0x7ffffff0, &argv, &why), -ESRCH);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_option), cmocka_unit_test(twice),        cmocka_unit_test(new_macs),
+        cmocka_unit_test(refused),     cmocka_unit_test(of_a_process),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
