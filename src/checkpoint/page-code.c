@@ -1,18 +1,19 @@
 /* page-code.c - the choice between delta, compressed delta, compressed page and page.
  *
- * Measured on the dirty pages of guests (idle; redis under load; a compiler; a few bytes in many
- * pages), in 64-byte units, as a part of the pages' size:
+ * Measured on the pages of guests under TCG that differed after 1 and after 10 seconds, in 64-byte
+ * units, as a part of the pages' size (idle; redis under load; a compiler; a few bytes in many
+ * pages):
  *
- *     bytes that differ (delta.h)           2 %, 11 to 47 %, 44 to 46 %, 2 %
- *     these with zstd                       2 %,  6 to 11 %,      17 %, 2 %     3 to 11 us
- *     these with lz4                        2 %,  7 to 14 %,      22 %, 2 %     1 to 4 us
- *     page with zstd, no base              14 %,      16 %,       14 %, 64 %    10 us
- *     page with zstd, base as dictionary    2 %,  6 to 10 %, 12 to 13 %, 2 %    3 to 9 us
- *     as chosen here                        2 %,  6 to 10 %, 12 to 13 %, 2 %
+ *     bytes that differ (delta.h)           2 %, 7 to 34 %, 44 to 46 %, 2 %
+ *     these with zstd                       2 %,  3 to 9 %,       17 %, 2 %     1 to 11 us
+ *     these with lz4                        2 %, 4 to 12 %, 22 to 23 %, 2 %      1 to 4 us
+ *     page with zstd, no base              14 %, 16 to 26 %, 14 %,  63 to 65 %       10 us
+ *     page with zstd, base as dictionary    2 %,  3 to 8 %, 12 to 13 %, 2 %      3 to 9 us
+ *     as chosen here                        2 %,  3 to 8 %, 12 to 13 %, 2 %
  *
- * Level 1 of zstd; level 3 saved half a per cent, -3 cost four and halved the time. A base as a
- * dictionary is never better than the better of the two others by more than half a per cent, and
- * then needs the base. So:
+ * Level 1 of zstd; for the compiler level 3 saved half a per cent, -3 cost four to six and saved a
+ * third to half of the time. A base as a dictionary is never better than the better of the two
+ * others by more than half a per cent, and then needs the base. So:
  *
  * 1. A short delta is stored as it is: most deltas, and they cost hardly more than reading the
  * pages.

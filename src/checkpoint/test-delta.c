@@ -111,9 +111,10 @@ static void every_page_comes_back(void **state)
             simd_limit((enum simd)level);
             check_delta(first_seed + i, shape, first, &first_len);
         }
-        if (i % 8 == 0) /* on each width in its turn, and it takes longer */
-            simd_limit((enum simd)(i / 8 % ((unsigned)widest + 1))),
-                check_coder(coder, first_seed + i, shape);
+        if (i % 8 == 0) { /* takes longer: on one width, each in its turn */
+            simd_limit((enum simd)(i / 8 % ((unsigned)widest + 1)));
+            check_coder(coder, first_seed + i, shape);
+        }
     }
     simd_limit(SIMD_AVX512);
     page_coder_free(coder);
@@ -177,6 +178,14 @@ static void damage_is_refused(void **state)
         {"no frame", 10, {0x12, 1, 0, 0, 0, 0, 0, 0, 0, 1}},
         {"no frame of a page", 10, {0x13, 1, 0, 0, 0, 0, 0, 0, 0, 1}},
         {"a form alone", 1, {0x13}},
+        {"a frame of 4,095 bytes",
+         15,
+         {0x13, 0x00, 0x48, 0x4d, 0x00, 0x00, 0x10, 0x00, 0x00, 0x01, 0x00, 0xfa, 0xf7, 0x01,
+          0x16}},
+        {"a frame of 4,097 bytes",
+         15,
+         {0x13, 0x00, 0x48, 0x4d, 0x00, 0x00, 0x10, 0x00, 0x00, 0x01, 0x00, 0xfc, 0xf7, 0x01,
+          0x16}},
     };
     uint8_t back[PAGE], before[PAGE];
     struct page_coder *coder;
