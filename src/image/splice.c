@@ -35,6 +35,7 @@ struct splice {
     uint64_t stale;      /* the version's when the sweep began */
     struct trees others; /* the children's, then that of the version before */
     struct walk walk;
+    struct forms *forms; /* NULL: none yet */
 };
 
 /* ---- one disk ------------------------------------------------------------------------------- */
@@ -134,6 +135,8 @@ static int find_others(struct splice *s)
     disk = before ? version_relative(before, tree) : NULL;
     if (disk && code == 0)
         code = trees_add(&s->others, &disk->tree);
+    /* A ghost before it counts all that this one and its child give up. */
+    s->walk.young = disk && (before->vm || before->n_children < 2);
     return code < 0 ? code : walk_set_others(&s->walk, s->others.all, s->others.n, n_compared);
 }
 
@@ -145,7 +148,12 @@ static int begin_disk(struct splice *s)
     bool held = before && version_relative(before, tree);
     release->cut = held ? before->cut : 0;
     release->epoch = held ? before->epoch : 0;
+    if (!s->forms)
+        s->forms = forms_new(tree->table);
+    if (!s->forms)
+        return -ENOMEM;
     s->walk = (struct walk){.tree = tree,
+                            .forms = s->sweeps ? NULL : s->forms,
                             .pages = 1ULL << tree->levels * NODE_BITS,
                             .older = release->epoch,
                             .at = s->sweeps ? 0 : release->at,
@@ -200,6 +208,26 @@ static bool is_begun(const struct version *version)
     return false;
 }
 
+static bool may_begin(struct version *version)
+{
+    return (version->n_children <= 1 || wants_sweep(version)) && is_finished(version);
+}
+
+/* Of removed versions that follow each other the last one goes first: the child, to which all of
+ * them are compared, then stays the same, and of each leaf only what is younger than the version
+ * before is looked at, which a delta tells without its base. */
+static struct version *last_of_run(struct version *version)
+{
+    while (version->n_children == 1) {
+        struct descent *child = container_of(version->children.next, struct descent, link);
+        struct version *next = child->is_head ? NULL : container_of(child, struct version, descent);
+        if (!next || next->vm || next->n_children > 1 || !may_begin(next))
+            break;
+        version = next;
+    }
+    return version;
+}
+
 /* The next one to be freed, or swept; NULL: none, or none yet. One that was begun comes first: what
  * it has passed it does not hold for its child any more. */
 static struct version *find_version(struct store *store)
@@ -211,8 +239,8 @@ static struct version *find_version(struct store *store)
     }
     list_for_each (l, &store->dying) {
         struct version *version = container_of(l, struct version, link);
-        if ((version->n_children <= 1 || wants_sweep(version)) && is_finished(version))
-            return version;
+        if (may_begin(version))
+            return last_of_run(version);
     }
     return NULL;
 }
@@ -375,6 +403,7 @@ void splice_free(struct store *store)
     if (!store->splice)
         return;
     walk_free(&store->splice->walk);
+    forms_free(store->splice->forms);
     free(store->splice->others.all);
     free(store->splice);
 }
