@@ -22,8 +22,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define STEPS_A_TURN      128u
-#define STEPS_BESIDE_WORK 16u /* while requests keep the log busy */
+#define STEPS_A_TURN    128u
+#define STEPS_A_REQUEST 1u  /* beside each request: a tenth of the time that it takes */
+#define STEPS_BETWEEN   2u  /* in a turn without one, while others wait for the medium */
+#define STEPS_IN_NEED   64u /* when writers will soon wait for space */
+#define QUIET_TURNS     64u /* without a request: there is nobody */
 
 struct splice {
     struct store *store;
@@ -36,6 +39,8 @@ struct splice {
     struct trees others; /* the children's, then that of the version before */
     struct walk walk;
     struct forms *forms; /* NULL: none yet */
+    uint64_t n_requests; /* of the store, at the last look */
+    uint32_t quiet;      /* turns since there was one, up to QUIET_TURNS */
 };
 
 /* ---- one disk ------------------------------------------------------------------------------- */
@@ -59,11 +64,14 @@ static void free_pages(struct walk *walk, struct node *leaf, struct node **other
 {
     struct splice *s = splice_of(walk);
     struct version *before = s->version->descent.parent;
-    for (uint32_t i = node_next(leaf, 0); i < NODE_ENTRIES; i = node_next(leaf, i + 1)) {
-        struct entry e = node_get(leaf, i);
-        if (entry_encoding(&e) != ENCODING_RAW || is_kept(walk, others, i, e.address))
+    uint32_t at = 0, i;
+    struct entry e;
+    while (node_each(leaf, &at, &i, &e)) {
+        bool old = e.address < s->disk->release.cut;
+        if (entry_encoding(&e) != ENCODING_RAW || (old && walk->young) ||
+            is_kept(walk, others, i, e.address))
             continue;
-        if (e.address < s->disk->release.cut) {
+        if (old) {
             before->stale++;
             continue;
         }
@@ -322,10 +330,31 @@ static int next_disk(struct splice *s)
     return begin_disk(s);
 }
 
+/* How far it may go in this turn. Requests pay for it, as how long they wait is what it costs them;
+ * it takes less than half the time of its own that a thread with nothing else to do gives it. */
+static uint32_t steps_now(struct splice *s)
+{
+    const struct store_stats *t = &s->store->stats;
+    uint64_t n = t->reads + t->writes + t->flushes + t->trims + t->zeroes;
+    uint64_t fresh = n - s->n_requests;
+    s->n_requests = n;
+    if (fresh)
+        s->quiet = 0;
+    else if (s->quiet < QUIET_TURNS)
+        s->quiet++;
+    if (s->quiet == QUIET_TURNS)
+        return STEPS_A_TURN;
+    if (log_is_low(s->store->log))
+        return STEPS_IN_NEED;
+    if (!fresh)
+        return STEPS_BETWEEN;
+    return fresh < STEPS_A_TURN ? fresh * STEPS_A_REQUEST : STEPS_A_TURN;
+}
+
 /* Returns 1 when the disk is done. */
 static int walk_disk(struct splice *s)
 {
-    uint32_t steps = s->store->log->n_inflight ? STEPS_BESIDE_WORK : STEPS_A_TURN;
+    uint32_t steps = steps_now(s);
     int code = s->births != s->store->births ? find_others(s) : 0;
     if (code < 0)
         return code;

@@ -285,10 +285,14 @@ static int do_forms(struct walk *walk, const struct peek *p)
     return 0;
 }
 
-/* From the root down to the first node that all share, or that differs as a leaf. */
+/* From the root, or within a node that differs from that, down to the first node that all share, or
+ * that differs as a leaf. */
 static int go_down(struct walk *walk)
 {
-    for (int level = walk->tree->levels - 1; level >= 0; level--) {
+    int level = walk->tree->levels - 1;
+    while (level > 0 && walk->at % span(level))
+        level--;
+    for (; level >= 0; level--) {
         uint64_t index = walk->at / span(level);
         struct peek p;
         struct node *node;
