@@ -48,6 +48,22 @@ uint32_t node_next(const struct node *node, uint32_t index)
     return at < node->n ? node->indexes[at] : NODE_ENTRIES;
 }
 
+bool node_each(const struct node *node, uint32_t *at, uint32_t *ret_index, struct entry *ret)
+{
+    if (is_array(node)) {
+        *at = node_next(node, *at);
+        if (*at == NODE_ENTRIES)
+            return false;
+        *ret_index = *at;
+    } else {
+        if (*at == node->n)
+            return false;
+        *ret_index = node->indexes[*at];
+    }
+    *ret = node->entries[(*at)++];
+    return true;
+}
+
 static size_t entries_memory(const struct node *node)
 {
     if (!node->entries)

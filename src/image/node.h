@@ -53,6 +53,10 @@ int node_set(struct node *node, uint32_t index, struct entry entry, int64_t *ret
 /* The first entry at or after index that is not a hole; NODE_ENTRIES when there is none. */
 uint32_t node_next(const struct node *node, uint32_t index);
 
+/* Goes through the entries that are not holes, in order: *at is 0 first, and the caller's to keep.
+ * False: that was the last one. The node does not change meanwhile. */
+bool node_each(const struct node *node, uint32_t *at, uint32_t *ret_index, struct entry *ret);
+
 size_t node_memory(const struct node *node); /* bytes, with its entries and children */
 
 /* Write the node's form into buf (NODE_MAX_BYTES): as a delta against its full form in the log

@@ -22,8 +22,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define STEPS_A_TURN      128u
-#define STEPS_BESIDE_WORK 16u /* while requests keep the log busy */
+#define STEPS_A_TURN    128u
+#define STEPS_A_REQUEST 1u  /* beside each request: a tenth of the time that it takes */
+#define STEPS_BETWEEN   2u  /* in a turn without one, while others wait for the medium */
+#define STEPS_IN_NEED   64u /* when writers will soon wait for space */
+#define QUIET_TURNS     64u /* without a request: there is nobody */
 
 struct splice {
     struct store *store;
@@ -35,6 +38,9 @@ struct splice {
     uint64_t stale;      /* the version's when the sweep began */
     struct trees others; /* the children's, then that of the version before */
     struct walk walk;
+    struct forms *forms; /* NULL: none yet */
+    uint64_t n_requests; /* of the store, at the last look */
+    uint32_t quiet;      /* turns since there was one, up to QUIET_TURNS */
 };
 
 /* ---- one disk ------------------------------------------------------------------------------- */
@@ -58,11 +64,14 @@ static void free_pages(struct walk *walk, struct node *leaf, struct node **other
 {
     struct splice *s = splice_of(walk);
     struct version *before = s->version->descent.parent;
-    for (uint32_t i = node_next(leaf, 0); i < NODE_ENTRIES; i = node_next(leaf, i + 1)) {
-        struct entry e = node_get(leaf, i);
-        if (entry_encoding(&e) != ENCODING_RAW || is_kept(walk, others, i, e.address))
+    uint32_t at = 0, i;
+    struct entry e;
+    while (node_each(leaf, &at, &i, &e)) {
+        bool old = e.address < s->disk->release.cut;
+        if (entry_encoding(&e) != ENCODING_RAW || (old && walk->young) ||
+            is_kept(walk, others, i, e.address))
             continue;
-        if (e.address < s->disk->release.cut) {
+        if (old) {
             before->stale++;
             continue;
         }
@@ -134,6 +143,8 @@ static int find_others(struct splice *s)
     disk = before ? version_relative(before, tree) : NULL;
     if (disk && code == 0)
         code = trees_add(&s->others, &disk->tree);
+    /* A ghost before it counts all that this one and its child give up. */
+    s->walk.young = disk && (before->vm || before->n_children < 2);
     return code < 0 ? code : walk_set_others(&s->walk, s->others.all, s->others.n, n_compared);
 }
 
@@ -145,7 +156,12 @@ static int begin_disk(struct splice *s)
     bool held = before && version_relative(before, tree);
     release->cut = held ? before->cut : 0;
     release->epoch = held ? before->epoch : 0;
+    if (!s->forms)
+        s->forms = forms_new(tree->table);
+    if (!s->forms)
+        return -ENOMEM;
     s->walk = (struct walk){.tree = tree,
+                            .forms = s->sweeps ? NULL : s->forms,
                             .pages = 1ULL << tree->levels * NODE_BITS,
                             .older = release->epoch,
                             .at = s->sweeps ? 0 : release->at,
@@ -200,6 +216,26 @@ static bool is_begun(const struct version *version)
     return false;
 }
 
+static bool may_begin(struct version *version)
+{
+    return (version->n_children <= 1 || wants_sweep(version)) && is_finished(version);
+}
+
+/* Of removed versions that follow each other the last one goes first: the child, to which all of
+ * them are compared, then stays the same, and of each leaf only what is younger than the version
+ * before is looked at, which a delta tells without its base. */
+static struct version *last_of_run(struct version *version)
+{
+    while (version->n_children == 1) {
+        struct descent *child = container_of(version->children.next, struct descent, link);
+        struct version *next = child->is_head ? NULL : container_of(child, struct version, descent);
+        if (!next || next->vm || next->n_children > 1 || !may_begin(next))
+            break;
+        version = next;
+    }
+    return version;
+}
+
 /* The next one to be freed, or swept; NULL: none, or none yet. One that was begun comes first: what
  * it has passed it does not hold for its child any more. */
 static struct version *find_version(struct store *store)
@@ -211,8 +247,8 @@ static struct version *find_version(struct store *store)
     }
     list_for_each (l, &store->dying) {
         struct version *version = container_of(l, struct version, link);
-        if ((version->n_children <= 1 || wants_sweep(version)) && is_finished(version))
-            return version;
+        if (may_begin(version))
+            return last_of_run(version);
     }
     return NULL;
 }
@@ -294,10 +330,31 @@ static int next_disk(struct splice *s)
     return begin_disk(s);
 }
 
+/* How far it may go in this turn. Requests pay for it, as how long they wait is what it costs them;
+ * it takes less than half the time of its own that a thread with nothing else to do gives it. */
+static uint32_t steps_now(struct splice *s)
+{
+    const struct store_stats *t = &s->store->stats;
+    uint64_t n = t->reads + t->writes + t->flushes + t->trims + t->zeroes;
+    uint64_t fresh = n - s->n_requests;
+    s->n_requests = n;
+    if (fresh)
+        s->quiet = 0;
+    else if (s->quiet < QUIET_TURNS)
+        s->quiet++;
+    if (s->quiet == QUIET_TURNS)
+        return STEPS_A_TURN;
+    if (log_is_low(s->store->log))
+        return STEPS_IN_NEED;
+    if (!fresh)
+        return STEPS_BETWEEN;
+    return fresh < STEPS_A_TURN ? fresh * STEPS_A_REQUEST : STEPS_A_TURN;
+}
+
 /* Returns 1 when the disk is done. */
 static int walk_disk(struct splice *s)
 {
-    uint32_t steps = s->store->log->n_inflight ? STEPS_BESIDE_WORK : STEPS_A_TURN;
+    uint32_t steps = steps_now(s);
     int code = s->births != s->store->births ? find_others(s) : 0;
     if (code < 0)
         return code;
@@ -375,6 +432,7 @@ void splice_free(struct store *store)
     if (!store->splice)
         return;
     walk_free(&store->splice->walk);
+    forms_free(store->splice->forms);
     free(store->splice->others.all);
     free(store->splice);
 }

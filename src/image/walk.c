@@ -33,6 +33,10 @@ void walk_free(struct walk *walk)
     free(walk->peeks);
     walk->leaves = NULL;
     walk->peeks = NULL;
+    node_release(&walk->own);
+    node_release(&walk->theirs);
+    if (walk->forms)
+        forms_clear(walk->forms);
 }
 
 /* Pages under a node of a level. */
@@ -163,10 +167,132 @@ static int do_leaf(struct walk *walk, struct node *leaf)
     return 0;
 }
 
-/* From the root down to the first node that all share, or that differs as a leaf. */
+/* ---- leaves by their forms ------------------------------------------------------------------ */
+
+/* What has no greater address is in the version before, too: forms of one node are appended in the
+ * order of their epochs, and nobody has forms of a clone's line and not of its origin's before that
+ * clone was made. */
+static uint64_t before_address(const struct walk *walk)
+{
+    const struct peek *p = &walk->peeks[walk->n_compared];
+    return walk->young && walk->n_others > walk->n_compared ? p->entry.address : 0;
+}
+
+/* Where the walk comes after this page, at the first leaf that not all share; false: it is not
+ * known. *page moves on to it. */
+static bool next_leaf(struct walk *walk, uint64_t *page, struct peek *ret)
+{
+    int level = walk->tree->levels - 1;
+    while (*page < walk->pages) {
+        uint64_t index = *page / span(level);
+        int found = tree_peek(walk->tree, level, index, NULL, ret);
+        if (found == TREE_FOUND)
+            found = peek_others(walk, level, index, NULL);
+        if (found != TREE_FOUND && found != TREE_ABSENT)
+            return false;
+        if (found == TREE_FOUND && !is_shared(walk, &ret->entry)) {
+            if (level-- == 0)
+                return true;
+            continue;
+        }
+        *page = (index + 1) * span(level);
+        while (level < walk->tree->levels - 1 && *page % span(level + 1) == 0)
+            level++;
+    }
+    return false;
+}
+
+/* Ask for what is missing of the leaf that was peeked at. False: there is no room. */
+static bool want_leaf(struct walk *walk, const struct peek *p)
+{
+    uint64_t older = before_address(walk);
+    const struct peek *q = walk->n_compared ? &walk->peeks[0] : NULL;
+    if (!p->node && !forms_want_node(walk->forms, &p->entry, older))
+        return false;
+    return !q || q->node || entry_is_hole(&q->entry) ||
+           forms_want_node(walk->forms, &q->entry, older);
+}
+
+/* Something is missing at the walk's place: ask for it and for what comes next. First for the forms
+ * of many leaves, then for the bases that these turn out to need. */
+static int read_forms(struct walk *walk, const struct peek *p)
+{
+    struct forms *forms = walk->forms;
+    bool more = walk->at < walk->ahead;
+    if (!more || !want_leaf(walk, p)) {
+        forms_clear(forms);
+        want_leaf(walk, p);
+        more = false;
+    }
+    uint64_t page = walk->at, end = more ? walk->ahead : walk->pages;
+    struct peek next;
+    for (;;) {
+        page = (page / span(0) + 1) * span(0);
+        if (!more)
+            walk->ahead = page;
+        if (!more && (forms->n > FORMS_MAX / 2 || forms->bytes > forms->max_bytes / 2))
+            break;
+        if (!next_leaf(walk, &page, &next) || page >= end || !want_leaf(walk, &next))
+            break;
+    }
+    wait_for(walk, 0);
+    forms_read(forms, &walk->waiter);
+    return walk->waits ? -EAGAIN : 0;
+}
+
+/* The leaf of a tree that was peeked at; NULL: it has none. */
+static int take_leaf(struct walk *walk, struct tree *tree, const struct peek *p,
+                     struct node *scratch, struct node **ret)
+{
+    *ret = p->node;
+    if (p->node || entry_is_hole(&p->entry))
+        return 0;
+    node_release(scratch);
+    *scratch = (struct node){.tree = tree, .index = walk->at / span(0)};
+    *ret = scratch;
+    int code = forms_get_node(walk->forms, &p->entry, before_address(walk), scratch);
+    if (code < 0 && code != -EAGAIN && tree->table->damage)
+        tree->table->damage(tree->table->damage_arg, tree, 0, scratch->index, code);
+    return code;
+}
+
+/* A leaf that differs; it and the others were peeked at. */
+static int do_forms(struct walk *walk, const struct peek *p)
+{
+    struct node *leaf;
+    int code = take_leaf(walk, walk->tree, p, &walk->own, &leaf);
+    if (code == 0 && walk->n_compared)
+        code = take_leaf(walk, walk->others[0], &walk->peeks[0], &walk->theirs, &walk->leaves[0]);
+    if (code == -EAGAIN)
+        return read_forms(walk, p);
+    if (code < 0) {
+        forms_clear(walk->forms);
+        walk->ahead = 0;
+        walk->failed = code;
+        walk->wait_level = 0;
+        return code == -ENOMEM ? code : 0;
+    }
+    if (walk->older && leaf->self_born <= walk->older) {
+        walk->passed += span(0);
+    } else {
+        walk->leaf(walk, leaf, walk->leaves);
+        if (walk->n_compared)
+            walk->peeks[0].node = walk->leaves[0];
+        if (walk->leave)
+            walk->leave(walk, leaf, walk->peeks);
+    }
+    advance(walk, (walk->at / span(0) + 1) * span(0), 0);
+    return 0;
+}
+
+/* From the root, or within a node that differs from that, down to the first node that all share, or
+ * that differs as a leaf. */
 static int go_down(struct walk *walk)
 {
-    for (int level = walk->tree->levels - 1; level >= 0; level--) {
+    int level = walk->tree->levels - 1;
+    while (level > 0 && walk->at % span(level))
+        level--;
+    for (; level >= 0; level--) {
         uint64_t index = walk->at / span(level);
         struct peek p;
         struct node *node;
@@ -187,6 +313,8 @@ static int go_down(struct walk *walk)
             advance(walk, (index + 1) * span(level), level);
             return 0;
         }
+        if (found == TREE_FOUND && level == 0 && walk->forms)
+            return do_forms(walk, &p);
         if (found == TREE_FOUND)
             found = tree_node(walk->tree, level, index, &walk->waiter, &node);
         if (found == TREE_WAIT) {
@@ -254,7 +382,7 @@ int walk_step(struct walk *walk, uint32_t *budget)
 {
     if (walk->failed)
         give_up(walk);
-    while (*budget) {
+    while (*budget && !walk->failed) {
         --*budget;
         if (!walk->rise && walk->at >= walk->pages)
             return 1;

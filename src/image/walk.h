@@ -6,7 +6,7 @@
 #ifndef VARVE_IMAGE_WALK_H
 #define VARVE_IMAGE_WALK_H
 
-#include "image/table.h"
+#include "image/forms.h"
 
 struct walk {
     struct tree *tree;
@@ -16,6 +16,11 @@ struct walk {
                             is skipped */
     uint64_t pages;      /* where it ends */
     uint64_t older;      /* forms born up to this epoch are skipped; 0: none */
+    struct forms *forms; /* borrowed. NULL: leaves are loaded. Else they are looked at by their
+                            forms, with one that is compared at most, and */
+    bool young;          /* of those in it that the other one after it (the version before) has too
+                            some are left out, and what this one has changed of them */
+    uint64_t ahead;      /* up to this page forms were asked for */
     uint64_t at;         /* the next page */
     uint8_t rise;        /* the level of the inner node that is left next; 0: none */
     /* A leaf that none of the others has. others[i < n_compared]: theirs, NULL: there is none. */
@@ -32,6 +37,7 @@ struct walk {
     int failed;           /* who also says here what error woke him */
     struct node **leaves; /* the walk's own, n_others + 1 each */
     struct peek *peeks;
+    struct node own, theirs; /* put together out of forms */
 };
 
 /* From now on the others are these. 0, -ENOMEM. */
