@@ -1,9 +1,9 @@
 /* memory-image.h - the memory and the state of a machine, as a disk of its vm keeps them.
  *
- * A vm that was checkpointed has one more disk, flagged as memory (store.h). It is written by
- * appending, never in place but for its first page, and takes part in snapshots, clones, rollbacks,
- * removal and sending as every disk does: so a version with RAM is a version, and what two versions
- * share of RAM is there once. docs/format-memory.md has the format.
+ * A vm that was checkpointed has a disk for it, in a vm of its own that nobody sees
+ * (daemon/memory-names.h). It is written by appending, never in place but for its first page, and
+ * is frozen as every disk is: so the memory of a version is a version of that disk, and what two of
+ * them share is there once. docs/format-memory.md has the format.
  *
  *   page 0         where the index and the blobs of this state are; replaced by each commit
  *   records        pages as page-code.h stores them, padded to 64 bytes, many to a page

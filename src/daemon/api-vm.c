@@ -141,7 +141,13 @@ static void on_list(struct engine_call *call)
 {
     struct listing *l = call->arg;
 
+    uint32_t n = 0;
+
     l->result = store_list(call->store, &l->vms, &l->n);
+    for (uint32_t i = 0; l->result == 0 && i < l->n; i++)
+        if (!l->vms[i].memory) /* those are parts of others */
+            l->vms[n++] = l->vms[i];
+    l->n = n;
     engine_call_done(call);
 }
 

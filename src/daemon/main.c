@@ -14,6 +14,7 @@
 #include "daemon/fault.h"
 #include "daemon/http.h"
 #include "daemon/jobs.h"
+#include "daemon/memory-sweep.h"
 #include "daemon/offline.h"
 #include "daemon/options.h"
 #include "daemon/receive.h"
@@ -46,6 +47,7 @@ struct daemon {
     struct engine *engine;
     struct jobs *jobs;
     struct receives *receives;
+    struct memory_sweep *sweep;
     struct api api;
     struct api_registry *registry;
     struct http *http;
@@ -177,6 +179,7 @@ static int start_api(struct daemon *d)
         return why_set(&d->why, -errno, "cannot find %s: %s", d->options.store, strerror(errno));
     d->jobs = jobs_new(d->engine);
     d->receives = receives_new(d->engine);
+    d->sweep = memory_sweep_new(d->engine);
     d->api = (struct api){
         .engine = d->engine,
         .events = d->events,
@@ -188,10 +191,11 @@ static int start_api(struct daemon *d)
         .nbd_path = d->nbd_path,
         .started_us = mono_us(),
     };
-    if (d->jobs && d->receives)
+    if (d->jobs && d->receives && d->sweep)
         d->registry = api_registry_new(&d->api);
     if (d->registry)
         return 0;
+    memory_sweep_free(d->sweep);
     receives_free(d->receives);
     jobs_free(d->jobs);
     return no_memory(d);
@@ -200,6 +204,7 @@ static int start_api(struct daemon *d)
 static void stop_api(struct daemon *d)
 {
     api_registry_free(d->registry);
+    memory_sweep_free(d->sweep);
     receives_free(d->receives);
     jobs_free(d->jobs);
 }

@@ -139,7 +139,7 @@ static int list(struct nbd_exports *exports, void (*each)(void *arg, const char 
     if (err)
         return err;
     for (uint32_t i = 0; i < n; i++) {
-        if (vms[i].provisional)
+        if (vms[i].provisional || vms[i].memory)
             continue;
         for (uint32_t j = 0; j < vms[i].n_disks; j++) {
             char name[2 * NAME_MAX_CHARS + 2];

@@ -64,7 +64,8 @@ static void put_vm(struct cursor *c, const struct vm *vm)
 {
     struct catalogue_vm v = {.id = vm->id,
                              .role = vm->role,
-                             .flags = vm->provisional ? VM_PROVISIONAL : 0,
+                             .flags = (vm->provisional ? VM_PROVISIONAL : 0) |
+                                      (vm->memory ? VM_MEMORY : 0),
                              .name_len = strlen(vm->name),
                              .created_us = vm->created_us,
                              .n_disks = vm->n_disks,
@@ -80,7 +81,8 @@ static void put_version(struct cursor *c, const struct version *version)
                                   .vm = version->vm ? version->vm->id : 0,
                                   .parent = parent_id(&version->descent),
                                   .n_disks = version->n_disks,
-                                  .flags = version->held ? VERSION_HELD : 0,
+                                  .flags = (version->held ? VERSION_HELD : 0) |
+                                           (version->provisional ? VERSION_PROVISIONAL : 0),
                                   .consistency = version->consistency,
                                   .name_len = strlen(version->name),
                                   .note_len = version->note ? strlen(version->note) : 0,
@@ -207,6 +209,7 @@ static int load_vm(struct loading *l)
         return -ENOMEM;
     vm->role = v->role;
     vm->provisional = v->flags & VM_PROVISIONAL;
+    vm->memory = v->flags & VM_MEMORY;
     vm->created_us = v->created_us;
     uint32_t n_disks = v->n_disks;
     int code = remember(l, &vm->descent, NULL, vm->id, v->parent);
@@ -251,6 +254,7 @@ static int load_version(struct loading *l, struct vm **vm)
         return -ENOMEM;
     version->stale = v->vm ? 0 : UINT64_MAX / 2;
     version->held = v->flags & VERSION_HELD;
+    version->provisional = v->flags & VERSION_PROVISIONAL;
     version->consistency = v->consistency;
     version->created_us = v->created_us;
     version->cut = v->cut;

@@ -212,6 +212,7 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
         *to = (struct vm_info){.id = vm->id,
                                .role = vm->role,
                                .provisional = vm->provisional,
+                               .memory = vm->memory,
                                .created_us = vm->created_us,
                                .n_disks = vm->n_disks,
                                .disks = disks};

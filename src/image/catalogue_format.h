@@ -16,6 +16,7 @@ struct catalogue_header {
 #define CATALOGUE_HEADER_1_BYTES 8u
 
 #define VM_PROVISIONAL   1u /* in catalogue_vm, and in the record that makes it */
+#define VM_MEMORY        4u /* the same: it keeps the memory of another vm */
 #define DISK_PROVISIONAL 1u /* in catalogue_disk, and in the record that makes it */
 
 struct catalogue_vm { /* then its name, then its disks */
@@ -30,7 +31,8 @@ struct catalogue_vm { /* then its name, then its disks */
 };
 static_assert(sizeof(struct catalogue_vm) == 24, "catalogue vm");
 
-#define VERSION_HELD 2u /* in catalogue_version, and in the record */
+#define VERSION_PROVISIONAL 1u /* in catalogue_version, and in the record that makes it */
+#define VERSION_HELD        2u /* in catalogue_version, and in the record */
 
 /* In the order of their ids within a vm. Then name and note, then its disks. */
 struct catalogue_version {

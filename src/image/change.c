@@ -164,14 +164,19 @@ static int validate_version(struct store *store, const struct store_change *c, s
     if (c->kind == CHANGE_ADOPT)
         return validate_adoption(store, c, vm);
     const struct version *version = version_by_name(vm, c->version);
-    bool named = c->kind != CHANGE_VERSION_HOLD && (c->kind != CHANGE_ROLLBACK || *c->new_name);
+    bool named = c->kind != CHANGE_VERSION_HOLD && c->kind != CHANGE_VERSION_COMMIT &&
+                 (c->kind != CHANGE_ROLLBACK || *c->new_name);
     if (!version)
         return ERR_NO_VERSION;
+    if (version->provisional && c->kind != CHANGE_VERSION_COMMIT)
+        return -EBUSY;
     if (named && !name_is_valid(c->new_name))
         return ERR_BAD_NAME;
     switch (c->kind) {
     case CHANGE_VERSION_HOLD:
         return version->held == c->hold ? -EALREADY : 0;
+    case CHANGE_VERSION_COMMIT:
+        return version->provisional ? 0 : -EEXIST;
     case CHANGE_VERSION_RENAME:
         return version_by_name(vm, c->new_name) ? -EEXIST : 0;
     case CHANGE_ROLLBACK:
@@ -207,7 +212,7 @@ static int validate(struct store *store, const struct store_change *c)
     case CHANGE_DISK_RESIZE:
         return validate_disk(c, vm);
     default:
-        return c->kind > CHANGE_ADOPT ? -EINVAL : validate_version(store, c, vm);
+        return c->kind > CHANGE_VERSION_COMMIT ? -EINVAL : validate_version(store, c, vm);
     }
 }
 
@@ -275,6 +280,7 @@ static int do_snap(struct store *store, struct vm *vm, const struct parsed_chang
         return code;
     version->created_us = c->r.time_us;
     version->consistency = s.consistency;
+    version->provisional = c->r.flags & VERSION_PROVISIONAL;
     memcpy(version->guid, s.guid, sizeof(version->guid));
     if (s.note_len) {
         version->note = strndup((const char *)c->more + sizeof(s), s.note_len);
@@ -386,6 +392,9 @@ static int do_version_change(struct store *store, struct vm *vm, const struct pa
     case CHANGE_VERSION_HOLD:
         version->held = c->r.flags & VERSION_HELD;
         return 0;
+    case CHANGE_VERSION_COMMIT:
+        version->provisional = false;
+        return 0;
     case CHANGE_VERSION_RENAME:
         version_set_name(version, c->new_name);
         return 0;
@@ -420,6 +429,8 @@ static int do_change(struct store *store, const struct parsed_change *c)
             return -ENOMEM;
         vm->role = c->r.role;
         vm->provisional = c->r.flags & VM_PROVISIONAL;
+        vm->memory = c->r.flags & VM_MEMORY;
+        vm->memory = c->r.flags & VM_MEMORY;
         vm->created_us = c->r.time_us;
         return 0;
     }
@@ -483,13 +494,16 @@ static uint32_t change_encode(struct store *store, const struct store_change *c,
     const char *disk = c->kind > CHANGE_DISK_COMMIT ? c->version : c->disk;
     if (c->kind == CHANGE_VERSION_REMOVE || c->kind == CHANGE_ADOPT)
         disk = "";
-    bool provisional = c->provisional && (c->kind == CHANGE_VM_CREATE ||
-                                          c->kind == CHANGE_DISK_ADD || c->kind == CHANGE_CLONE);
-    static_assert(VM_PROVISIONAL == DISK_PROVISIONAL, "one bit for both");
+    bool provisional =
+        c->provisional && (c->kind == CHANGE_VM_CREATE || c->kind == CHANGE_DISK_ADD ||
+                           c->kind == CHANGE_CLONE || c->kind == CHANGE_SNAP);
+    bool memory = c->memory && (c->kind == CHANGE_VM_CREATE || c->kind == CHANGE_CLONE);
+    static_assert(VM_PROVISIONAL == DISK_PROVISIONAL && VM_PROVISIONAL == VERSION_PROVISIONAL,
+                  "one bit for all");
     *r = (struct change_record){.kind = c->kind,
                                 .role = c->role,
                                 .flags =
-                                    (provisional ? VM_PROVISIONAL : 0) |
+                                    (provisional ? VM_PROVISIONAL : 0) | (memory ? VM_MEMORY : 0) |
                                     (c->kind == CHANGE_VERSION_HOLD && c->hold ? VERSION_HELD : 0),
                                 .vm_len = strlen(c->vm),
                                 .disk_len = strlen(disk),
@@ -521,7 +535,7 @@ static int change_decode(const uint8_t *bytes, uint32_t len, struct parsed_chang
     if (len < sizeof(c->r))
         return ERR_DAMAGED;
     memcpy(&c->r, bytes, sizeof(c->r));
-    if (c->r.kind > CHANGE_ADOPT)
+    if (c->r.kind > CHANGE_VERSION_COMMIT)
         return ERR_FORMAT_NEWER;
     if (take_name(&at, end, c->r.vm_len, c->vm) < 0 || !c->r.vm_len ||
         take_name(&at, end, c->r.disk_len, c->disk) < 0 ||
@@ -702,8 +716,25 @@ static void dropped(struct store_change *change)
     container_of(change, struct dropping, change)->done = true;
 }
 
+/* The same for a version that a checkpoint left. name: its place for the change. */
+static bool find_provisional_version(const struct vm *vm, struct store_change *ret,
+                                     const char **name)
+{
+    list_for_each (l, &vm->versions) {
+        const struct version *version = container_of(l, struct version, link);
+        if (!version->provisional)
+            continue;
+        ret->kind = CHANGE_VERSION_REMOVE;
+        *name = version->name;
+        ret->versions = name;
+        ret->n_versions = 1;
+        return true;
+    }
+    return false;
+}
+
 /* The change that removes one vm or disk that an import left; false: there is none. */
-static bool find_provisional(struct store *store, struct store_change *ret)
+static bool find_provisional(struct store *store, struct store_change *ret, const char **name)
 {
     list_for_each (l, &store->vms) {
         const struct vm *vm = container_of(l, struct vm, link);
@@ -718,6 +749,8 @@ static bool find_provisional(struct store *store, struct store_change *ret)
             if (disk->provisional)
                 return true;
         }
+        if (find_provisional_version(vm, ret, name))
+            return true;
     }
     return false;
 }
@@ -727,7 +760,8 @@ int changes_drop_provisional(struct store *store)
 {
     for (;;) {
         struct dropping d = {.change.done = dropped};
-        if (!find_provisional(store, &d.change))
+        const char *name;
+        if (!find_provisional(store, &d.change, &name))
             return 0;
         store_change(store, &d.change);
         while (!d.done) {

@@ -23,8 +23,8 @@
 #include <stdlib.h>
 
 #define STEPS_A_TURN    128u
-#define STEPS_A_REQUEST 1u  /* beside each request: a tenth of the time that it takes */
-#define STEPS_BETWEEN   2u  /* in a turn without one, while others wait for the medium */
+#define TURNS_A_STEP    2u  /* without a request, while others wait for the medium */
+#define REQUESTS_A_STEP 2u  /* so it takes less than a tenth of their time */
 #define STEPS_IN_NEED   64u /* when writers will soon wait for space */
 #define QUIET_TURNS     64u /* without a request: there is nobody */
 
@@ -330,8 +330,8 @@ static int next_disk(struct splice *s)
     return begin_disk(s);
 }
 
-/* How far it may go in this turn. Requests pay for it, as how long they wait is what it costs them;
- * it takes less than half the time of its own that a thread with nothing else to do gives it. */
+/* How far it may go in this turn. Requests pay for it, so that it takes a share of the thread's
+ * time that does not depend on the machine. */
 static uint32_t steps_now(struct splice *s)
 {
     const struct store_stats *t = &s->store->stats;
@@ -347,8 +347,9 @@ static uint32_t steps_now(struct splice *s)
     if (log_is_low(s->store->log))
         return STEPS_IN_NEED;
     if (!fresh)
-        return STEPS_BETWEEN;
-    return fresh < STEPS_A_TURN ? fresh * STEPS_A_REQUEST : STEPS_A_TURN;
+        return s->quiet % TURNS_A_STEP == 0;
+    uint64_t steps = (fresh + REQUESTS_A_STEP - 1) / REQUESTS_A_STEP;
+    return steps < STEPS_A_TURN ? steps : STEPS_A_TURN;
 }
 
 /* Returns 1 when the disk is done. */

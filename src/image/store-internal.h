@@ -29,7 +29,7 @@ struct vm {
     uint32_t id;
     uint32_t n_disks;
     enum vm_role role;
-    bool provisional;
+    bool provisional, memory;
     uint64_t created_us;
 };
 
@@ -64,7 +64,7 @@ struct version {
     struct list disks;
     char name[NAME_MAX_CHARS + 1];
     char *note; /* NULL: none */
-    bool held;
+    bool held, provisional;
     bool marked; /* by a measure */
     uint8_t consistency;
     uint8_t guid[GUID_BYTES];

@@ -199,6 +199,9 @@ enum change_kind {
                           new_name's, its disks new_name's disks; the clone is gone. -EBUSY while a
                           disk of new_name is in use, -ESTALE when new_name's head is not what the
                           clone was made from, and hold (force) is not set */
+    CHANGE_VERSION_COMMIT = 15, /* vm, version: a provisional version becomes an ordinary one;
+                                   -EEXIST when it is that. Until then it cannot be held,
+                                   renamed, cloned or gone back to (-EBUSY) */
 };
 
 /* What those who took a version did for its content. On the medium, as above. */
@@ -213,9 +216,9 @@ enum consistency {
 #define CHANGE_MAX_VERSIONS 512u  /* that one change removes */
 #define GUID_BYTES          16u
 
-/* A change of the catalogue: in the log and durable when done. A provisional vm or disk (an import
- * under way) takes its name but is removed when the store is next opened unless it was committed;
- * committing what is not provisional gives -EEXIST. */
+/* A change of the catalogue: in the log and durable when done. A provisional vm, disk or version
+ * (an import or a checkpoint under way) takes its name but is removed when the store is next opened
+ * unless it was committed; committing what is not provisional gives -EEXIST. */
 struct store_change {
     enum change_kind kind;
     char vm[NAME_MAX_CHARS + 1], disk[NAME_MAX_CHARS + 1], new_name[NAME_MAX_CHARS + 1];
@@ -228,7 +231,8 @@ struct store_change {
     bool hold;
     uint64_t size_bytes;
     enum vm_role role;
-    bool provisional;
+    bool provisional; /* VM_CREATE, DISK_ADD, CLONE, SNAP */
+    bool memory;      /* VM_CREATE, CLONE: it keeps the memory of another vm: vm_info.memory */
     void (*done)(struct store_change *change);
     int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL... */
     /* The store's own. */
@@ -256,6 +260,7 @@ struct vm_info {
     uint32_t id;
     enum vm_role role;
     bool provisional;
+    bool memory; /* keeps the memory of another one's versions; not a machine: not to be shown */
     uint64_t created_us;                                            /* UTC */
     char origin_vm[NAME_MAX_CHARS + 1], origin[NAME_MAX_CHARS + 1]; /* the version that the head
                              started at or last became; "": none, or it has been removed */
@@ -287,6 +292,8 @@ struct version_info {
     uint64_t created_us; /* UTC */
     enum consistency consistency;
     bool held;
+    bool provisional;         /* a checkpoint under way: removed when the store is opened again */
+    bool memory;              /* of a vm of that kind */
     uint32_t users;           /* of its disks */
     uint64_t used_bytes;      /* of all its disks: what it shows */
     uint64_t exclusive_bytes; /* pages that removing it would free; BYTES_UNKNOWN: store_measure()

@@ -348,6 +348,8 @@ static void put_version(const struct version *version, struct version_info *to,
                                 .created_us = version->created_us,
                                 .consistency = version->consistency,
                                 .held = version->held,
+                                .provisional = version->provisional,
+                                .memory = version->vm->memory,
                                 .exclusive_bytes = BYTES_UNKNOWN};
     strcpy(to->vm, version->vm->name);
     strcpy(to->name, version->name);

@@ -784,6 +784,69 @@ static void provisional_disk(void **state)
 }
 
 /* Thousands of vms are loaded, found by name and by id, and replayed, in no more than a moment. */
+static int change_version(struct env *env, enum change_kind kind, const char *name,
+                          bool provisional)
+{
+    struct store_change c = {.kind = kind,
+                             .provisional = provisional,
+                             .consistency = CONSISTENCY_RAM,
+                             .done = change_done};
+    strcpy(c.vm, "vm");
+    strcpy(c.version, name);
+    strcpy(c.new_name, kind == CHANGE_CLONE ? "clone" : "");
+    change_done_flag = false;
+    store_change(env->store, &c);
+    while (!change_done_flag)
+        turn(env);
+    return c.error;
+}
+
+static uint32_t count_versions(struct env *env)
+{
+    struct version_info *infos;
+    uint32_t n;
+    assert_int_equal(store_list_versions(env->store, "vm", &infos, &n), 0);
+    free(infos);
+    return n;
+}
+
+/* A checkpoint under way is there wholly when it was committed, and else not at all; by the log's
+ * tail and by a checkpoint of the tables. */
+static void provisional_version(void **state)
+{
+    struct env *env = *state;
+    for (unsigned i = 0; i < 4; i++) {
+        write_pages(env, 0, 100, i);
+        assert_int_equal(change_version(env, CHANGE_SNAP, "v", true), 0);
+        write_pages(env, 0, 100, 50 + i);
+        assert_int_equal(change_version(env, CHANGE_CLONE, "v", false), -EBUSY);
+        if (i % 2)
+            assert_int_equal(change_version(env, CHANGE_VERSION_COMMIT, "v", false), 0);
+        if (i / 2)
+            checkpoint(env);
+        kill_store(env);
+        assert_int_equal(open_store(env), 0);
+        assert_int_equal(count_versions(env), i % 2);
+        assert_int_equal(read_page(env, 7, 50 + i), 0);
+        if (i % 2) {
+            assert_int_equal(change_version(env, CHANGE_VERSION_COMMIT, "v", false), -EEXIST);
+            assert_int_equal(change_version(env, CHANGE_ROLLBACK, "v", false), 0);
+            assert_int_equal(read_page(env, 7, i), 0);
+            const char *name = "v";
+            struct store_change c = {.kind = CHANGE_VERSION_REMOVE,
+                                     .versions = &name,
+                                     .n_versions = 1,
+                                     .vm = "vm",
+                                     .done = change_done};
+            change_done_flag = false;
+            store_change(env->store, &c);
+            while (!change_done_flag)
+                turn(env);
+            assert_int_equal(c.error, 0);
+        }
+    }
+}
+
 static void many_vms(void **state)
 {
     enum { N = 10000 };
@@ -990,6 +1053,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
         cmocka_unit_test_setup_teardown(given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(provisional_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(provisional_version, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
 #endif
