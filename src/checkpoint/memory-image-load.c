@@ -69,8 +69,9 @@ static int parse_epochs(struct memory_image *image, struct reader *r, uint32_t n
     if (code)
         return code;
     image->n_epochs = n;
-    for (uint32_t i = 1; i < n; i++)
-        if (image->epochs[i].start <= image->epochs[i - 1].start)
+    for (uint32_t i = 0; i < n; i++)
+        if (image->epochs[i].start >= image->tail ||
+            (i && image->epochs[i].start <= image->epochs[i - 1].start))
             return ERR_DAMAGED;
     return 0;
 }
