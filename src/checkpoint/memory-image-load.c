@@ -265,7 +265,7 @@ static int read_head(struct memory_image *image, struct memory_head *head, struc
         return why_set(why, ERR_FORMAT_NEWER,
                        "the memory image was written by a newer Varve (version %u, flags %llx)",
                        head->version, (unsigned long long)head->incompat);
-    if (head->version < MEMORY_FORMAT_VERSION || head->tail % MEMORY_PAGE_BYTES ||
+    if (head->version < MEMORY_FORMAT_VERSION || !head->seq || head->tail % MEMORY_PAGE_BYTES ||
         head->tail > MEMORY_DISK_BYTES ||
         !memory_piece_valid(&head->directory, head->tail, DIRECTORY_RAW_MAX))
         return why_set(why, ERR_DAMAGED, "page 0 of the memory image makes no sense");

@@ -117,6 +117,27 @@ static void nothing_is_stored_of_what_is_the_same(void **state)
     assert_int_equal(after.record_bytes, before.record_bytes);
     assert_true(after.new_bytes < 2000);
     compare(f->image, f->ram);
+    /* Nor of what has a delta and is as it was; what is as the whole record says loses its delta.
+     */
+    uint8_t old = f->ram[6 * PAGE + 9];
+    memset(f->bitmap, 0, sizeof(f->bitmap));
+    f->bitmap[0] = 1u << 6 | 1u << 7;
+    f->ram[6 * PAGE + 9] ^= 1;
+    f->ram[7 * PAGE + 1] ^= 2;
+    put(f);
+    assert_int_equal(f->stats.delta, 2);
+    commit(f);
+    put(f);
+    assert_int_equal(f->stats.same, 2);
+    f->ram[6 * PAGE + 9] = old;
+    put(f);
+    assert_int_equal(f->stats.same, 2);
+    assert_int_equal(f->image->table->entries[6].delta, 0);
+    assert_true(f->image->table->entries[7].delta);
+    memory_image_abandon(f->image);
+    assert_true(f->image->table->entries[6].delta);
+    put(f);
+    compare(f->image, f->ram);
 }
 
 /* Change 8 bytes in n scattered pages, and put these. */
