@@ -68,6 +68,7 @@ static xmlrpc_value *version_value(xmlrpc_env *env, const struct version_info *v
     api_put_u64(env, value, "id", v->id);
     api_put_text(env, value, "guid", guid);
     api_put_time(env, value, "created", v->created_us);
+    api_put_bool(env, value, "received", v->received);
     api_put_text(env, value, "consistency", api_consistency_word(v->consistency));
     put_origin(env, value, v->origin_vm, v->origin);
     api_put_bool(env, value, "held", v->held);
@@ -192,7 +193,8 @@ static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct ap
 
 #define VERSION_STRUCT                                                                             \
     "{vm, name, id (decimal; rises with age), guid (hexadecimal; the same in all stores), "        \
-    "created, consistency (crash, filesystem, application, ram), origin (the version before it, "  \
+    "created, received (it came in a stream: created is when it was made where it came from), "    \
+    "consistency (crash, filesystem, application, ram), origin (the version before it, "           \
     "maybe of another vm, as VM@NAME; empty: none, or removed), held, users, used (bytes that it " \
     "shows), exclusive (bytes that its removal frees) and shared (the rest of used; both absent "  \
     "when that is not known), note, "                                                              \

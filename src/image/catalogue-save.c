@@ -80,7 +80,8 @@ static void put_version(struct cursor *c, const struct version *version)
                                   .vm = version->vm ? version->vm->id : 0,
                                   .parent = parent_id(&version->descent),
                                   .n_disks = version->n_disks,
-                                  .flags = version->held ? VERSION_HELD : 0,
+                                  .flags = (version->held ? VERSION_HELD : 0) |
+                                           (version->received ? VERSION_RECEIVED : 0),
                                   .consistency = version->consistency,
                                   .name_len = strlen(version->name),
                                   .note_len = version->note ? strlen(version->note) : 0,
@@ -251,6 +252,7 @@ static int load_version(struct loading *l, struct vm **vm)
         return -ENOMEM;
     version->stale = v->vm ? 0 : UINT64_MAX / 2;
     version->held = v->flags & VERSION_HELD;
+    version->received = v->flags & VERSION_RECEIVED;
     version->consistency = v->consistency;
     version->created_us = v->created_us;
     version->cut = v->cut;

@@ -273,7 +273,8 @@ static int do_snap(struct store *store, struct vm *vm, const struct parsed_chang
     int code = version_snap(store, vm, c->disk, c->r.id, c->cut, &version);
     if (code < 0)
         return code;
-    version->created_us = c->r.time_us;
+    version->received = c->r.flags & VERSION_RECEIVED;
+    version->created_us = version->received ? c->r.size_bytes : c->r.time_us;
     version->consistency = s.consistency;
     memcpy(version->guid, s.guid, sizeof(version->guid));
     if (s.note_len) {
@@ -486,17 +487,19 @@ static int change_encode(struct store *store, const struct store_change *c, uint
         disk = "";
     bool provisional = c->provisional && (c->kind == CHANGE_VM_CREATE ||
                                           c->kind == CHANGE_DISK_ADD || c->kind == CHANGE_CLONE);
+    bool held = c->kind == CHANGE_VERSION_HOLD && c->hold;
+    bool received = c->kind == CHANGE_SNAP && c->created_us;
     static_assert(VM_PROVISIONAL == DISK_PROVISIONAL, "one bit for both");
     *r = (struct change_record){.kind = c->kind,
                                 .role = c->role,
-                                .flags =
-                                    (provisional ? VM_PROVISIONAL : 0) |
-                                    (c->kind == CHANGE_VERSION_HOLD && c->hold ? VERSION_HELD : 0),
+                                .flags = (provisional ? VM_PROVISIONAL : 0) |
+                                         (held ? VERSION_HELD : 0) |
+                                         (received ? VERSION_RECEIVED : 0),
                                 .vm_len = strlen(c->vm),
                                 .disk_len = strlen(disk),
                                 .new_len = strlen(c->new_name),
                                 .id = store->next_id,
-                                .size_bytes = c->size_bytes,
+                                .size_bytes = received ? c->created_us : c->size_bytes,
                                 .time_us = wall_us()};
     uint8_t *at = buf + sizeof(*r);
     memcpy(at, c->vm, r->vm_len);

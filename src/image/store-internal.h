@@ -65,7 +65,8 @@ struct version {
     char name[NAME_MAX_CHARS + 1];
     char *note; /* NULL: none */
     bool held;
-    bool marked; /* by a measure */
+    bool received; /* created_us is of its making in another store */
+    bool marked;   /* by a measure */
     uint8_t consistency;
     uint8_t guid[GUID_BYTES];
     uint64_t created_us;

@@ -186,14 +186,15 @@ enum change_kind {
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
     CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
     CHANGE_DISK_COMMIT = 7, /* vm, disk: a provisional disk becomes an ordinary one */
-    CHANGE_SNAP = 8, /* vm, version, note, consistency, guid: the state of all its disks at one
-                        instant becomes vm@version; -EEXIST, ERR_STORE_FULL */
+    CHANGE_SNAP = 8, /* vm, version, note, consistency, guid, created_us: the state of all its disks
+                        at one instant becomes vm@version; -EEXIST, ERR_STORE_FULL, -EIO (a guid is
+                        wanted, and there are no random bytes for it) */
     CHANGE_VERSION_REMOVE = 9,  /* vm, versions: all of them or none; -EBUSY while one is in use or
                                    held; space comes back later */
     CHANGE_VERSION_HOLD = 10,   /* vm, version, hold; -EALREADY when it is so */
     CHANGE_VERSION_RENAME = 11, /* vm, version, new_name */
     CHANGE_ROLLBACK = 12, /* vm, version; new_name: the version that keeps the replaced head, or ""
-                             to drop it; -EBUSY while a disk is in use */
+                             to drop it; -EBUSY while a disk is in use, -EIO as SNAP */
     CHANGE_CLONE = 13,    /* vm, version, new_name: a new vm whose disks start there; provisional */
     CHANGE_ADOPT = 14, /* vm: a provisional clone of a version of vm new_name; its versions become
                           new_name's, its disks new_name's disks; the clone is gone. -EBUSY while a
@@ -225,12 +226,14 @@ struct store_change {
     const char *note; /* SNAP: borrowed until done; NULL: none */
     enum consistency consistency;
     uint8_t guid[GUID_BYTES]; /* SNAP: what names it in all stores; zeros: a new one */
+    uint64_t created_us;      /* SNAP: UTC, when it was made in the store it came from; 0: now */
     bool hold;
     uint64_t size_bytes;
     enum vm_role role;
     bool provisional;
     void (*done)(struct store_change *change);
-    int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL... */
+    int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL,
+                  -EIO, ERR_READ_ONLY... */
     /* The store's own. */
     struct list link;
     struct store *store;
@@ -285,6 +288,7 @@ struct version_info {
     uint32_t id;      /* rises with time, whatever the clock does */
     uint8_t guid[GUID_BYTES];
     uint64_t created_us; /* UTC */
+    bool received;       /* made in another store: created_us is the time of that */
     enum consistency consistency;
     bool held;
     uint32_t users;           /* of its disks */

@@ -346,6 +346,7 @@ static void put_version(const struct version *version, struct version_info *to,
     *to = (struct version_info){.note = note,
                                 .id = version->id,
                                 .created_us = version->created_us,
+                                .received = version->received,
                                 .consistency = version->consistency,
                                 .held = version->held,
                                 .exclusive_bytes = BYTES_UNKNOWN};

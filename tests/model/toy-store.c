@@ -314,6 +314,10 @@ static void prepare_change(struct store *s, const struct store_change *c, uint64
         v = version_copy(s, vm, c->version, seq);
         snprintf(v->note, sizeof(v->note), "%s", c->note ? c->note : "");
         v->info.consistency = c->consistency;
+        if (c->created_us && !(bug("time-lost") && s->replays)) {
+            v->info.created_us = c->created_us;
+            v->info.received = true;
+        }
         if (memcmp(c->guid, no_guid, GUID_BYTES))
             memcpy(v->info.guid, c->guid, GUID_BYTES);
     } else if (c->kind == CHANGE_ROLLBACK && c->new_name[0]) {
