@@ -35,7 +35,7 @@ static void state_free(struct state *s)
 static int look_at_version(struct store *store, struct state *s)
 {
     uint32_t n;
-    int r = store_list_versions(store, s->vm, &s->versions, &n);
+    int r = store_list_versions(store, s->vm, NULL, UINT32_MAX, &s->versions, &n);
 
     for (uint32_t i = 0; r == 0 && i < n; i++)
         if (!strcmp(s->versions[i].name, s->version)) {

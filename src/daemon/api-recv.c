@@ -177,7 +177,8 @@ static void on_fit(struct engine_call *call)
     fit->available = space.available;
     fit->result = store_list(call->store, &fit->vms, &fit->n_vms);
     if (fit->result == 0)
-        fit->result = store_list_versions(call->store, NULL, &fit->versions, &fit->n);
+        fit->result =
+            store_list_versions(call->store, NULL, NULL, UINT32_MAX, &fit->versions, &fit->n);
     engine_call_done(call);
 }
 

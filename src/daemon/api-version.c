@@ -22,7 +22,8 @@ static void on_versions(struct engine_call *call)
 {
     struct version_listing *l = call->arg;
 
-    l->result = store_list_versions(call->store, l->vm, &l->versions, &l->n);
+    l->result = store_list_versions(call->store, l->vm, l->after, l->max ? l->max : UINT32_MAX,
+                                    &l->versions, &l->n);
     engine_call_done(call);
 }
 

@@ -24,7 +24,7 @@ struct receive {
     char note[NOTE_MAX_BYTES + 1];
     enum consistency consistency;
     uint64_t created_us; /* UTC, where it was sent; 0: not known */
-    bool force; /* also if the target has changed meanwhile */
+    bool force;          /* also if the target has changed meanwhile */
 };
 
 /* NULL: no memory. engine: borrowed; free before it stops. */

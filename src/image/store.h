@@ -299,10 +299,18 @@ struct version_info {
     struct disk_info *disks; /* with their sizes then */
 };
 
-/* The versions of a vm, or of all (NULL), by vm and then by age, in one allocation that the caller
- * frees with free(). -ENOENT, -ENOMEM. */
-int store_list_versions(struct store *store, const char *vm, struct version_info **ret,
-                        uint32_t *ret_n);
+/* A place in the list of versions: behind this one, which need not be there any more. */
+struct version_place {
+    char vm[NAME_MAX_CHARS + 1];
+    uint32_t id;
+};
+
+/* The versions of a vm, or of all (NULL), by vm and then by age (id), in one allocation that the
+ * caller frees with free(). after: begin behind this place, whose vm has the same name if one is
+ * given; NULL: with the first. max: at most so many. The cost is that of those told, and of passing
+ * over those before them. -ENOENT, -ENOMEM. */
+int store_list_versions(struct store *store, const char *vm, const struct version_place *after,
+                        uint32_t max, struct version_info **ret, uint32_t *ret_n);
 
 /* A disk of a version, read-only; the pointer is good until the version is removed, which
  * disk_get() prevents. NULL: no such. */

@@ -358,41 +358,72 @@ static void put_version(const struct version *version, struct version_info *to,
     put_disks(version, to, disks);
 }
 
-int store_list_versions(struct store *store, const char *name, struct version_info **ret,
-                        uint32_t *ret_n)
+/* The first version of this vm or, unless it is the only one that counts, of one after it. */
+static const struct version *first_from(const struct store *store, const struct list *vm, bool only)
+{
+    for (; vm != &store->vms; vm = vm->next) {
+        const struct list *versions = &container_of(vm, struct vm, link)->versions;
+        if (!list_empty(versions))
+            return container_of(versions->next, struct version, link);
+        if (only)
+            break;
+    }
+    return NULL;
+}
+
+/* The next one in the order of lists. */
+static const struct version *next_version(const struct version *version, bool only)
+{
+    const struct vm *vm = version->vm;
+    if (version->link.next != &vm->versions)
+        return container_of(version->link.next, struct version, link);
+    return only ? NULL : first_from(vm->store, vm->link.next, false);
+}
+
+static bool is_behind(const struct version *version, const struct version_place *place)
+{
+    int order = place ? strcmp(version->vm->name, place->vm) : 1;
+    return order > 0 || (order == 0 && version->id > place->id);
+}
+
+/* Whole vms before the place are passed over at once. */
+static const struct version *first_behind(const struct store *store, const struct vm *only,
+                                          const struct version_place *place)
+{
+    const struct list *vm = only ? &only->link : store->vms.next;
+    while (place && !only && vm != &store->vms &&
+           strcmp(container_of(vm, struct vm, link)->name, place->vm) < 0)
+        vm = vm->next;
+    const struct version *version = first_from(store, vm, only);
+    while (version && !is_behind(version, place))
+        version = next_version(version, only);
+    return version;
+}
+
+int store_list_versions(struct store *store, const char *name, const struct version_place *after,
+                        uint32_t max, struct version_info **ret, uint32_t *ret_n)
 {
     const struct vm *only = name ? vm_find(store, name) : NULL;
     size_t n = 0, n_disks = 0, notes = 0;
     if (name && !only)
         return -ENOENT;
-    list_for_each (l, &store->vms) {
-        const struct vm *vm = container_of(l, struct vm, link);
-        list_for_each (k, &vm->versions) {
-            const struct version *version = container_of(k, struct version, link);
-            if (only && vm != only)
-                continue;
-            n++;
-            n_disks += version->n_disks;
-            notes += note_bytes(version);
-        }
+    const struct version *first = first_behind(store, only, after);
+    for (const struct version *v = first; v && n < max; v = next_version(v, only)) {
+        n++;
+        n_disks += v->n_disks;
+        notes += note_bytes(v);
     }
     struct version_info *infos =
         calloc(1, (n + 1) * sizeof(*infos) + n_disks * sizeof(struct disk_info) + notes);
     if (!infos)
         return -ENOMEM;
     struct disk_info *disks = (struct disk_info *)(infos + n + 1);
-    struct version_info *to = infos;
     char *note = (char *)(disks + n_disks);
-    list_for_each (l, &store->vms) {
-        const struct vm *vm = container_of(l, struct vm, link);
-        list_for_each (k, &vm->versions) {
-            const struct version *version = container_of(k, struct version, link);
-            if (only && vm != only)
-                continue;
-            put_version(version, to++, disks, note);
-            disks += version->n_disks;
-            note += note_bytes(version);
-        }
+    const struct version *v = first;
+    for (size_t i = 0; i < n; i++, v = next_version(v, only)) {
+        put_version(v, &infos[i], disks, note);
+        disks += v->n_disks;
+        note += note_bytes(v);
     }
     *ret = infos;
     *ret_n = n;
