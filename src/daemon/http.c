@@ -2,7 +2,7 @@
 #include "daemon/http.h"
 
 #include "base/report.h"
-#include "base/sched.h"
+#include "base/time-slice.h"
 #include "daemon/api.h"
 
 #include <errno.h>
@@ -157,7 +157,7 @@ int http_start(int listen_fd, struct api_registry *registry, unsigned max_connec
     /* The threads that are started here do little and wait much. A data thread under full load does
      * not wait; where processors are few theirs is also its, and each time that they wake they
      * would wait for the end of its slice, some milliseconds. */
-    int r = sched_set_slice(SLICE_NS);
+    int r = time_slice_set(SLICE_NS);
     if (r < 0)
         report_debug("http: the control API's threads have slices like all others: %s",
                      strerror(-r));
@@ -170,7 +170,7 @@ int http_start(int listen_fd, struct api_registry *registry, unsigned max_connec
                          max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
                          MHD_OPTION_NOTIFY_COMPLETED, on_end, NULL, MHD_OPTION_END);
     if (r == 0)
-        (void)sched_set_slice(0); /* back: this thread's is of no consequence */
+        (void)time_slice_set(0); /* back: this thread's is of no consequence */
     if (!http->daemon) {
         free(http);
         return why_set(why, -EINVAL, "cannot start the HTTP server of the control API");

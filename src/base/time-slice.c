@@ -1,5 +1,5 @@
-/* sched.c - sched_setattr(2), which glibc does not wrap before 2.41. */
-#include "base/sched.h"
+/* time-slice.c - sched_setattr(2), which glibc does not wrap before 2.41. */
+#include "base/time-slice.h"
 
 #include <errno.h>
 #include <sys/syscall.h>
@@ -14,7 +14,7 @@ struct attributes {
     uint64_t runtime, deadline, period;
 };
 
-int sched_set_slice(uint64_t slice_ns)
+int time_slice_set(uint64_t slice_ns)
 {
     struct attributes a = {.size = sizeof(a)};
 
