@@ -469,7 +469,8 @@ static int encode_more(struct store *store, const struct store_change *c, uint8_
     struct snap_record s = {.consistency = c->consistency,
                             .note_len = c->note ? strlen(c->note) : 0};
     memcpy(s.guid, c->guid, sizeof(s.guid));
-    if (memcmp(s.guid, none, sizeof(none)) == 0 &&
+    bool made = c->kind == CHANGE_SNAP || *c->new_name; /* a version */
+    if (made && memcmp(s.guid, none, sizeof(none)) == 0 &&
         getrandom(s.guid, sizeof(s.guid), 0) != sizeof(s.guid))
         return -EIO; /* one that is like another store's would let a stream fit that does not */
     memcpy(at, &s, sizeof(s));
