@@ -97,9 +97,7 @@ static void look(xmlrpc_env *env, struct api *api, struct state *s)
 {
     if (env->fault_occurred)
         return;
-    int r = engine_call(api->engine, on_look, s);
-    if (r == 0)
-        r = s->result;
+    int r = engine_ask(api->engine, on_look, s, &s->result);
     if (r < 0)
         state_fault(env, s->vm, s->version, r);
 }

@@ -431,9 +431,7 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
     xmlrpc_value *value = NULL;
 
     take_begin(env, args, &b);
-    int r = env->fault_occurred ? 0 : engine_call(api->engine, on_fit, &fit);
-    if (r == 0)
-        r = fit.result;
+    int r = env->fault_occurred ? 0 : engine_ask(api->engine, on_fit, &fit, &fit.result);
     if (r < 0)
         api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
     if (!env->fault_occurred)

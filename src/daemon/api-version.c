@@ -29,10 +29,8 @@ static void on_versions(struct engine_call *call)
 
 bool api_list_versions(xmlrpc_env *env, struct api *api, struct version_listing *l)
 {
-    int r = env->fault_occurred ? 0 : engine_call(api->engine, on_versions, l);
+    int r = env->fault_occurred ? 0 : engine_ask(api->engine, on_versions, l, &l->result);
 
-    if (r == 0)
-        r = l->result;
     if (r == -ENOENT)
         api_fault(env, FAULT_NOT_FOUND, "there is no vm \"%s\"; see varve ls", l->vm);
     else if (r < 0)

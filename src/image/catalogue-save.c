@@ -320,12 +320,8 @@ static int connect(struct loading *l)
             return ERR_DAMAGED;
         descend(l->all[i].descent, parent->version);
     }
-    for (size_t i = 0; i < l->n; i++) {
-        if (l->all[i].version)
-            version_set_held(l->all[i].version);
-        else
-            vm_set_held(container_of(l->all[i].descent, struct vm, descent));
-    }
+    for (size_t i = 0; i < l->n; i++)
+        descent_set_held(l->all[i].descent);
     for (size_t i = 0; i < l->n; i++)
         if (l->all[i].version)
             resume_release(l->all[i].version);

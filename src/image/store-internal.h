@@ -233,8 +233,7 @@ void version_free(struct version *version);
 void version_set_name(struct version *version, const char *name);
 void descend(struct descent *descent, struct version *parent);
 /* Its trees free what the version before them does not hold. */
-void vm_set_held(struct vm *vm);
-void version_set_held(struct version *version);
+void descent_set_held(struct descent *descent);
 /* The disks of a vm's head or of a version, and the one of them that comes from the same one as a
  * tree; NULL: none does. */
 struct list *descent_disks(struct descent *descent);

@@ -201,16 +201,10 @@ static void tree_set_held(struct tree *tree, struct version *parent)
     tree->release = NULL;
 }
 
-void vm_set_held(struct vm *vm)
+void descent_set_held(struct descent *descent)
 {
-    list_for_each (l, &vm->disks)
-        tree_set_held(&container_of(l, struct disk, link)->tree, vm->descent.parent);
-}
-
-void version_set_held(struct version *version)
-{
-    list_for_each (l, &version->disks)
-        tree_set_held(&container_of(l, struct disk, link)->tree, version->descent.parent);
+    list_for_each (l, descent_disks(descent))
+        tree_set_held(&container_of(l, struct disk, link)->tree, descent->parent);
 }
 
 int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t id, uint64_t cut,
@@ -233,7 +227,7 @@ int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t 
     }
     descend(&version->descent, vm->descent.parent);
     descend(&vm->descent, version);
-    vm_set_held(vm);
+    descent_set_held(&vm->descent);
     *ret = version;
     return 0;
 }
@@ -250,7 +244,7 @@ int head_from(struct store *store, struct vm *vm, const struct version *version,
             return -ENOMEM;
     }
     descend(&vm->descent, (struct version *)version);
-    vm_set_held(vm);
+    descent_set_held(&vm->descent);
     return 0;
 }
 
