@@ -106,10 +106,11 @@ static enum exit_code begin(struct recv *r)
     const struct stream_info *info = &r->reader.info;
     unsigned consistency = info->consistency < 4 ? info->consistency : 0;
     json_t *answer,
-        *options = json_pack("{s:s, s:o, s:s, s:s, s:i, s:o, s:b}", "version", info->version,
+        *options = json_pack("{s:s, s:o, s:s, s:s, s:i, s:o, s:o, s:b}", "version", info->version,
                              "guid", guid_json(info->guid), "note", info->note, "consistency",
                              consistencies[consistency], "role", (int)info->role, "bytes",
-                             json_sprintf("%" PRIu64, info->data_bytes), "force",
+                             json_sprintf("%" PRIu64, info->data_bytes), "created_us",
+                             json_sprintf("%" PRIu64, info->created_us), "force",
                              option_value(r->inv, "force") != NULL);
 
     if (*info->from)

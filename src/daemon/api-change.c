@@ -341,7 +341,7 @@ static void look_at_versions(struct store *store, struct reason *reason, bool he
     struct version_info *versions;
     uint32_t n;
 
-    if (store_list_versions(store, reason->change->vm, &versions, &n) < 0)
+    if (store_list_versions(store, reason->change->vm, NULL, true, UINT32_MAX, &versions, &n) < 0)
         return;
     for (uint32_t i = 0; i < n && !*reason->version; i++)
         if ((held ? versions[i].held : versions[i].users > 0) &&

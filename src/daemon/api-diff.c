@@ -35,7 +35,7 @@ static void state_free(struct state *s)
 static int look_at_version(struct store *store, struct state *s)
 {
     uint32_t n;
-    int r = store_list_versions(store, s->vm, &s->versions, &n);
+    int r = store_list_versions(store, s->vm, NULL, true, UINT32_MAX, &s->versions, &n);
 
     for (uint32_t i = 0; r == 0 && i < n; i++)
         if (!strcmp(s->versions[i].name, s->version)) {
@@ -97,9 +97,7 @@ static void look(xmlrpc_env *env, struct api *api, struct state *s)
 {
     if (env->fault_occurred)
         return;
-    int r = engine_call(api->engine, on_look, s);
-    if (r == 0)
-        r = s->result;
+    int r = engine_ask(api->engine, on_look, s, &s->result);
     if (r < 0)
         state_fault(env, s->vm, s->version, r);
 }

@@ -18,9 +18,10 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define GUID_CHARS (2 * GUID_BYTES)
-#define DISK_MIN   4096u
-#define IDLE_TRIES 200 /* of 10 ms: until our own client's end is seen */
+#define GUID_CHARS     (2 * GUID_BYTES)
+#define DISK_MIN       4096u
+#define IDLE_TRIES     200 /* of 10 ms: until our own client's end is seen */
+#define CREATED_MAX_US 253402300799999999ULL
 
 /* ---- words ---------------------------------------------------------------------------------- */
 
@@ -46,6 +47,17 @@ static void take_consistency(xmlrpc_env *env, const char *text, enum consistency
             return;
         }
     api_fault(env, FAULT_BAD_ARGUMENT, "\"%.40s\" is no consistency", text);
+}
+
+static void take_created(xmlrpc_env *env, const char *text, uint64_t *out)
+{
+    if (!text || env->fault_occurred)
+        return;
+    if (size_parse_decimal(text, out) < 0 || *out > CREATED_MAX_US)
+        api_fault(env, FAULT_BAD_ARGUMENT,
+                  "\"%.40s\" is no time: created_us is in microseconds since 1970, before the year "
+                  "10000",
+                  text);
 }
 
 /* ---- recv.begin: what it is told ------------------------------------------------------------ */
@@ -112,7 +124,7 @@ static void take_disks(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
 static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
 {
     const char *version = "", *guid = "", *from_guid = NULL, *note = "", *consistency = NULL;
-    const char *bytes = NULL;
+    const char *bytes = NULL, *created = NULL;
     const struct api_option specs[] = {{"version", 's', &version},
                                        {"guid", 's', &guid},
                                        {"from_guid", 's', &from_guid},
@@ -120,6 +132,7 @@ static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
                                        {"consistency", 's', &consistency},
                                        {"role", 'i', &b->role},
                                        {"bytes", 's', &bytes},
+                                       {"created_us", 's', &created},
                                        {"force", 'b', &b->what.force},
                                        {}};
 
@@ -129,6 +142,7 @@ static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
     take_guid(env, guid, b->what.guid);
     take_guid(env, from_guid, b->from_guid);
     take_consistency(env, consistency, &b->what.consistency);
+    take_created(env, created, &b->what.created_us);
     b->incremental = from_guid != NULL;
     if (!env->fault_occurred && strlen(note) > NOTE_MAX_BYTES)
         api_fault(env, FAULT_BAD_ARGUMENT, "the note is longer than %u bytes", NOTE_MAX_BYTES);
@@ -163,7 +177,8 @@ static void on_fit(struct engine_call *call)
     fit->available = space.available;
     fit->result = store_list(call->store, &fit->vms, &fit->n_vms);
     if (fit->result == 0)
-        fit->result = store_list_versions(call->store, NULL, &fit->versions, &fit->n);
+        fit->result =
+            store_list_versions(call->store, NULL, NULL, true, UINT32_MAX, &fit->versions, &fit->n);
     engine_call_done(call);
 }
 
@@ -416,9 +431,7 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
     xmlrpc_value *value = NULL;
 
     take_begin(env, args, &b);
-    int r = env->fault_occurred ? 0 : engine_call(api->engine, on_fit, &fit);
-    if (r == 0)
-        r = fit.result;
+    int r = env->fault_occurred ? 0 : engine_ask(api->engine, on_fit, &fit, &fit.result);
     if (r < 0)
         api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
     if (!env->fault_occurred)
@@ -535,6 +548,7 @@ static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api
     strcpy(snap.version, what.version);
     snap.note = *what.note ? what.note : NULL;
     snap.consistency = what.consistency;
+    snap.created_us = what.created_us;
     memcpy(snap.guid, what.guid, GUID_BYTES);
     api_change(env, api, &snap);
     place(env, api, &what);
@@ -565,7 +579,9 @@ const struct method api_recv_methods[] = {
      "Make a provisional vm for a version that comes in, to be written over NBD. Options: version "
      "(its name), guid, from_guid (of the version of vm that it goes on from; absent: vm is made "
      "new), note, consistency (crash, filesystem, application, ram), role (a number), bytes (of "
-     "data, about), force (also if vm has changed since that version). Each disk: {name, size, "
+     "data, about), created_us (when the version was taken: microseconds of UTC since 1970; absent "
+     "or "
+     "0: now), force (also if vm has changed since that version). Each disk: {name, size, "
      "fresh (true: nothing of the version's disk)}. Returns {vm (to be written), from (the name of "
      "the version)}. The vm vanishes when no client has been connected to it for 10 seconds.",
      recv_begin},

@@ -65,7 +65,8 @@ static void on_look(struct engine_call *call)
 {
     struct look *l = call->arg;
 
-    l->result = store_list_versions(call->store, l->vm, &l->versions, &l->n);
+    l->result =
+        store_list_versions(call->store, l->vm, NULL, true, UINT32_MAX, &l->versions, &l->n);
     for (uint32_t i = 0; l->result == 0 && i < l->n; i++) {
         if (!strcmp(l->versions[i].name, l->version))
             l->of = &l->versions[i];

@@ -68,6 +68,7 @@ static xmlrpc_value *version_value(xmlrpc_env *env, const struct version_info *v
     api_put_u64(env, value, "id", v->id);
     api_put_text(env, value, "guid", guid);
     api_put_time(env, value, "created", v->created_us);
+    api_put_bool(env, value, "received", v->received);
     api_put_text(env, value, "consistency", api_consistency_word(v->consistency));
     put_origin(env, value, v->origin_vm, v->origin);
     api_put_bool(env, value, "held", v->held);
@@ -96,44 +97,35 @@ static void measure(struct api *api, struct version_info *v, uint64_t deadline_u
 
 /* ---- version.list --------------------------------------------------------------------------- */
 
-/* Where a page ends: "VM@ID", in the order of the list. */
-struct cursor {
-    char vm[NAME_MAX_CHARS + 1];
-    uint64_t id;
-};
-
-static void take_cursor(xmlrpc_env *env, const char *text, struct cursor *cursor)
+/* Where a page ends: "VM@ID". */
+static void take_place(xmlrpc_env *env, const char *text, struct version_place *place)
 {
     const char *at = text ? strchr(text, '@') : NULL;
+    uint64_t id = 0;
 
     if (!text || env->fault_occurred)
         return;
-    if (!at || at - text > (long)NAME_MAX_CHARS || size_parse_decimal(at + 1, &cursor->id) < 0) {
+    if (!at || at - text > (long)NAME_MAX_CHARS || size_parse_decimal(at + 1, &id) < 0 ||
+        id > UINT32_MAX) {
         api_fault(env, FAULT_BAD_ARGUMENT,
                   "\"%.80s\" is no place in a list; give \"after\" the \"next\" of the last answer",
                   text);
         return;
     }
-    memcpy(cursor->vm, text, (size_t)(at - text));
+    memcpy(place->vm, text, (size_t)(at - text));
+    place->id = (uint32_t)id;
 }
 
-static bool is_past(const struct version_info *v, const struct cursor *cursor)
-{
-    int order = strcmp(v->vm, cursor->vm);
-    return order > 0 || (order == 0 && v->id > cursor->id);
-}
-
+/* l: one more than a page has, if there are more. */
 static xmlrpc_value *page(xmlrpc_env *env, struct api *api, const struct version_listing *l,
-                          const struct cursor *after, bool measured)
+                          bool measured)
 {
     xmlrpc_value *value = xmlrpc_struct_new(env), *versions = xmlrpc_array_new(env);
     uint64_t deadline_us = mono_us() + MEASURE_SECONDS * 1000000ULL;
     char next[NAME_MAX_CHARS + 16] = "";
-    uint32_t i = 0, n = 0;
+    uint32_t i = 0;
 
-    while (i < l->n && !is_past(&l->versions[i], after))
-        i++;
-    for (; i < l->n && n < PAGE_VERSIONS && !env->fault_occurred; i++, n++) {
+    for (; i < l->n && i < PAGE_VERSIONS && !env->fault_occurred; i++) {
         if (measured)
             measure(api, &l->versions[i], deadline_us);
         api_append(env, versions, version_value(env, &l->versions[i]));
@@ -151,17 +143,18 @@ static xmlrpc_value *version_list(xmlrpc_env *env, xmlrpc_value *args, struct ap
     const char *name = api_text(env, args, 0), *after = NULL;
     bool measured = false;
     const struct api_option options[] = {{"after", 's', &after}, {"measure", 'b', &measured}, {}};
-    struct version_listing l = {};
-    struct cursor cursor = {};
+    struct version_place place = {};
+    struct version_listing l = {.max = PAGE_VERSIONS + 1};
 
     if (name && *name)
         api_take_name(env, "vm name", name, vm);
     api_take_options(env, "version.list", args, 1, options);
-    take_cursor(env, after, &cursor);
+    take_place(env, after, &place);
     l.vm = *vm ? vm : NULL;
+    l.after = after ? &place : NULL;
     if (env->fault_occurred || !api_list_versions(env, api, &l))
         return NULL;
-    xmlrpc_value *value = page(env, api, &l, &cursor, measured);
+    xmlrpc_value *value = page(env, api, &l, measured);
     free(l.versions);
     return value;
 }
@@ -192,7 +185,8 @@ static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct ap
 
 #define VERSION_STRUCT                                                                             \
     "{vm, name, id (decimal; rises with age), guid (hexadecimal; the same in all stores), "        \
-    "created, consistency (crash, filesystem, application, ram), origin (the version before it, "  \
+    "created, received (it came in a stream: created is when it was made where it came from), "    \
+    "consistency (crash, filesystem, application, ram), origin (the version before it, "           \
     "maybe of another vm, as VM@NAME; empty: none, or removed), held, users, used (bytes that it " \
     "shows), exclusive (bytes that its removal frees) and shared (the rest of used; both absent "  \
     "when that is not known), note, "                                                              \

@@ -18,32 +18,19 @@
 
 /* ---- listing -------------------------------------------------------------------------------- */
 
-/* Memory of others, and checkpoints under way. */
-static uint32_t leave_out_hidden(struct version_info *versions, uint32_t n)
-{
-    uint32_t kept = 0;
-
-    for (uint32_t i = 0; i < n; i++)
-        if (!versions[i].memory && !versions[i].provisional)
-            versions[kept++] = versions[i];
-    return kept;
-}
-
 static void on_versions(struct engine_call *call)
 {
     struct version_listing *l = call->arg;
 
-    l->result = store_list_versions(call->store, l->vm, &l->versions, &l->n);
-    l->n = l->result < 0 ? 0 : leave_out_hidden(l->versions, l->n);
+    l->result = store_list_versions(call->store, l->vm, l->after, false,
+                                    l->max ? l->max : UINT32_MAX, &l->versions, &l->n);
     engine_call_done(call);
 }
 
 bool api_list_versions(xmlrpc_env *env, struct api *api, struct version_listing *l)
 {
-    int r = env->fault_occurred ? 0 : engine_call(api->engine, on_versions, l);
+    int r = env->fault_occurred ? 0 : engine_ask(api->engine, on_versions, l, &l->result);
 
-    if (r == 0)
-        r = l->result;
     if (r == -ENOENT)
         api_fault(env, FAULT_NOT_FOUND, "there is no vm \"%s\"; see varve ls", l->vm);
     else if (r < 0)

@@ -8,7 +8,9 @@
 #include <stdbool.h>
 
 struct version_listing {
-    const char *vm; /* NULL: all */
+    const char *vm;                    /* NULL: all */
+    const struct version_place *after; /* NULL: from the first on */
+    uint32_t max;                      /* 0: all */
     struct version_info *versions;
     uint32_t n;
     int result;

@@ -153,10 +153,8 @@ static void on_list(struct engine_call *call)
 
 static bool list(xmlrpc_env *env, struct api *api, struct listing *l)
 {
-    int r = env->fault_occurred ? 0 : engine_call(api->engine, on_list, l);
+    int r = env->fault_occurred ? 0 : engine_ask(api->engine, on_list, l, &l->result);
 
-    if (r == 0)
-        r = l->result;
     if (r < 0)
         api_fault(env, (int)fault_from_code(r), "cannot list the vms: %s", err_text(r));
     return !env->fault_occurred;

@@ -175,9 +175,7 @@ int compare_disks(struct engine *engine, struct compare *compare)
         return -ENOMEM;
     *run = (struct run){.compare = compare};
     compare->n_extents = 0;
-    int r = engine_call(engine, on_compare, run);
-    if (r == 0)
-        r = run->result;
+    int r = engine_ask(engine, on_compare, run, &run->result);
     free(run);
     return r;
 }

@@ -53,6 +53,15 @@ struct engine_call {
  * Returns 0, or what loop_post() said; then fn is not called. */
 int engine_call(struct engine *engine, void (*fn)(struct engine_call *call), void *arg);
 
+/* The same for an fn that says in *result (in arg) how it went. Returns that, or engine_call()'s.
+ */
+static inline int engine_ask(struct engine *engine, void (*fn)(struct engine_call *call), void *arg,
+                             const int *result)
+{
+    int r = engine_call(engine, fn, arg);
+    return r < 0 ? r : *result;
+}
+
 /* On the engine's thread, once per call, in fn or later. The call is gone afterwards. */
 void engine_call_done(struct engine_call *call);
 

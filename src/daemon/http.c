@@ -2,6 +2,7 @@
 #include "daemon/http.h"
 
 #include "base/report.h"
+#include "base/time-slice.h"
 #include "daemon/api.h"
 
 #include <errno.h>
@@ -11,6 +12,8 @@
 #include <string.h>
 
 #define IDLE_SECONDS 60
+/* The shortest that the kernel gives: see http_start(). */
+#define SLICE_NS 100000
 
 struct http {
     struct MHD_Daemon *daemon;
@@ -151,6 +154,13 @@ int http_start(int listen_fd, struct api_registry *registry, unsigned max_connec
     if (!http)
         return why_set(why, -ENOMEM, "no memory for the control API");
     http->registry = registry;
+    /* The threads that are started here do little and wait much. A data thread under full load does
+     * not wait; where processors are few theirs is also its, and each time that they wake they
+     * would wait for the end of its slice, some milliseconds. */
+    int r = time_slice_set(SLICE_NS);
+    if (r < 0)
+        report_debug("http: the control API's threads have slices like all others: %s",
+                     strerror(-r));
     http->daemon =
         /* A thread for each connection: requests wait, for the store and for guests. */
         MHD_start_daemon(MHD_USE_POLL_INTERNAL_THREAD | MHD_USE_THREAD_PER_CONNECTION |
@@ -159,6 +169,8 @@ int http_start(int listen_fd, struct api_registry *registry, unsigned max_connec
                          MHD_OPTION_LISTEN_SOCKET, listen_fd, MHD_OPTION_CONNECTION_LIMIT,
                          max_connections, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
                          MHD_OPTION_NOTIFY_COMPLETED, on_end, NULL, MHD_OPTION_END);
+    if (r == 0)
+        (void)time_slice_set(0); /* back: this thread's is of no consequence */
     if (!http->daemon) {
         free(http);
         return why_set(why, -EINVAL, "cannot start the HTTP server of the control API");

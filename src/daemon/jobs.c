@@ -138,11 +138,10 @@ static void on_start(struct engine_call *call)
 int jobs_start_check(struct jobs *jobs, bool pages, uint32_t *ret_id)
 {
     struct start s = {.jobs = jobs, .pages = pages};
-    int r = engine_call(jobs->engine, on_start, &s);
-    if (r < 0 || s.result < 0)
-        return r < 0 ? r : s.result;
-    *ret_id = s.id;
-    return 0;
+    int r = engine_ask(jobs->engine, on_start, &s, &s.result);
+    if (r == 0)
+        *ret_id = s.id;
+    return r;
 }
 
 /* ---- reading and cancelling ----------------------------------------------------------------- */
@@ -177,8 +176,7 @@ static void on_read(struct engine_call *call)
 int jobs_read(struct jobs *jobs, uint32_t id, struct job_view *ret)
 {
     struct lookup l = {.jobs = jobs, .id = id, .ret = ret};
-    int r = engine_call(jobs->engine, on_read, &l);
-    return r < 0 ? r : l.result;
+    return engine_ask(jobs->engine, on_read, &l, &l.result);
 }
 
 static void on_cancel(struct engine_call *call)
@@ -195,8 +193,7 @@ static void on_cancel(struct engine_call *call)
 int jobs_cancel(struct jobs *jobs, uint32_t id)
 {
     struct lookup l = {.jobs = jobs, .id = id};
-    int r = engine_call(jobs->engine, on_cancel, &l);
-    return r < 0 ? r : l.result;
+    return engine_ask(jobs->engine, on_cancel, &l, &l.result);
 }
 
 static void on_free(struct engine_call *call)

@@ -116,7 +116,7 @@ static void sweep_once(struct memory_sweep *sweep, struct store *store)
         return; /* no memory: the next time sees to it */
     for (uint32_t i = 0; i < n_vms && !any; i++)
         any = vms[i].memory;
-    if (!any || store_list_versions(store, NULL, &versions, &n) < 0)
+    if (!any || store_list_versions(store, NULL, NULL, true, UINT32_MAX, &versions, &n) < 0)
         return;
     choose_versions(sweep, versions, n);
     if (sweep->change.n_versions || choose_vm(sweep, vms, n_vms))

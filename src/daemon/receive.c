@@ -123,8 +123,7 @@ int receives_add(struct receives *receives, const struct receive *what)
 {
     struct receive copy = *what;
     struct request q = {.receives = receives, .what = &copy};
-    int r = engine_call(receives->engine, on_add, &q);
-    return r < 0 ? r : q.result;
+    return engine_ask(receives->engine, on_add, &q, &q.result);
 }
 
 static void on_take(struct engine_call *call)
@@ -146,9 +145,7 @@ int receives_take(struct receives *receives, const char *vm, struct receive *ret
     struct request q = {.receives = receives, .what = &what};
 
     strncpy(what.vm, vm, NAME_MAX_CHARS);
-    int r = engine_call(receives->engine, on_take, &q);
-    if (r == 0)
-        r = q.result;
+    int r = engine_ask(receives->engine, on_take, &q, &q.result);
     if (r == 0)
         *ret = what;
     return r;

@@ -23,7 +23,8 @@ struct receive {
     uint8_t guid[GUID_BYTES];
     char note[NOTE_MAX_BYTES + 1];
     enum consistency consistency;
-    bool force; /* also if the target has changed meanwhile */
+    uint64_t created_us; /* UTC, where it was sent; 0: not known */
+    bool force;          /* also if the target has changed meanwhile */
 };
 
 /* NULL: no memory. engine: borrowed; free before it stops. */

@@ -400,8 +400,8 @@ int store_list(struct store *store, struct vm_info **ret_vms, uint32_t *ret_n)
 }
 
 /* Names alone: nobody here needs more. The disks of a version stand side by side. */
-int store_list_versions(struct store *store, const char *vm, struct version_info **ret,
-                        uint32_t *ret_n)
+int store_list_versions(struct store *store, const char *vm, const struct version_place *after,
+                        bool hidden, uint32_t max, struct version_info **ret, uint32_t *ret_n)
 {
     struct version_info *versions = calloc(store->n_disks + 1, sizeof(*versions));
     uint32_t n = 0;
@@ -412,6 +412,8 @@ int store_list_versions(struct store *store, const char *vm, struct version_info
         const struct disk *disk = container_of(l, struct disk, link);
         if (!*disk->version || strcmp(disk->vm, vm))
             continue;
+        if (n == max)
+            break;
         if (n && !strcmp(versions[n - 1].name, disk->version))
             continue;
         strcpy(versions[n].vm, vm);

@@ -117,7 +117,7 @@ static int list_bases(struct nbd_exports *exports, const char *text,
     struct disk *disk = find_by_name(store, &name);
     if (!disk)
         return -ENOENT;
-    int err = store_list_versions(store, name.vm, &versions, &n);
+    int err = store_list_versions(store, name.vm, NULL, true, UINT32_MAX, &versions, &n);
     if (err)
         return err;
     for (uint32_t i = 0; i < n; i++) {

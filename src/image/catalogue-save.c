@@ -82,7 +82,8 @@ static void put_version(struct cursor *c, const struct version *version)
                                   .parent = parent_id(&version->descent),
                                   .n_disks = version->n_disks,
                                   .flags = (version->held ? VERSION_HELD : 0) |
-                                           (version->provisional ? VERSION_PROVISIONAL : 0),
+                                           (version->provisional ? VERSION_PROVISIONAL : 0) |
+                                           (version->received ? VERSION_RECEIVED : 0),
                                   .consistency = version->consistency,
                                   .name_len = strlen(version->name),
                                   .note_len = version->note ? strlen(version->note) : 0,
@@ -255,6 +256,7 @@ static int load_version(struct loading *l, struct vm **vm)
     version->stale = v->vm ? 0 : UINT64_MAX / 2;
     version->held = v->flags & VERSION_HELD;
     version->provisional = v->flags & VERSION_PROVISIONAL;
+    version->received = v->flags & VERSION_RECEIVED;
     version->consistency = v->consistency;
     version->created_us = v->created_us;
     version->cut = v->cut;
@@ -322,12 +324,8 @@ static int connect(struct loading *l)
             return ERR_DAMAGED;
         descend(l->all[i].descent, parent->version);
     }
-    for (size_t i = 0; i < l->n; i++) {
-        if (l->all[i].version)
-            version_set_held(l->all[i].version);
-        else
-            vm_set_held(container_of(l->all[i].descent, struct vm, descent));
-    }
+    for (size_t i = 0; i < l->n; i++)
+        descent_set_held(l->all[i].descent);
     for (size_t i = 0; i < l->n; i++)
         if (l->all[i].version)
             resume_release(l->all[i].version);

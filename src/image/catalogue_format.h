@@ -33,6 +33,7 @@ static_assert(sizeof(struct catalogue_vm) == 24, "catalogue vm");
 
 #define VERSION_PROVISIONAL 1u /* in catalogue_version, and in the record that makes it */
 #define VERSION_HELD        2u /* in catalogue_version, and in the record */
+#define VERSION_RECEIVED    4u /* in both: the time is that of its making in another store */
 
 /* In the order of their ids within a vm. Then name and note, then its disks. */
 struct catalogue_version {
@@ -82,7 +83,7 @@ struct change_record {
     uint16_t zero;
     uint32_t id; /* the first one that is free: what is made takes it, and those after it */
     uint32_t zero2;
-    uint64_t size_bytes;
+    uint64_t size_bytes; /* SNAP with VERSION_RECEIVED: the version's created_us */
     uint64_t time_us;
 };
 static_assert(sizeof(struct change_record) == 32, "change record");

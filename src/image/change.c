@@ -278,7 +278,8 @@ static int do_snap(struct store *store, struct vm *vm, const struct parsed_chang
     int code = version_snap(store, vm, c->disk, c->r.id, c->cut, &version);
     if (code < 0)
         return code;
-    version->created_us = c->r.time_us;
+    version->received = c->r.flags & VERSION_RECEIVED;
+    version->created_us = version->received ? c->r.size_bytes : c->r.time_us;
     version->consistency = s.consistency;
     version->provisional = c->r.flags & VERSION_PROVISIONAL;
     memcpy(version->guid, s.guid, sizeof(version->guid));
@@ -463,8 +464,8 @@ static int do_change(struct store *store, const struct parsed_change *c)
 static_assert(NOTE_MAX_BYTES <= CHANGE_MAX_VERSIONS * sizeof(uint32_t), "the longer of the two");
 static_assert(sizeof(struct record) + CHANGE_MAX_BYTES + 8 <= BATCH_RECORDS_BYTES, "fits a batch");
 
-/* What follows the names. Returns its length. */
-static uint32_t encode_more(struct store *store, const struct store_change *c, uint8_t *at)
+/* What follows the names. Returns its length, or -EIO: no random bytes for a guid. */
+static int encode_more(struct store *store, const struct store_change *c, uint8_t *at)
 {
     if (c->kind == CHANGE_VERSION_REMOVE) {
         struct vm *vm = vm_find(store, c->vm);
@@ -479,16 +480,18 @@ static uint32_t encode_more(struct store *store, const struct store_change *c, u
     struct snap_record s = {.consistency = c->consistency,
                             .note_len = c->note ? strlen(c->note) : 0};
     memcpy(s.guid, c->guid, sizeof(s.guid));
-    if (memcmp(s.guid, none, sizeof(none)) == 0 &&
+    bool made = c->kind == CHANGE_SNAP || *c->new_name; /* a version */
+    if (made && memcmp(s.guid, none, sizeof(none)) == 0 &&
         getrandom(s.guid, sizeof(s.guid), 0) != sizeof(s.guid))
-        memcpy(s.guid, &store->next_id, sizeof(store->next_id)); /* unlike in this store at least */
+        return -EIO; /* one that is like another store's would let a stream fit that does not */
     memcpy(at, &s, sizeof(s));
     if (s.note_len)
         memcpy(at + sizeof(s), c->note, s.note_len);
     return sizeof(s) + s.note_len;
 }
 
-static uint32_t change_encode(struct store *store, const struct store_change *c, uint8_t *buf)
+/* Returns the length, or an error of encode_more(). */
+static int change_encode(struct store *store, const struct store_change *c, uint8_t *buf)
 {
     struct change_record *r = (struct change_record *)buf;
     const char *disk = c->kind > CHANGE_DISK_COMMIT ? c->version : c->disk;
@@ -498,25 +501,28 @@ static uint32_t change_encode(struct store *store, const struct store_change *c,
         c->provisional && (c->kind == CHANGE_VM_CREATE || c->kind == CHANGE_DISK_ADD ||
                            c->kind == CHANGE_CLONE || c->kind == CHANGE_SNAP);
     bool memory = c->memory && (c->kind == CHANGE_VM_CREATE || c->kind == CHANGE_CLONE);
+    bool held = c->kind == CHANGE_VERSION_HOLD && c->hold;
+    bool received = c->kind == CHANGE_SNAP && c->created_us;
     static_assert(VM_PROVISIONAL == DISK_PROVISIONAL && VM_PROVISIONAL == VERSION_PROVISIONAL,
                   "one bit for all");
     *r = (struct change_record){.kind = c->kind,
                                 .role = c->role,
-                                .flags =
-                                    (provisional ? VM_PROVISIONAL : 0) | (memory ? VM_MEMORY : 0) |
-                                    (c->kind == CHANGE_VERSION_HOLD && c->hold ? VERSION_HELD : 0),
+                                .flags = (provisional ? VM_PROVISIONAL : 0) |
+                                         (memory ? VM_MEMORY : 0) | (held ? VERSION_HELD : 0) |
+                                         (received ? VERSION_RECEIVED : 0),
                                 .vm_len = strlen(c->vm),
                                 .disk_len = strlen(disk),
                                 .new_len = strlen(c->new_name),
                                 .id = store->next_id,
-                                .size_bytes = c->size_bytes,
+                                .size_bytes = received ? c->created_us : c->size_bytes,
                                 .time_us = wall_us()};
     uint8_t *at = buf + sizeof(*r);
     memcpy(at, c->vm, r->vm_len);
     memcpy(at + r->vm_len, disk, r->disk_len);
     memcpy(at + r->vm_len + r->disk_len, c->new_name, r->new_len);
     uint32_t len = sizeof(*r) + r->vm_len + r->disk_len + r->new_len;
-    return len + encode_more(store, c, buf + len);
+    int more = encode_more(store, c, buf + len);
+    return more < 0 ? more : (int)len + more;
 }
 
 static int take_name(const uint8_t **at, const uint8_t *end, uint32_t len, char *name)
@@ -694,7 +700,12 @@ void changes_step(struct store *store)
         change_done(store, -ENOMEM);
         return;
     }
-    change->record_len = change_encode(store, change, change->record);
+    int len = change_encode(store, change, change->record);
+    if (len < 0) {
+        change_done(store, len);
+        return;
+    }
+    change->record_len = len;
     bool freezes = change->kind == CHANGE_SNAP || change->kind == CHANGE_ROLLBACK;
     if (freezes && !log_table_room(store->log))
         return;

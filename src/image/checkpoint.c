@@ -36,6 +36,52 @@ static size_t pad(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
+/* ---- the roots ------------------------------------------------------------------------------ */
+
+/* The root as it was when the checkpoint began: of a head that had changed since the last one, or
+ * of a version whose root was not written yet. The others stood in the catalogue. */
+static void put_root(struct checkpoint *c, struct disk *disk)
+{
+    struct tree_changes *changes = disk->tree.changes;
+    const struct entry *root = changes ? &changes->checkpoint_root : &disk->tree.root_entry;
+    if (disk->root_offset && (!changes || changes->in_checkpoint))
+        memcpy(c->buf + BLOCK_BYTES + disk->root_offset, root, sizeof(*root));
+}
+
+/* A head whose root is still being written for a version gives the checkpoint that one. */
+static void expect_root(struct checkpoint *c, struct disk *disk)
+{
+    if (disk->tree.changes && disk->tree.origin)
+        disk->tree.changes->in_checkpoint = true;
+}
+
+static void forget_root(struct checkpoint *c, struct disk *disk)
+{
+    disk->root_offset = 0;
+    if (disk->tree.changes)
+        disk->tree.changes->in_checkpoint = false;
+}
+
+typedef void disk_fn(struct checkpoint *c, struct disk *disk);
+
+static void for_disks(struct store *store, const struct list *disks, disk_fn *fn)
+{
+    list_for_each (l, disks)
+        fn(&store->checkpoint, container_of(l, struct disk, link));
+}
+
+static void for_each_disk(struct store *store, disk_fn *fn)
+{
+    list_for_each (l, &store->vms) {
+        struct vm *vm = container_of(l, struct vm, link);
+        for_disks(store, &vm->disks, fn);
+        list_for_each (k, &vm->versions)
+            for_disks(store, &container_of(k, struct version, link)->disks, fn);
+    }
+    list_for_each (l, &store->dying)
+        for_disks(store, &container_of(l, struct version, link)->disks, fn);
+}
+
 /* ---- beginning ------------------------------------------------------------------------------ */
 
 /* May the map be made durable without the tables? What the last whole checkpoint has must still be
@@ -58,10 +104,6 @@ static bool is_due(struct store *store, bool *ret_map_only)
     *ret_map_only = may_be_map_only(store) && log_wants_checkpoint(log, true);
     return *ret_map_only || log_wants_checkpoint(log, false);
 }
-
-typedef void disk_fn(struct checkpoint *c, struct disk *disk);
-static void for_each_disk(struct store *store, disk_fn *fn);
-static void expect_root(struct checkpoint *c, struct disk *disk);
 
 static void start(struct store *store, bool map_only)
 {
@@ -132,48 +174,6 @@ static int begin_map(struct store *store)
 }
 
 /* ---- the steps ------------------------------------------------------------------------------ */
-
-/* The root as it was when the checkpoint began: of a head that had changed since the last one, or
- * of a version whose root was not written yet. The others stood in the catalogue. */
-static void put_root(struct checkpoint *c, struct disk *disk)
-{
-    struct tree_changes *changes = disk->tree.changes;
-    const struct entry *root = changes ? &changes->checkpoint_root : &disk->tree.root_entry;
-    if (disk->root_offset && (!changes || changes->in_checkpoint))
-        memcpy(c->buf + BLOCK_BYTES + disk->root_offset, root, sizeof(*root));
-}
-
-/* A head whose root is still being written for a version gives the checkpoint that one. */
-static void expect_root(struct checkpoint *c, struct disk *disk)
-{
-    if (disk->tree.changes && disk->tree.origin)
-        disk->tree.changes->in_checkpoint = true;
-}
-
-static void forget_root(struct checkpoint *c, struct disk *disk)
-{
-    disk->root_offset = 0;
-    if (disk->tree.changes)
-        disk->tree.changes->in_checkpoint = false;
-}
-
-static void for_disks(struct store *store, const struct list *disks, disk_fn *fn)
-{
-    list_for_each (l, disks)
-        fn(&store->checkpoint, container_of(l, struct disk, link));
-}
-
-static void for_each_disk(struct store *store, disk_fn *fn)
-{
-    list_for_each (l, &store->vms) {
-        struct vm *vm = container_of(l, struct vm, link);
-        for_disks(store, &vm->disks, fn);
-        list_for_each (k, &vm->versions)
-            for_disks(store, &container_of(k, struct version, link)->disks, fn);
-    }
-    list_for_each (l, &store->dying)
-        for_disks(store, &container_of(l, struct version, link)->disks, fn);
-}
 
 static void put_header(struct store *store, const struct log_map_end *map)
 {

@@ -270,10 +270,7 @@ static void take_over(struct version *before, struct version *version, struct de
     }
     if (!child->is_head && !container_of(child, struct version, descent)->vm)
         container_of(child, struct version, descent)->stale = UINT64_MAX / 2;
-    if (child->is_head)
-        vm_set_held(container_of(child, struct vm, descent));
-    else
-        version_set_held(container_of(child, struct version, descent));
+    descent_set_held(child);
 }
 
 /* Is a version's tree still being written by its head's freeze, which looks at what is held? */

@@ -65,7 +65,8 @@ struct version {
     char name[NAME_MAX_CHARS + 1];
     char *note; /* NULL: none */
     bool held, provisional;
-    bool marked; /* by a measure */
+    bool received; /* created_us is of its making in another store */
+    bool marked;   /* by a measure */
     uint8_t consistency;
     uint8_t guid[GUID_BYTES];
     uint64_t created_us;
@@ -232,8 +233,7 @@ void version_free(struct version *version);
 void version_set_name(struct version *version, const char *name);
 void descend(struct descent *descent, struct version *parent);
 /* Its trees free what the version before them does not hold. */
-void vm_set_held(struct vm *vm);
-void version_set_held(struct version *version);
+void descent_set_held(struct descent *descent);
 /* The disks of a vm's head or of a version, and the one of them that comes from the same one as a
  * tree; NULL: none does. */
 struct list *descent_disks(struct descent *descent);

@@ -186,14 +186,15 @@ enum change_kind {
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
     CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
     CHANGE_DISK_COMMIT = 7, /* vm, disk: a provisional disk becomes an ordinary one */
-    CHANGE_SNAP = 8, /* vm, version, note, consistency, guid: the state of all its disks at one
-                        instant becomes vm@version; -EEXIST, ERR_STORE_FULL */
+    CHANGE_SNAP = 8, /* vm, version, note, consistency, guid, created_us: the state of all its disks
+                        at one instant becomes vm@version; -EEXIST, ERR_STORE_FULL, -EIO (a guid is
+                        wanted, and there are no random bytes for it) */
     CHANGE_VERSION_REMOVE = 9,  /* vm, versions: all of them or none; -EBUSY while one is in use or
                                    held; space comes back later */
     CHANGE_VERSION_HOLD = 10,   /* vm, version, hold; -EALREADY when it is so */
     CHANGE_VERSION_RENAME = 11, /* vm, version, new_name */
     CHANGE_ROLLBACK = 12, /* vm, version; new_name: the version that keeps the replaced head, or ""
-                             to drop it; -EBUSY while a disk is in use */
+                             to drop it; -EBUSY while a disk is in use, -EIO as SNAP */
     CHANGE_CLONE = 13,    /* vm, version, new_name: a new vm whose disks start there; provisional */
     CHANGE_ADOPT = 14, /* vm: a provisional clone of a version of vm new_name; its versions become
                           new_name's, its disks new_name's disks; the clone is gone. -EBUSY while a
@@ -228,13 +229,15 @@ struct store_change {
     const char *note; /* SNAP: borrowed until done; NULL: none */
     enum consistency consistency;
     uint8_t guid[GUID_BYTES]; /* SNAP: what names it in all stores; zeros: a new one */
+    uint64_t created_us;      /* SNAP: UTC, when it was made in the store it came from; 0: now */
     bool hold;
     uint64_t size_bytes;
     enum vm_role role;
     bool provisional; /* VM_CREATE, DISK_ADD, CLONE, SNAP */
     bool memory;      /* VM_CREATE, CLONE: it keeps the memory of another vm: vm_info.memory */
     void (*done)(struct store_change *change);
-    int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL... */
+    int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL,
+                  -EIO, ERR_READ_ONLY... */
     /* The store's own. */
     struct list link;
     struct store *store;
@@ -290,6 +293,7 @@ struct version_info {
     uint32_t id;      /* rises with time, whatever the clock does */
     uint8_t guid[GUID_BYTES];
     uint64_t created_us; /* UTC */
+    bool received;       /* made in another store: created_us is the time of that */
     enum consistency consistency;
     bool held;
     bool provisional;         /* a checkpoint under way: removed when the store is opened again */
@@ -302,10 +306,19 @@ struct version_info {
     struct disk_info *disks; /* with their sizes then */
 };
 
-/* The versions of a vm, or of all (NULL), by vm and then by age, in one allocation that the caller
- * frees with free(). -ENOENT, -ENOMEM. */
-int store_list_versions(struct store *store, const char *vm, struct version_info **ret,
-                        uint32_t *ret_n);
+/* A place in the list of versions: behind this one, which need not be there any more. */
+struct version_place {
+    char vm[NAME_MAX_CHARS + 1];
+    uint32_t id;
+};
+
+/* The versions of a vm, or of all (NULL), by vm and then by age (id), in one allocation that the
+ * caller frees with free(). after: begin behind this place, whose vm has the same name if one is
+ * given; NULL: with the first. hidden: with provisional ones and the memory of others.
+ * max: at most so many. The cost is that of those told, and of passing
+ * over those before them. -ENOENT, -ENOMEM. */
+int store_list_versions(struct store *store, const char *vm, const struct version_place *after,
+                        bool hidden, uint32_t max, struct version_info **ret, uint32_t *ret_n);
 
 /* A disk of a version, read-only; the pointer is good until the version is removed, which
  * disk_get() prevents. NULL: no such. */

@@ -201,16 +201,10 @@ static void tree_set_held(struct tree *tree, struct version *parent)
     tree->release = NULL;
 }
 
-void vm_set_held(struct vm *vm)
+void descent_set_held(struct descent *descent)
 {
-    list_for_each (l, &vm->disks)
-        tree_set_held(&container_of(l, struct disk, link)->tree, vm->descent.parent);
-}
-
-void version_set_held(struct version *version)
-{
-    list_for_each (l, &version->disks)
-        tree_set_held(&container_of(l, struct disk, link)->tree, version->descent.parent);
+    list_for_each (l, descent_disks(descent))
+        tree_set_held(&container_of(l, struct disk, link)->tree, descent->parent);
 }
 
 int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t id, uint64_t cut,
@@ -233,7 +227,7 @@ int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t 
     }
     descend(&version->descent, vm->descent.parent);
     descend(&vm->descent, version);
-    vm_set_held(vm);
+    descent_set_held(&vm->descent);
     *ret = version;
     return 0;
 }
@@ -250,7 +244,7 @@ int head_from(struct store *store, struct vm *vm, const struct version *version,
             return -ENOMEM;
     }
     descend(&vm->descent, (struct version *)version);
-    vm_set_held(vm);
+    descent_set_held(&vm->descent);
     return 0;
 }
 
@@ -346,6 +340,7 @@ static void put_version(const struct version *version, struct version_info *to,
     *to = (struct version_info){.note = note,
                                 .id = version->id,
                                 .created_us = version->created_us,
+                                .received = version->received,
                                 .consistency = version->consistency,
                                 .held = version->held,
                                 .provisional = version->provisional,
@@ -359,41 +354,81 @@ static void put_version(const struct version *version, struct version_info *to,
     put_disks(version, to, disks);
 }
 
-int store_list_versions(struct store *store, const char *name, struct version_info **ret,
-                        uint32_t *ret_n)
+/* The first version of this vm or, unless it is the only one that counts, of one after it. */
+static const struct version *first_from(const struct store *store, const struct list *vm, bool only)
+{
+    for (; vm != &store->vms; vm = vm->next) {
+        const struct list *versions = &container_of(vm, struct vm, link)->versions;
+        if (!list_empty(versions))
+            return container_of(versions->next, struct version, link);
+        if (only)
+            break;
+    }
+    return NULL;
+}
+
+/* The next one in the order of lists. */
+static const struct version *next_version(const struct version *version, bool only)
+{
+    const struct vm *vm = version->vm;
+    if (version->link.next != &vm->versions)
+        return container_of(version->link.next, struct version, link);
+    return only ? NULL : first_from(vm->store, vm->link.next, false);
+}
+
+static bool is_behind(const struct version *version, const struct version_place *place)
+{
+    int order = place ? strcmp(version->vm->name, place->vm) : 1;
+    return order > 0 || (order == 0 && version->id > place->id);
+}
+
+/* Whole vms before the place are passed over at once. */
+static const struct version *first_behind(const struct store *store, const struct vm *only,
+                                          const struct version_place *place)
+{
+    const struct list *vm = only ? &only->link : store->vms.next;
+    while (place && !only && vm != &store->vms &&
+           strcmp(container_of(vm, struct vm, link)->name, place->vm) < 0)
+        vm = vm->next;
+    const struct version *version = first_from(store, vm, only);
+    while (version && !is_behind(version, place))
+        version = next_version(version, only);
+    return version;
+}
+
+/* This one or the first behind it that is to be told. */
+static const struct version *next_told(const struct version *version, bool only, bool hidden)
+{
+    while (version && !hidden && (version->provisional || version->vm->memory))
+        version = next_version(version, only);
+    return version;
+}
+
+int store_list_versions(struct store *store, const char *name, const struct version_place *after,
+                        bool hidden, uint32_t max, struct version_info **ret, uint32_t *ret_n)
 {
     const struct vm *only = name ? vm_find(store, name) : NULL;
     size_t n = 0, n_disks = 0, notes = 0;
     if (name && !only)
         return -ENOENT;
-    list_for_each (l, &store->vms) {
-        const struct vm *vm = container_of(l, struct vm, link);
-        list_for_each (k, &vm->versions) {
-            const struct version *version = container_of(k, struct version, link);
-            if (only && vm != only)
-                continue;
-            n++;
-            n_disks += version->n_disks;
-            notes += note_bytes(version);
-        }
+    const struct version *first = next_told(first_behind(store, only, after), only, hidden);
+    for (const struct version *v = first; v && n < max;
+         v = next_told(next_version(v, only), only, hidden)) {
+        n++;
+        n_disks += v->n_disks;
+        notes += note_bytes(v);
     }
     struct version_info *infos =
         calloc(1, (n + 1) * sizeof(*infos) + n_disks * sizeof(struct disk_info) + notes);
     if (!infos)
         return -ENOMEM;
     struct disk_info *disks = (struct disk_info *)(infos + n + 1);
-    struct version_info *to = infos;
     char *note = (char *)(disks + n_disks);
-    list_for_each (l, &store->vms) {
-        const struct vm *vm = container_of(l, struct vm, link);
-        list_for_each (k, &vm->versions) {
-            const struct version *version = container_of(k, struct version, link);
-            if (only && vm != only)
-                continue;
-            put_version(version, to++, disks, note);
-            disks += version->n_disks;
-            note += note_bytes(version);
-        }
+    const struct version *v = first;
+    for (size_t i = 0; i < n; i++, v = next_told(next_version(v, only), only, hidden)) {
+        put_version(v, &infos[i], disks, note);
+        disks += v->n_disks;
+        note += note_bytes(v);
     }
     *ret = infos;
     *ret_n = n;

@@ -25,6 +25,10 @@
 #define WINDOW_BLOCKS          64u /* read at a time from a data file */
 #define MAX_WINDOWS            4u
 #define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
+/* Cleaning gains a file by putting several into fewer: from such as are 95 % alive, after twenty or
+ * so. When so many went without a gain there is none to be had, until so much more has died. */
+#define MAX_IN_VAIN 128u
+#define WORTH_A_TRY (FILE_BYTES / 16)
 
 struct move {
     uint32_t old_slot; /* in the victim */
@@ -75,6 +79,9 @@ struct cleaner {
     uint32_t n_parts, max_parts;
     uint32_t windows, footers;        /* in flight */
     bool starved;                     /* there was no file to move to: wait until one is free */
+    int64_t won, most_won;            /* files emptied less files taken to move to */
+    uint32_t in_vain;                 /* victims moved since most_won rose */
+    uint64_t died_then;               /* log->died_bytes at that time */
     uint8_t *spare_bufs[MAX_WINDOWS]; /* for windows of pages */
     uint32_t n_spare_bufs;
     int64_t credit; /* blocks that may be read before writers have paid for more */
@@ -287,6 +294,7 @@ static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
         log_fail(log, -ENOMEM, "opening a packed file");
         return -ENOMEM;
     }
+    log->cleaner->won--;
     pack->full = pack->file;
     pack->full_slot = pack->slot;
     pack->file = next;
@@ -396,10 +404,17 @@ static struct log_file *pick_victim(const struct log *log)
     return best;
 }
 
+/* Files are needed, and there may be some to be won. */
+static bool is_needed(const struct log *log)
+{
+    const struct cleaner *c = log->cleaner;
+    bool in_vain = c->in_vain >= MAX_IN_VAIN && log->died_bytes - c->died_then < WORTH_A_TRY;
+    return files_to_be_had(log) < low_water(log) && !in_vain;
+}
+
 bool cleaner_has_work(const struct log *log)
 {
-    return log->cleaner->victim ||
-           (files_to_be_had(log) < low_water(log) && pick_victim(log) != NULL);
+    return log->cleaner->victim || (is_needed(log) && pick_victim(log) != NULL);
 }
 
 bool log_is_low(const struct log *log)
@@ -720,6 +735,22 @@ static int switch_part(struct log *log, const struct part *part, uint32_t end)
     return piece ? piece_set_present(piece, slots) : -ENOMEM;
 }
 
+/* A victim was moved: was it worth it? */
+static void count_gain(struct log *log)
+{
+    struct cleaner *c = log->cleaner;
+    c->won++;
+    bool gained = c->won > c->most_won;
+    if (gained)
+        c->most_won = c->won;
+    if (gained || log->died_bytes - c->died_then >= WORTH_A_TRY) {
+        c->in_vain = 0;
+        c->died_then = log->died_bytes;
+    } else {
+        c->in_vain++;
+    }
+}
+
 static void switch_pieces(struct log *log)
 {
     struct cleaner *c = log->cleaner;
@@ -744,6 +775,7 @@ static void switch_pieces(struct log *log)
     victim->n_live = 0;
     victim->cleaning = false;
     log->stats.files_cleaned++;
+    count_gain(log);
     forget_plan(c);
     pack->more = true;
     settle_sums(pack->full, true);
@@ -807,7 +839,7 @@ void cleaner_step(struct log *log)
         return;
     c->starved = false;
     if (!c->victim) {
-        bool needed = files_to_be_had(log) < low_water(log);
+        bool needed = is_needed(log);
         if (log->checkpoint_wanted || log->hold || (!needed && !log->tidy))
             return;
         struct log_file *victim = pick_victim(log);

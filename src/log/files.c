@@ -314,6 +314,7 @@ void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots)
         note_later(log, file, i, false);
     }
     count_live(log, file, -(int32_t)n);
+    log->died_bytes += (uint64_t)n << file->shift;
     if (file->n_live == 0)
         file_check_dead(log, file);
 }
@@ -449,6 +450,8 @@ static uint32_t files_to_keep(const struct log *log)
 void log_tidy(struct log *log, bool idle)
 {
     log->tidy = idle;
+    if (log->n_free <= KEEP_FREE)
+        log->creation_failed = false; /* somebody may have made room since */
     log->idle_ticks = idle ? log->idle_ticks + 1 : 0;
     if (log->idle_ticks < REMOVE_AFTER_TICKS)
         return;

@@ -197,6 +197,7 @@ struct log {
     uint32_t medium_files; /* all that it had room for when that last failed; 0: not known */
     uint64_t data_slots;   /* live pages, by 4 KiB */
     uint64_t table_slots;  /* live, by 64 bytes */
+    uint64_t died_bytes;   /* of both, since the log was opened */
 
     struct log_segment ***segments; /* [number >> 10][number & 1023] */
     uint32_t n_segment_dirs;

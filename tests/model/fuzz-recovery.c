@@ -429,7 +429,7 @@ static void use_versions(struct sim *sim, struct store *store, const struct base
     struct version_info *infos;
     struct disk *last = NULL;
     uint32_t n;
-    if (store_list_versions(store, NULL, &infos, &n) != 0)
+    if (store_list_versions(store, NULL, NULL, true, UINT32_MAX, &infos, &n) != 0)
         return;
     for (uint32_t v = 0; v < n; v++)
         for (uint32_t d = 0; d < infos[v].n_disks; d++) {

@@ -206,6 +206,8 @@ static bool choose_snap(struct run *run, struct store_change *c)
     c->consistency = (enum consistency)rng_below(&run->rng, CONSISTENCY_RAM + 1);
     for (unsigned i = 0; i < GUID_BYTES && run->op_ids % 2; i++)
         c->guid[i] = (uint8_t)rng_next(&run->rng);
+    if (run->op_ids % 3 == 0) /* before others, and after them */
+        c->created_us = 1 + rng_mix(run->op_ids) % 4000000000000000ULL;
     return true;
 }
 

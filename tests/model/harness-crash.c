@@ -169,7 +169,9 @@ static bool judge_catalogue(struct run *run, enum model_end_kind kind)
     struct version_info *versions;
     struct model_list list;
     int r = store_list(run->store, &vms, &list.n_vms);
-    r = r ? r : store_list_versions(run->store, NULL, &versions, &list.n_versions);
+    r = r ? r
+          : store_list_versions(run->store, NULL, NULL, true, UINT32_MAX, &versions,
+                                &list.n_versions);
     if (r)
         fail(run, "listing: %s", err_text(r));
     list.vms = vms;

@@ -147,12 +147,38 @@ bool start_version_io(struct run *run)
 
 /* ---- lists ---------------------------------------------------------------------------------- */
 
+/* A few at a time they come as in the list of all; vm: of one, or NULL. */
+static void compare_pages(struct run *run, const char *vm, const struct version_info *all,
+                          uint32_t n_all)
+{
+    struct version_place place;
+    struct version_info *versions;
+    uint32_t n = 1, at = 0, max = 1 + (uint32_t)(run->op_ids % 5);
+    while (n) {
+        int r = store_list_versions(run->store, vm, at ? &place : NULL, true, max, &versions, &n);
+        if (r)
+            fail(run, "listing some versions: %s", err_text(r));
+        if (n > max || at + n > n_all || (n < max && at + n < n_all))
+            fail(run, "%u versions are listed, %u before them and %u in all", n, at, n_all);
+        for (uint32_t i = 0; i < n; i++, at++)
+            if (versions[i].id != all[at].id || strcmp(versions[i].note, all[at].note) != 0 ||
+                versions[i].n_disks != all[at].n_disks ||
+                (all[at].n_disks && strcmp(versions[i].disks->name, all[at].disks->name) != 0))
+                fail(run, "the versions listed in parts are not those of the whole list");
+        if (n) {
+            strcpy(place.vm, versions[n - 1].vm);
+            place.id = versions[n - 1].id;
+        }
+        free(versions);
+    }
+}
+
 /* The same as in the list of all, for one vm. */
 static void compare_one(struct run *run, const char *vm, const struct model_list *all)
 {
     struct version_info *versions;
     uint32_t n, expected = 0;
-    int r = store_list_versions(run->store, vm, &versions, &n);
+    int r = store_list_versions(run->store, vm, NULL, true, UINT32_MAX, &versions, &n);
     if (r)
         fail(run, "listing versions of %s: %s", vm, err_text(r));
     for (uint32_t i = 0; i < all->n_versions; i++) {
@@ -164,6 +190,7 @@ static void compare_one(struct run *run, const char *vm, const struct model_list
     }
     if (expected != n)
         fail(run, "%u versions of %s are listed, in the list of all %u", n, vm, expected);
+    compare_pages(run, vm, versions, n);
     free(versions);
 }
 
@@ -174,17 +201,20 @@ void compare_lists(struct run *run)
     struct model_list list;
     const char *vm = model_vm(run->model, 0, NULL);
     int r = store_list(run->store, &vms, &list.n_vms);
-    r = r ? r : store_list_versions(run->store, NULL, &versions, &list.n_versions);
+    r = r ? r
+          : store_list_versions(run->store, NULL, NULL, true, UINT32_MAX, &versions,
+                                &list.n_versions);
     if (r)
         fail(run, "listing: %s", err_text(r));
     list.vms = vms;
     list.versions = versions;
     model_check_list(run->model, &list, run->n_active == 0 && !run->change_active);
     complain(run, "lists");
+    compare_pages(run, NULL, list.versions, list.n_versions);
     if (vm && !run->change_active && !run->change_stuck)
         compare_one(run, vm, &list);
-    if (run->knobs.versions_max &&
-        store_list_versions(run->store, "nobody", &versions, &list.n_versions) != -ENOENT)
+    if (run->knobs.versions_max && store_list_versions(run->store, "nobody", NULL, true, UINT32_MAX,
+                                                       &versions, &list.n_versions) != -ENOENT)
         fail(run, "versions of a vm that is not there are listed");
     free(vms);
     free((void *)list.versions);

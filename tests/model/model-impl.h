@@ -84,6 +84,7 @@ struct model_version {
     bool held;
     uint64_t sub, ack; /* of its making; it is the state at a moment between */
     bool settled;      /* each page has one write */
+    bool received;     /* it was given created_us */
     struct model_disk **disks;
     uint32_t n_disks;
     /* As the store made them; zeros: not seen yet. */

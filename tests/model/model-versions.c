@@ -160,6 +160,8 @@ static void apply_snap(struct model *model, struct model_vm *vm, const struct st
     struct model_version *v = version_make(model, vm, c->version);
     v->consistency = c->consistency;
     memcpy(v->guid, c->guid, GUID_BYTES);
+    v->created_us = c->created_us;
+    v->received = c->created_us != 0;
     v->note = model_must(strdup(c->note ? c->note : ""));
 }
 
@@ -539,6 +541,8 @@ static const char *info_differs(const struct model *model, const struct model_ve
         return "origin";
     if (v->settled && (info->used_bytes < used.low || info->used_bytes > used.high))
         return "used bytes";
+    if (v->received != info->received)
+        return "received";
     if ((v->id && v->id != info->id) || (v->created_us && v->created_us != info->created_us))
         return "id or time";
     if (memcmp(info->guid, no_guid, GUID_BYTES) == 0 ||

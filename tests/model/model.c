@@ -500,8 +500,9 @@ void model_resolve(struct model *model, struct model_disk *disk, uint64_t offset
         return;
     if (content_equal(p->writes[p->n - 2]->content, 0, PAGE_BYTES, page)) {
         if (content_equal(p->writes[p->n - 1]->content, 0, PAGE_BYTES, page))
-            page_blur(model, p);
-        p->writes[p->n - 1]->never = true;
+            page_blur(model, p); /* a version may have settled on the newer one */
+        else
+            p->writes[p->n - 1]->never = true;
         writes_truncate(model, p, p->n - 1);
     } else if (content_equal(p->writes[p->n - 1]->content, 0, PAGE_BYTES, page)) {
         p->writes[p->n - 1]->ack = ++model->now;

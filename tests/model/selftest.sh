@@ -31,8 +31,8 @@ find_bugs() {
 find_bugs mix flush-no-sync fua-no-sync sync-early ack-early ack-order no-prefix no-crc \
     trim-not-logged trim-edges extents recovery-not-durable lost-update
 find_bugs versions snap-late snap-mixed snap-half snap-no-prefix snap-no-sync snap-replayed-late \
-    version-mutable version-writable version-resized note-lost hold-not-logged rename-not-logged \
-    held-ignored list-by-name origin clone-shares clone-of-head rollback-keeps \
+    version-mutable version-writable version-resized note-lost time-lost hold-not-logged rename-not-logged \
+    held-ignored list-by-name list-page origin clone-shares clone-of-head rollback-keeps \
     rollback-not-replayed rollback-loses-disk remove-frees-shared remove-takes-clones \
     remove-not-all adopt-stale diff-misses-trim diff-end diff-everything measure-shared space-leaks
 if "$toy" --lie --profile mix --points 3000 >"$out" 2>&1; then

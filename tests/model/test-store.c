@@ -18,6 +18,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -123,17 +126,23 @@ static void change_done(struct store_change *change)
     change_done_flag = true;
 }
 
+static int run_change(struct env *env, struct store_change *c)
+{
+    c->done = change_done;
+    change_done_flag = false;
+    store_change(env->store, c);
+    while (!change_done_flag)
+        turn(env);
+    return c->error;
+}
+
 static int change(struct env *env, enum change_kind kind, const char *vm, const char *name,
                   uint64_t size)
 {
-    struct store_change c = {.kind = kind, .size_bytes = size, .done = change_done};
+    struct store_change c = {.kind = kind, .size_bytes = size};
     strcpy(c.vm, vm);
     strcpy(c.disk, name);
-    change_done_flag = false;
-    store_change(env->store, &c);
-    while (!change_done_flag)
-        turn(env);
-    return c.error;
+    return run_change(env, &c);
 }
 
 static int open_store(struct env *env)
@@ -234,16 +243,29 @@ static uint64_t check(struct env *env, uint64_t *ret_harmless)
     return c.check.problems;
 }
 
+static void reopen(struct env *env)
+{
+    close_store(env);
+    assert_int_equal(open_store(env), 0);
+}
+
+/* made: makes the checkpoint between two writes; damaged: what becomes of it. */
+static void checkpoint_between(struct env *env, void (*made)(struct env *env),
+                               void (*damaged)(struct env *env))
+{
+    write_pages(env, 0, 100, 1);
+    made(env);
+    write_pages(env, 50, 100, 2);
+    damaged(env);
+    assert_int_equal(read_page(env, 49, 1), 0);
+    assert_int_equal(read_page(env, 50, 2), 0);
+    assert_int_equal(read_page(env, 149, 2), 0);
+}
+
 static void no_damage(void **state)
 {
     struct env *env = *state;
-    write_pages(env, 0, 100, 1);
-    checkpoint(env);
-    write_pages(env, 50, 100, 2);
-    close_store(env);
-    assert_int_equal(open_store(env), 0);
-    assert_int_equal(read_page(env, 49, 1), 0);
-    assert_int_equal(read_page(env, 50, 2), 0);
+    checkpoint_between(env, checkpoint, reopen);
     assert_int_equal(env->n_damage, 0);
 }
 
@@ -441,38 +463,25 @@ static void damaged_checkpoint(struct env *env)
 
 static void checkpoint_of_opening(void **state)
 {
-    struct env *env = *state;
-    write_pages(env, 0, 100, 1);
-    close_store(env);
-    assert_int_equal(open_store(env), 0);
-    write_pages(env, 0, 100, 2);
-    damaged_checkpoint(env);
-    assert_int_equal(read_page(env, 0, 2), 0);
+    checkpoint_between(*state, reopen, damaged_checkpoint);
 }
 
 static void checkpoint_of_running(void **state)
 {
-    struct env *env = *state;
-    write_pages(env, 0, 100, 1);
-    checkpoint(env);
-    write_pages(env, 100, 100, 1);
-    damaged_checkpoint(env);
-    assert_int_equal(read_page(env, 0, 1), 0);
-    assert_int_equal(read_page(env, 100, 1), 0);
+    checkpoint_between(*state, checkpoint, damaged_checkpoint);
+}
+
+static void damaged_at_end(struct env *env)
+{
+    close_store(env);
+    sim_flip_bit(env->sim, newer_checkpoint(env), 100, 3);
+    assert_int_equal(open_store(env), 0);
 }
 
 /* Nothing was written after the newer one: the older one and its log are the whole store. */
 static void checkpoint_of_closing(void **state)
 {
-    struct env *env = *state;
-    write_pages(env, 0, 100, 1);
-    checkpoint(env);
-    write_pages(env, 100, 100, 1);
-    close_store(env);
-    sim_flip_bit(env->sim, newer_checkpoint(env), 100, 3);
-    assert_int_equal(open_store(env), 0);
-    assert_int_equal(read_page(env, 0, 1), 0);
-    assert_int_equal(read_page(env, 199, 1), 0);
+    checkpoint_between(*state, checkpoint, damaged_at_end);
 }
 
 /* ---- tables -----------------------------------------------------------------------------------
@@ -719,6 +728,52 @@ static void shrinking(void **state)
     disk_put(disk(env));
 }
 
+static bool no_random;
+
+/* The C library's, which the store calls. */
+ssize_t getrandom(void *buf, size_t len, unsigned flags)
+{
+    if (!no_random)
+        return syscall(SYS_getrandom, buf, len, flags);
+    errno = ENOSYS;
+    return -1;
+}
+
+static int change_version(struct env *env, enum change_kind kind, const char *version,
+                          const char *new_name, uint8_t guid)
+{
+    struct store_change c = {.kind = kind, .vm = "vm", .guid = {guid}};
+    strcpy(c.version, version);
+    strcpy(c.new_name, new_name);
+    return run_change(env, &c);
+}
+
+/* A version is not made with a guid that another may have: that is refused, and nothing else. */
+static void no_guid(void **state)
+{
+    struct env *env = *state;
+    struct version_info *versions;
+    uint32_t n;
+    write_pages(env, 0, 10, 1);
+    no_random = true;
+    assert_int_equal(change_version(env, CHANGE_SNAP, "a", "", 0), -EIO);
+    assert_int_equal(change_version(env, CHANGE_SNAP, "b", "", 7), 0); /* it brings its own */
+    write_pages(env, 0, 10, 2);
+    assert_int_equal(change_version(env, CHANGE_ROLLBACK, "b", "kept", 0), -EIO);
+    assert_int_equal(read_page(env, 0, 2), 0);
+    assert_int_equal(change_version(env, CHANGE_ROLLBACK, "b", "", 0), 0); /* it makes none */
+    no_random = false;
+    assert_int_equal(read_page(env, 0, 1), 0);
+    assert_int_equal(change_version(env, CHANGE_SNAP, "a", "", 0), 0);
+    assert_int_equal(store_list_versions(env->store, "vm", NULL, true, UINT32_MAX, &versions, &n),
+                     0);
+    assert_int_equal(n, 2);
+    assert_string_equal(versions[0].name, "b");
+    assert_string_equal(versions[1].name, "a");
+    assert_memory_not_equal(versions[0].guid, versions[1].guid, GUID_BYTES);
+    free(versions);
+}
+
 /* ---- opening -------------------------------------------------------------------------------- */
 
 static unsigned stop_after;
@@ -751,14 +806,9 @@ static void given_up(void **state)
 static int add_provisional(struct env *env, const char *name)
 {
     struct store_change c = {
-        .kind = CHANGE_DISK_ADD, .size_bytes = MIB, .provisional = true, .done = change_done};
-    strcpy(c.vm, "vm");
+        .kind = CHANGE_DISK_ADD, .vm = "vm", .size_bytes = MIB, .provisional = true};
     strcpy(c.disk, name);
-    change_done_flag = false;
-    store_change(env->store, &c);
-    while (!change_done_flag)
-        turn(env);
-    return c.error;
+    return run_change(env, &c);
 }
 
 /* A provisional disk goes with the daemon, by the log and by a checkpoint; a committed one stays.
@@ -784,8 +834,8 @@ static void provisional_disk(void **state)
 }
 
 /* Thousands of vms are loaded, found by name and by id, and replayed, in no more than a moment. */
-static int change_version(struct env *env, enum change_kind kind, const char *name,
-                          bool provisional)
+static int provisional_change(struct env *env, enum change_kind kind, const char *name,
+                              bool provisional)
 {
     struct store_change c = {.kind = kind,
                              .provisional = provisional,
@@ -805,7 +855,7 @@ static uint32_t count_versions(struct env *env)
 {
     struct version_info *infos;
     uint32_t n;
-    assert_int_equal(store_list_versions(env->store, "vm", &infos, &n), 0);
+    assert_int_equal(store_list_versions(env->store, "vm", NULL, false, UINT32_MAX, &infos, &n), 0);
     free(infos);
     return n;
 }
@@ -817,11 +867,11 @@ static void provisional_version(void **state)
     struct env *env = *state;
     for (unsigned i = 0; i < 4; i++) {
         write_pages(env, 0, 100, i);
-        assert_int_equal(change_version(env, CHANGE_SNAP, "v", true), 0);
+        assert_int_equal(provisional_change(env, CHANGE_SNAP, "v", true), 0);
         write_pages(env, 0, 100, 50 + i);
-        assert_int_equal(change_version(env, CHANGE_CLONE, "v", false), -EBUSY);
+        assert_int_equal(provisional_change(env, CHANGE_CLONE, "v", false), -EBUSY);
         if (i % 2)
-            assert_int_equal(change_version(env, CHANGE_VERSION_COMMIT, "v", false), 0);
+            assert_int_equal(provisional_change(env, CHANGE_VERSION_COMMIT, "v", false), 0);
         if (i / 2)
             checkpoint(env);
         kill_store(env);
@@ -829,8 +879,8 @@ static void provisional_version(void **state)
         assert_int_equal(count_versions(env), i % 2);
         assert_int_equal(read_page(env, 7, 50 + i), 0);
         if (i % 2) {
-            assert_int_equal(change_version(env, CHANGE_VERSION_COMMIT, "v", false), -EEXIST);
-            assert_int_equal(change_version(env, CHANGE_ROLLBACK, "v", false), 0);
+            assert_int_equal(provisional_change(env, CHANGE_VERSION_COMMIT, "v", false), -EEXIST);
+            assert_int_equal(provisional_change(env, CHANGE_ROLLBACK, "v", false), 0);
             assert_int_equal(read_page(env, 7, i), 0);
             const char *name = "v";
             struct store_change c = {.kind = CHANGE_VERSION_REMOVE,
@@ -1051,6 +1101,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
+        cmocka_unit_test_setup_teardown(no_guid, setup, teardown),
         cmocka_unit_test_setup_teardown(given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(provisional_disk, setup, teardown),
         cmocka_unit_test_setup_teardown(provisional_version, setup, teardown),

@@ -314,6 +314,10 @@ static void prepare_change(struct store *s, const struct store_change *c, uint64
         v = version_copy(s, vm, c->version, seq);
         snprintf(v->note, sizeof(v->note), "%s", c->note ? c->note : "");
         v->info.consistency = c->consistency;
+        if (c->created_us && !(bug("time-lost") && s->replays)) {
+            v->info.created_us = c->created_us;
+            v->info.received = true;
+        }
         if (memcmp(c->guid, no_guid, GUID_BYTES))
             memcpy(v->info.guid, c->guid, GUID_BYTES);
     } else if (c->kind == CHANGE_ROLLBACK && c->new_name[0]) {
@@ -1325,7 +1329,14 @@ int store_list(struct store *s, struct vm_info **ret_vms, uint32_t *ret_n)
     return 0;
 }
 
-int store_list_versions(struct store *s, const char *vm, struct version_info **ret, uint32_t *ret_n)
+static bool is_behind(const struct version *v, const struct version_place *place)
+{
+    int order = place ? strcmp(v->vm->info.name, place->vm) : 1;
+    return order > 0 || (order == 0 && v->info.id > place->id - bug("list-page"));
+}
+
+int store_list_versions(struct store *s, const char *vm, const struct version_place *after,
+                        bool hidden, uint32_t max, struct version_info **ret, uint32_t *ret_n)
 {
     if (vm && !find_vm(s, vm))
         return -ENOENT;
@@ -1337,7 +1348,8 @@ int store_list_versions(struct store *s, const char *vm, struct version_info **r
         return -ENOMEM;
     for (int k = 0; k < VERSIONS; k++) {
         struct version *v = &s->versions[k];
-        if (!v->used || !v->made || (vm && strcmp(v->vm->info.name, vm) != 0))
+        if (!v->used || !v->made || (vm && strcmp(v->vm->info.name, vm) != 0) ||
+            !is_behind(v, after))
             continue;
         struct version_info *info = &infos[n++];
         *info = v->info;
@@ -1351,7 +1363,7 @@ int store_list_versions(struct store *s, const char *vm, struct version_info **r
     }
     qsort(infos, n, sizeof(*infos), by_vm_and_age);
     *ret = infos;
-    *ret_n = n;
+    *ret_n = n < max ? n : max;
     return 0;
 }
 
