@@ -1,6 +1,7 @@
 /* diff.c - what differs between two disks of one origin, at the cost of what differs.
  *
- * Both tables are gone through together; what has the same form in both is passed over unread. */
+ * Both tables are gone through together; what has the same form in both is passed over unread.
+ * Where one of them comes from the other, only what that one wrote is looked at (since.c). */
 #include "image/table-internal.h"
 
 #include "base/err.h"
@@ -15,8 +16,7 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Extents, as far as there is room for them. */
-static bool add(struct store_io *io, uint64_t to, const struct store_extent *e)
+bool diff_add(struct store_io *io, uint64_t to, const struct store_extent *e)
 {
     struct store_extent *last = io->n_extents ? &io->extents[io->n_extents - 1] : NULL;
     if (last && last->hole == e->hole && last->zero == e->zero && last->changed == e->changed) {
@@ -70,18 +70,18 @@ static uint64_t same_leaves(struct tree *a, struct tree *b, uint64_t index)
     return index;
 }
 
-/* How many pages from `page` on are the same in both, by forms that they share or holes in both.
- * TREE_FOUND, TREE_WAIT or an error; *ret is 0 where their leaves must be compared. */
-static int same_pages(struct tree *a, struct tree *b, uint64_t page, struct waiter *waiter,
-                      uint64_t *ret)
+int diff_same(struct tree *a, struct tree *b, uint64_t page, uint8_t lowest, struct waiter *waiter,
+              uint64_t *ret)
 {
     uint8_t top = a->levels > b->levels ? a->levels : b->levels;
     *ret = 0;
-    for (int level = top - 1; level >= 0; level--) {
+    for (int level = top - 1; level >= lowest; level--) {
         uint64_t index = page >> level_shift(level + 1);
         uint64_t end = (index + 1) << level_shift(level + 1);
         struct peek p, q;
         int in_a = tree_peek(a, level, index, waiter, &p);
+        if (in_a == TREE_WAIT) /* ask for both at once */
+            tree_peek(b, level, index, NULL, &q);
         if (in_a < 0 || in_a == TREE_WAIT)
             return in_a;
         int in_b = tree_peek(b, level, index, waiter, &q);
@@ -132,7 +132,7 @@ static void read_ahead(struct store_io *io, uint64_t page, uint64_t end)
     while (page < end && n < ahead) {
         uint64_t pages;
         struct node *node;
-        if (same_pages(a, b, page, NULL, &pages) != TREE_FOUND)
+        if (diff_same(a, b, page, 0, NULL, &pages) != TREE_FOUND)
             return;
         if (!pages) {
             tree_node(a, 0, page >> NODE_BITS, NULL, &node);
@@ -176,7 +176,7 @@ static bool compare_leaves(struct store_io *io, const struct node *ours, const s
             extent.hole = entry_is_hole(&e);
             extent.zero = extent.hole || entry_encoding(&e) == ENCODING_ZERO;
         }
-        more = add(io, least((page + 1) * PAGE_BYTES, end), &extent);
+        more = diff_add(io, least((page + 1) * PAGE_BYTES, end), &extent);
     }
     return more;
 }
@@ -186,15 +186,25 @@ void diff_step(struct store *store, struct store_io *io)
     struct tree *ours = &io->disk->tree, *theirs = &io->base->tree;
     uint64_t end = io->offset + io->length;
     bool more = true;
+    if (io->next == io->offset && !io->since)
+        since_begin(io);
     while (io->next < end && more) {
         uint64_t page = io->next / PAGE_BYTES, pages;
-        int code = same_pages(ours, theirs, page, &io->waiter, &pages);
+        bool plain = since_is_plain(io, page);
+        int code = diff_same(ours, theirs, page, plain ? 0 : 1, &io->waiter, &pages);
+        if (code == TREE_WAIT && !plain)
+            return;
         if (code == TREE_WAIT) {
             read_parents_ahead(ours, theirs, page, (end + PAGE_BYTES - 1) / PAGE_BYTES);
             return;
         }
         if (code == TREE_FOUND && pages) {
-            more = add(io, least((page + pages) * PAGE_BYTES, end), &(struct store_extent){0});
+            more = diff_add(io, least((page + pages) * PAGE_BYTES, end), &(struct store_extent){0});
+            continue;
+        }
+        if (code == TREE_FOUND && !plain) {
+            if (since_step(io, end, &more) == TREE_WAIT)
+                return;
             continue;
         }
         struct node *a = NULL, *b = NULL;

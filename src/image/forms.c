@@ -25,12 +25,19 @@ struct form_window {
     struct form *first;   /* of its forms */
 };
 
-struct forms *forms_new(struct table *table)
+struct forms *forms_new(struct table *table, uint32_t max)
 {
-    struct forms *forms = calloc(1, sizeof(*forms));
-    if (!forms)
+    struct forms *forms = calloc(1, sizeof(*forms) + max * sizeof(struct form));
+    uint16_t *places = calloc(2 * (size_t)max, sizeof(*places));
+    if (!forms || !places) {
+        free(forms);
+        free(places);
         return NULL;
+    }
+    assert(max <= FORMS_MOST && !(max & (max - 1)));
     forms->table = table;
+    forms->places = places;
+    forms->max = forms->n_most = max;
     forms->max_bytes = table->budget_bytes / 16;
     if (forms->max_bytes > MOST_BYTES)
         forms->max_bytes = MOST_BYTES;
@@ -45,6 +52,7 @@ void forms_free(struct forms *forms)
     if (!forms)
         return;
     forms_clear(forms);
+    free(forms->places);
     free(forms);
 }
 
@@ -58,7 +66,7 @@ void forms_clear(struct forms *forms)
         free(w);
     }
     if (forms->n)
-        memset(forms->places, 0, sizeof(forms->places));
+        memset(forms->places, 0, 2 * forms->max * sizeof(*forms->places));
     forms->n = forms->n_asked = 0;
     forms->bytes = 0;
 }
@@ -68,7 +76,7 @@ void forms_clear(struct forms *forms)
 /* Where the number of an address stands in places, or would. */
 static uint32_t place_of(const struct forms *forms, uint64_t address)
 {
-    uint32_t mask = 2 * FORMS_MAX - 1;
+    uint32_t mask = 2 * forms->max - 1;
     uint32_t at = (address * 0x9e3779b97f4a7c15u) >> 40 & mask;
     while (forms->places[at] && forms->all[forms->places[at] - 1].entry.address != address)
         at = (at + 1) & mask;
@@ -82,7 +90,7 @@ bool forms_want(struct forms *forms, const struct entry *entry)
     struct form_read where = {0};
     if (forms->places[place])
         return true;
-    if (forms->n == FORMS_MAX || (forms->n && forms->bytes + bytes > forms->max_bytes))
+    if (forms->n >= forms->n_most || (forms->n && forms->bytes + bytes > forms->max_bytes))
         return false;
     struct form *form = &forms->all[forms->n++];
     forms->places[place] = forms->n;
@@ -235,7 +243,7 @@ static bool is_near(const struct form_window *w, const struct form *form, uint32
 
 void forms_read(struct forms *forms, struct waiter *waiter)
 {
-    struct form *sorted[FORMS_MAX];
+    struct form *sorted[FORMS_MOST];
     struct form_window *w = NULL;
     uint32_t n = 0;
     for (uint32_t i = forms->n_asked; i < forms->n; i++)

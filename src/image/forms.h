@@ -11,8 +11,6 @@
 
 #include "image/table.h"
 
-#define FORMS_MAX 1024u
-
 struct form_window;
 
 /* A form that is wanted, being read, or there. */
@@ -31,14 +29,18 @@ struct forms {
     uint32_t n, n_asked;   /* in all[]; the first so many have been asked for */
     uint32_t n_reading;    /* windows */
     uint64_t bytes;        /* of all forms */
-    uint64_t max_bytes;
+    uint32_t max;          /* there is memory for */
+    uint32_t n_most;       /* forms that may be wanted, and */
+    uint64_t max_bytes;    /* their bytes: whoever asks may change both */
     struct list windows;
-    uint16_t places[2 * FORMS_MAX]; /* by address: the number in all[], and 1 */
-    struct form all[FORMS_MAX];
+    uint16_t *places; /* 2 * max, by address: the number in all[], and 1 */
+    struct form all[];
 };
 
-/* NULL: no memory. Nothing may be in flight when it is freed. */
-struct forms *forms_new(struct table *table);
+/* For so many forms, a power of two and at most FORMS_MOST. NULL: no memory. Nothing may be in
+ * flight when it is freed. */
+#define FORMS_MOST 4096u
+struct forms *forms_new(struct table *table, uint32_t max);
 void forms_free(struct forms *forms);
 
 /* Ask for a form, if that was not done yet. False: there is no room for it. */

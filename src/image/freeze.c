@@ -232,6 +232,8 @@ static int tell_parent(struct node *node, struct entry entry)
     assert(!parent->dirty || parent->epoch == node->epoch);
     if (!parent->dirty)
         dirty_since(parent, node->epoch);
+    if (entry_is_hole(&entry))
+        parent->cleared = parent->epoch;
     return 0;
 }
 
@@ -239,6 +241,8 @@ static int append_form(struct node *node, struct entry *ret, bool *ret_delta)
 {
     struct table *table = node->tree->table;
     uint64_t address;
+    if (!node->cleared) /* what it was made from did not say */
+        node->cleared = node->epoch;
     uint32_t bytes = node_encode(node, node->tree->family, node->epoch, table->scratch, ret_delta);
     int code = log_table_append(table->log, table->scratch, bytes, &address, &node->buf_seq);
     if (code < 0)
@@ -334,6 +338,8 @@ int leaf_set(struct node *leaf, uint32_t index, struct entry entry)
     if (code < 0)
         return code;
     node_account(tree->table, leaf, bytes);
+    if (entry_encoding(&entry) != ENCODING_RAW && entry_encoding(&entry) != entry_encoding(&old))
+        leaf->cleared = leaf->epoch;
     tree->used_pages += !entry_is_hole(&entry);
     tree->used_pages -= !entry_is_hole(&old);
     if (entry_encoding(&entry) == ENCODING_RAW) {

@@ -247,7 +247,8 @@ uint32_t node_encode(const struct node *node, uint32_t family, uint64_t born, ui
                               .level = node->level,
                               .family = family,
                               .index = node->index,
-                              .born = born};
+                              .born = born,
+                              .cleared = node->cleared};
     uint32_t full_bytes = sizeof(*h) + NODE_ENTRIES * sizeof(struct entry);
     uint32_t bytes = list_bytes(node->n) < full_bytes ? list_bytes(node->n) : full_bytes;
     *ret_delta = false;
@@ -328,6 +329,8 @@ int node_decode(struct node *node, uint32_t family, const uint8_t *buf, size_t l
     const uint8_t *at = buf + sizeof(*h);
     len -= sizeof(*h);
     *ret_base = (struct entry){0};
+    if (!base_wanted)
+        node->cleared = h->cleared;
     if (h->form == NODE_DENSE) {
         if (len < NODE_ENTRIES * sizeof(struct entry))
             return ERR_DAMAGED;

@@ -31,6 +31,7 @@ struct node {
     struct entry base;      /* the full form under self when that is a delta; else hole */
     uint64_t self_born;     /* the epochs that they were made in */
     uint64_t base_born;
+    uint64_t cleared; /* as in its form (table_format.h) */
     uint32_t pins;
     uint16_t dirty_children; /* that are dirty, or have such below them */
     uint32_t delta_bytes;    /* spent on deltas since the full form */

@@ -83,6 +83,8 @@ void io_check(struct store_io *io)
 {
     if (io->busy || io->pending)
         return;
+    if (io->since)
+        since_end(io);
     if ((io->flags & STORE_FUA) && io->seq && !io->error)
         wait_for_sync(io, io->seq);
     else
@@ -110,6 +112,7 @@ bool io_start(struct store *store, struct store_io *io)
     io->throttled = false;
     io->all_zero = false;
     io->n_extents = 0;
+    io->since = NULL;
     io->waiter.wake = step_woken;
     list_init(&io->waiter.link);
     if (io->op == STORE_FLUSH) {

@@ -26,6 +26,7 @@
 #define TURNS_A_STEP    2u  /* without a request, while others wait for the medium */
 #define REQUESTS_A_STEP 2u  /* so it takes less than a tenth of their time */
 #define STEPS_IN_NEED   64u /* when writers will soon wait for space */
+#define FORMS_AT_ONCE   1024u
 #define QUIET_TURNS     64u /* without a request: there is nobody */
 
 struct splice {
@@ -157,7 +158,7 @@ static int begin_disk(struct splice *s)
     release->cut = held ? before->cut : 0;
     release->epoch = held ? before->epoch : 0;
     if (!s->forms)
-        s->forms = forms_new(tree->table);
+        s->forms = forms_new(tree->table, FORMS_AT_ONCE);
     if (!s->forms)
         return -ENOMEM;
     s->walk = (struct walk){.tree = tree,

@@ -160,6 +160,8 @@ struct store {
     struct splice *splice; /* of dying versions */
     uint32_t births;       /* counts changes of who descends from whom */
     bool idle;             /* nothing was written of late */
+    struct since *since;   /* kept for the next difference, or NULL */
+    uint32_t n_since;      /* in use */
     struct list measures;  /* struct store_measure; the first is being taken */
     struct measuring *measuring;
 
@@ -185,11 +187,32 @@ void room_waiters_wake(struct store *store);
 /* read.c, write.c */
 void read_step(struct store *store, struct store_io *io);
 void extents_step(struct store *store, struct store_io *io);
-void diff_step(struct store *store, struct store_io *io); /* diff.c: with a base */
 void write_step(struct store *store, struct store_io *io);
 void range_step(struct store *store, struct store_io *io);
 void batch_apply(struct store *store, struct batch *batch, int error);
 bool room_park(struct store *store, struct store_io *io);
+
+/* diff.c: extents with a base. */
+void diff_step(struct store *store, struct store_io *io);
+/* An extent from io->next to a byte. False: there is no room for it. */
+bool diff_add(struct store_io *io, uint64_t to, const struct store_extent *e);
+/* How many pages from `page` on are the same in both, by forms that they share or holes in both;
+ * looked for down to nodes of level `lowest`. TREE_FOUND, TREE_WAIT or an error; *ret is 0 where
+ * nodes of that level differ. */
+int diff_same(struct tree *a, struct tree *b, uint64_t page, uint8_t lowest, struct waiter *waiter,
+              uint64_t *ret);
+
+/* since.c: the same by what the newer one wrote, where the base is a version that it descends from.
+ * since_begin() sets io->since, or leaves it NULL; since_end() gives it back. */
+void since_begin(struct store_io *io);
+void since_end(struct store_io *io);
+/* Must leaves be compared at a page? */
+bool since_is_plain(const struct store_io *io, uint64_t page);
+/* Go on at io->next, where nodes of level 1 differ, up to a byte at most. TREE_FOUND: some
+ * progress, or leaves must be compared there; *more: there is room for more extents. TREE_WAIT: io
+ * goes on. */
+int since_step(struct store_io *io, uint64_t end, bool *more);
+void since_free(struct since *since);
 
 /* partial.c */
 int partial_start(struct store *store, struct store_io *parent, uint64_t page, uint32_t from,

@@ -236,6 +236,7 @@ static void store_free(struct store *store)
     check_free(store);
     measures_free(store);
     splice_free(store);
+    since_free(store->since);
     if (store->table)
         catalogue_free(store);
     free(store->checkpoint.buf);

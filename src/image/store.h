@@ -126,7 +126,8 @@ struct store_io {
     bool holds_lock;  /* of its page: a part of a request that does not fill the page */
     bool busy;        /* some of it is still to be started */
     bool finished;
-    uint64_t seq; /* the batch of its last part */
+    uint64_t seq;        /* the batch of its last part */
+    struct since *since; /* EXTENTS with a base that it descends from, or NULL */
 };
 
 /* Start a request. Returns true when it is already done: then io->error and the outputs are set and

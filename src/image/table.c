@@ -412,6 +412,7 @@ static int child_get(struct tree *tree, struct node *parent, uint64_t index, boo
         node = node_create(tree, parent, level, index);
         if (!node)
             return -ENOMEM;
+        node->cleared = level == 0; /* a leaf that went before is its parent's to tell */
     }
     if (node->loading) {
         if (waiter)

@@ -66,7 +66,9 @@ struct node_header {
     uint64_t index;    /* of the node among those of its level */
     uint64_t born;     /* epoch in which this node was copied from its predecessor */
     struct entry base; /* DELTA */
-    uint8_t zero3[16];
+    uint64_t cleared;  /* no entry was made anything but a page (level 0), a node (above) in a later
+                          epoch, since the node is there; 0: not known */
+    uint8_t zero3[8];
 };
 static_assert(sizeof(struct node_header) == 64, "node header");
 

@@ -230,7 +230,7 @@ static int read_forms(struct walk *walk, const struct peek *p)
         page = (page / span(0) + 1) * span(0);
         if (!more)
             walk->ahead = page;
-        if (!more && (forms->n > FORMS_MAX / 2 || forms->bytes > forms->max_bytes / 2))
+        if (!more && (forms->n > forms->max / 2 || forms->bytes > forms->max_bytes / 2))
             break;
         if (!next_leaf(walk, &page, &next) || page >= end || !want_leaf(walk, &next))
             break;

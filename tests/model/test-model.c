@@ -306,6 +306,37 @@ static void fill_in_order(struct run *run, struct model_disk *disk, uint64_t pag
     drain(run);
 }
 
+/* Versions of disks with many leaves, compared all the time: what one that comes from another has
+ * written, discarded and written again. */
+static void profile_since(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0x51ce);
+    struct knobs k = random_knobs(&rng);
+    k.capacity_bytes = CAPACITY(16, 384);
+    k.disk_pages_max = 1ULL << (10 + rng_below(&rng, 11));
+    k.write_pages_max = rng_percent(&rng, 50) ? 4 : 40;
+    k.sparse_percent = 100;
+    k.discard_percent = rng_percent(&rng, 30) ? 0 : 1 + (unsigned)rng_below(&rng, 15);
+    k.change_permille = 15;
+    k.version_percent = 95;
+    k.versions_max = 2 + (unsigned)rng_below(&rng, 12);
+    k.version_read_percent = 40;
+    k.config.checkpoint_bytes = 1 << 20;
+    if (rng_percent(&rng, 50))
+        k.config.table_bytes = (64 << 10) << rng_below(&rng, 8);
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 1, k.disk_pages_max);
+    struct model_disk *disk = model_disk(run->model, 0);
+    uint64_t pages = model_disk_size(disk) / PAGE_BYTES;
+    if (rng_percent(&rng, 60)) /* full leaves, of which deltas are written */
+        fill_in_order(run, disk, pages < 2500 ? pages : 2500, 50);
+    work(run, n_requests(2500));
+    crash_rounds(run, 6, n_requests(300));
+    run_end(run);
+}
+
 /* Disks that take much of the store are overwritten for ever: the cleaner must keep up. */
 static void profile_churn(struct run *run, uint64_t seed)
 {
@@ -1027,7 +1058,7 @@ static const struct profile {
     {"mix", profile_mix, 55},    {"edge", profile_edge, 5},          {"every", profile_every, 3},
     {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8},        {"flip", profile_flip, 4},
     {"wide", profile_wide, 2},   {"churn", profile_churn, 1},        {"full", profile_full, 1},
-    {"press", profile_press, 3}, {"versions", profile_versions, 15},
+    {"press", profile_press, 3}, {"versions", profile_versions, 12}, {"since", profile_since, 3},
 };
 
 static const struct profile *profile_for(uint64_t seed)
