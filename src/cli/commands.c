@@ -315,6 +315,52 @@ const struct command commands[] = {
      .examples = {"varve run web1 -m 2G", "varve run web1 --forward tcp:2222:22",
                   "varve run web1 -- -device virtio-balloon-pci"},
      .run = cmd_run},
+    {.name = "attach",
+     .arguments = "VM",
+     .summary = "Attach a machine that runs",
+     .text =
+         "Attach a QEMU that somebody else started, while it runs: from then on varve checkpoint "
+         "takes versions of it with its memory. Machines of varve run are attached already.\n\n"
+         "All its writable disks must be exports VM/DISK of this daemon, its main memory a "
+         "shared file on /dev/shm (-object memory-backend-file,share=on,mem-path=/dev/shm), and "
+         "the daemon must be allowed to trace it. What is missing is said, with the mend. The "
+         "machine stands still for some milliseconds, once; nothing stays changed in it but "
+         "that its pages are watched. A restarted daemon attaches it again.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"qmp", "SOCKET", "A QMP socket of the machine that nobody else is connected to."},
+                 {"disk", "NAME=NODE",
+                  "The machine's disk with QEMU's node NODE is the disk NAME, where its export "
+                  "has another name; several are separated by commas."}},
+     .examples = {"varve attach web1 --qmp /run/web1/qmp2.sock"},
+     .run = cmd_attach},
+    {.name = "detach",
+     .arguments = "VM",
+     .summary = "Let go of an attached machine",
+     .text = "Let go of a machine. It runs on, and its versions stay.",
+     .min_args = 1,
+     .max_args = 1,
+     .examples = {"varve detach web1"},
+     .run = cmd_detach},
+    {.name = "checkpoint",
+     .arguments = "VM[@VERSION]",
+     .summary = "Take a version with the memory of the running machine",
+     .text =
+         "Take a version of the vm and of the machine that runs on it: disks, memory and the state "
+         "of its devices at one instant. Memory is copied while the machine runs, and again what "
+         "was written meanwhile; then it stands still for some milliseconds. Only what has changed "
+         "since the last checkpoint is written. varve show VM@VERSION tells what it took.\n\n"
+         "When the command returns the version is durable; it prints its name, as varve snap does. "
+         "If anything fails, the machine runs on and there is no version.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"note", "TEXT", "Keep a note with it, as varve snap does.", 'm'},
+                 {"max-pause", "MS",
+                  "Copy while the machine runs until the pause is likely to be shorter than that, "
+                  "or that does not help. Default 4."},
+                 {"verbose", NULL, "Print what it took, too.", 'v'}},
+     .examples = {"varve checkpoint web1@before", "varve checkpoint web1 --max-pause 10"},
+     .run = cmd_checkpoint},
     {.name = "console",
      .arguments = "NAME",
      .summary = "Connect the terminal to a running machine",

@@ -133,8 +133,12 @@ static xmlrpc_value *job_value(xmlrpc_env *env, const struct job_view *view)
     api_put_u64(env, value, "problems", view->problems);
     api_put_u64(env, value, "harmless", view->harmless);
     api_put(env, value, "lines", lines);
+    api_put_text(env, value, "phase", view->phase);
+    api_put_text(env, value, "text", view->text);
     if (view->state == JOB_FAILED)
-        api_put_text(env, value, "error", err_text(view->error));
+        api_put_int(env, value, "fault", (int)fault_from_code(view->error));
+    if (view->state == JOB_FAILED)
+        api_put_text(env, value, "error", *view->text ? view->text : err_text(view->error));
     return api_result(env, value);
 }
 
@@ -237,7 +241,9 @@ const struct method api_store_methods[] = {
      "How a job is: {id, kind, state (running, done, failed, cancelled), started, ended (once it "
      "has), total and done (4 KiB each; total grows when the pages are done and log files follow), "
      "pages, nodes, blocks (of log files, read from end to end), problems (how many), harmless (of "
-     "them, damage where nothing lives), lines (the first 100 problems), error (when failed)}.",
+     "them, damage where nothing lives), lines (the first 100 problems), phase (of a checkpoint: "
+     "memory, pause, rest, commit; with total and done of its pages), text (its version's name "
+     "when it is done), error and fault (when failed: a sentence, and its number)}.",
      job_status},
     {"job.cancel", "b:i", "job", "Ask a job to end early; job.status says when it has.",
      job_cancel},

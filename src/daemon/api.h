@@ -16,6 +16,7 @@
 struct engine;
 struct events;
 struct jobs;
+struct machines;
 struct receives;
 
 /* What handlers work on; all borrowed. */
@@ -23,6 +24,7 @@ struct api {
     struct engine *engine;
     struct events *events;
     struct jobs *jobs;
+    struct machines *machines;
     struct receives *receives;
     const char *run_path, *store_path, *control_path, *nbd_path;
     uint64_t started_us; /* mono_us() */
@@ -43,7 +45,7 @@ struct method {
 extern const struct method *const api_methods[];
 extern const struct method api_vm_methods[], api_snap_methods[], api_version_methods[],
     api_rollback_methods[], api_version_list_methods[], api_diff_methods[], api_send_methods[],
-    api_recv_methods[], api_store_methods[];
+    api_recv_methods[], api_store_methods[], api_machine_methods[];
 
 /* NULL: no memory. api: borrowed for the registry's life. */
 struct api_registry;
