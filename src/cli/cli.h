@@ -135,6 +135,11 @@ enum exit_code check_whole(const json_t *object, const char *what, const char *n
 /* "provisional", "in use" or "idle": of a vm or a disk with so many users. */
 const char *state_text(const json_t *object, uint64_t users);
 
+/* What vm.show and vm.attach tell of a machine; nothing where there is none. And what version.show
+ * tells of a checkpoint. checkpoint.c */
+void print_machine(const json_t *machine);
+void print_checkpoint(const json_t *version);
+
 /* EXIT_USAGE after a message: what cannot name a machine (a directory is made of it). */
 enum exit_code check_machine_name(const char *name);
 
@@ -167,8 +172,12 @@ enum exit_code cmd_export(const struct invocation *inv);  /* export.c */
 enum exit_code cmd_send(const struct invocation *inv);    /* send.c */
 enum exit_code cmd_recv(const struct invocation *inv);    /* recv.c */
 enum exit_code cmd_run(const struct invocation *inv);     /* run.c */
+enum exit_code cmd_restore(const struct invocation *inv); /* restore.c */
 enum exit_code cmd_console(const struct invocation *inv); /* machine.c */
 enum exit_code cmd_stop(const struct invocation *inv);
+enum exit_code cmd_attach(const struct invocation *inv); /* checkpoint.c */
+enum exit_code cmd_detach(const struct invocation *inv);
+enum exit_code cmd_checkpoint(const struct invocation *inv);
 enum exit_code cmd_help(const struct invocation *inv); /* help.c */
 
 /* ---- help ----------------------------------------------------------------------------------- */

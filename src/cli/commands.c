@@ -315,6 +315,84 @@ const struct command commands[] = {
      .examples = {"varve run web1 -m 2G", "varve run web1 --forward tcp:2222:22",
                   "varve run web1 -- -device virtio-balloon-pci"},
      .run = cmd_run},
+    {.name = "attach",
+     .arguments = "VM",
+     .summary = "Attach a machine that runs",
+     .text =
+         "Attach a QEMU that somebody else started, while it runs: from then on varve checkpoint "
+         "takes versions of it with its memory. Machines of varve run are attached already.\n\n"
+         "All its writable disks must be exports VM/DISK of this daemon, its main memory a "
+         "shared file on /dev/shm (-object memory-backend-file,share=on,mem-path=/dev/shm), and "
+         "the daemon must be allowed to trace it. What is missing is said, with the mend. The "
+         "machine stands still for some milliseconds, once; nothing stays changed in it but "
+         "that its pages are watched. A restarted daemon attaches it again.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"qmp", "SOCKET", "A QMP socket of the machine that nobody else is connected to."},
+                 {"disk", "NAME=NODE",
+                  "The machine's disk with QEMU's node NODE is the disk NAME, where its export "
+                  "has another name; several are separated by commas."}},
+     .examples = {"varve attach web1 --qmp /run/web1/qmp2.sock"},
+     .run = cmd_attach},
+    {.name = "detach",
+     .arguments = "VM",
+     .summary = "Let go of an attached machine",
+     .text = "Let go of a machine. It runs on, and its versions stay.",
+     .min_args = 1,
+     .max_args = 1,
+     .examples = {"varve detach web1"},
+     .run = cmd_detach},
+    {.name = "checkpoint",
+     .arguments = "VM[@VERSION]",
+     .summary = "Take a version with the memory of the running machine",
+     .text =
+         "Take a version of the vm and of the machine that runs on it: disks, memory and the state "
+         "of its devices at one instant. Memory is copied while the machine runs, and again what "
+         "was written meanwhile; then it stands still for some milliseconds. Only what has changed "
+         "since the last checkpoint is written. varve show VM@VERSION tells what it took.\n\n"
+         "When the command returns the version is durable; it prints its name, as varve snap does. "
+         "If anything fails, the machine runs on and there is no version.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"note", "TEXT", "Keep a note with it, as varve snap does.", 'm'},
+                 {"max-pause", "MS",
+                  "Copy while the machine runs until the pause is likely to be shorter than that, "
+                  "or that does not help. Default 4."},
+                 {"verbose", NULL, "Print what it took, too.", 'v'}},
+     .examples = {"varve checkpoint web1@before", "varve checkpoint web1 --max-pause 10"},
+     .run = cmd_checkpoint},
+    {.name = "restore",
+     .arguments = "VM@VERSION",
+     .summary = "Start a machine that goes on from a version",
+     .text =
+         "Start a machine where it was when the version, which has RAM (varve checkpoint), was "
+         "taken. With --as it is a new vm, whose disks are clones; without, the vm itself: its "
+         "disks go back to the version, what they held is kept as the version before-restore- and "
+         "the time, and it is refused while they are in use.\n\n"
+         "It runs at once: its memory comes when it is touched, first of all what machines that "
+         "were restored from this version touched, and the rest meanwhile. Until all of it is "
+         "there it needs the daemon; while that is away the machine waits. With --eager all memory "
+         "is there before it runs. The new machine is like one that varve run started (varve "
+         "console, varve stop). What cannot be had again, such as open network connections, is "
+         "printed.\n\n"
+         "With --qmp a QEMU of your own gets the state: started with -incoming defer -S, the same "
+         "devices, and disks that are what they are in the version (varve clone). All memory is "
+         "brought before it runs.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"as", "NEW", "Make the new vm NEW, whose disks are clones."},
+                 {"eager", NULL, "Bring all memory before the machine runs."},
+                 {"count", "N",
+                  "Start N machines, NEW-1 to NEW-N (VM-1... without --as), each a new vm. What "
+                  "they do not change is read once."},
+                 {"mac", "new",
+                  "Give network devices new addresses; the guest sees them after its next reset."},
+                 {"paused", NULL, "Do not let it go on; QMP's cont does."},
+                 {"qmp", "SOCKET", "The monitor of a QEMU that waits; it alone is restored."}},
+     .examples = {"varve restore web1@before", "varve restore web1@before --as test",
+                  "varve restore web1@booted --as worker --count 8 --mac new",
+                  "varve restore web1@before --qmp /run/qemu.sock"},
+     .run = cmd_restore},
     {.name = "console",
      .arguments = "NAME",
      .summary = "Connect the terminal to a running machine",

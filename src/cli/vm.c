@@ -57,6 +57,7 @@ static void print_vm(const json_t *vm)
         printf("origin    %s\n", member_text(vm, "origin"));
     if (json_is_true(json_object_get(vm, "provisional")))
         puts("state     provisional: an import under way, or one that was cut off");
+    print_machine(json_object_get(vm, "machine"));
     putchar('\n');
     print_disks(vm);
 }
@@ -77,7 +78,9 @@ static void print_version(const json_t *v)
         puts("state        held");
     if (*member_text(v, "note"))
         printf("note         %s\n", member_text(v, "note"));
-    printf("guid         %s\n\n", member_text(v, "guid"));
+    printf("guid         %s\n", member_text(v, "guid"));
+    print_checkpoint(v);
+    putchar('\n');
     print_disks(v);
 }
 

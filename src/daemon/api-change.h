@@ -19,6 +19,9 @@ void api_take_name(xmlrpc_env *env, const char *what, const char *name,
 /* The same for a version, whose name has no "..": that is a range. */
 void api_take_version(xmlrpc_env *env, const char *name, char out[NAME_MAX_CHARS + 1]);
 
+/* The note of a version, borrowed, into c->note; note: NULL: none. api-snap.c */
+void api_take_note(xmlrpc_env *env, const char *note, struct store_change *c);
+
 /* A member of the struct of options that a method takes. */
 struct api_option {
     const char *name;

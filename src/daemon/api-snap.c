@@ -28,7 +28,7 @@ struct snap {
 
 /* ---- arguments ------------------------------------------------------------------------------ */
 
-static void take_note(xmlrpc_env *env, const char *note, struct store_change *c)
+void api_take_note(xmlrpc_env *env, const char *note, struct store_change *c)
 {
     if (!note || env->fault_occurred)
         return;
@@ -88,7 +88,7 @@ static void take_snap(xmlrpc_env *env, xmlrpc_value *args, const struct api *api
     api_take_options(env, "vm.snap", args, 1, options);
     api_take_version(env, version, s->change.version);
     s->anonymous = !version;
-    take_note(env, text, &s->change);
+    api_take_note(env, text, &s->change);
     take_mode(env, quiesce, &s->mode);
     take_agent(env, api, agent, s);
     if (!env->fault_occurred && (s->timeout_seconds < 1 || s->timeout_seconds > FREEZE_SECONDS_MAX))

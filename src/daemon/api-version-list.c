@@ -4,6 +4,7 @@
 #include "base/mono.h"
 #include "base/size.h"
 #include "daemon/api-change.h"
+#include "daemon/api-machine.h"
 #include "daemon/api-version.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
@@ -175,6 +176,8 @@ static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct ap
             continue;
         measure(api, &l.versions[i], mono_us() + MEASURE_SECONDS * 1000000ULL);
         value = version_value(env, &l.versions[i]);
+        if (l.versions[i].consistency == CONSISTENCY_RAM)
+            api_put_checkpoint(env, api, value, vm, name);
     }
     free(l.versions);
     if (!value && !env->fault_occurred)
@@ -199,7 +202,9 @@ const struct method api_version_list_methods[] = {
      "for up to two seconds). Returns {versions, next (empty: that is all)}, each version "
      "as " VERSION_STRUCT ".",
      version_list},
-    {"version.show", "S:ss", "vm, version", "One version, as in version.list, measured.",
+    {"version.show", "S:ss", "vm, version",
+     "One version, as in version.list, measured; one with RAM also with "
+     "machine: " API_CHECKPOINT_STRUCT " in microseconds and bytes, or machine_error, a sentence.",
      version_show},
     {},
 };

@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/mono.h"
 #include "daemon/api-change.h"
+#include "daemon/api-machine.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
 #include "daemon/measure.h"
@@ -36,6 +37,26 @@ bool api_list_versions(xmlrpc_env *env, struct api *api, struct version_listing 
     else if (r < 0)
         api_fault(env, (int)fault_from_code(r), "cannot list the versions: %s", err_text(r));
     return !env->fault_occurred;
+}
+
+void api_free_version(xmlrpc_env *env, struct api *api, const char *vm,
+                      char version[NAME_MAX_CHARS + 1])
+{
+    struct version_listing l = {.vm = vm};
+    char stem[NAME_MAX_CHARS + 1];
+    bool taken = true;
+
+    strcpy(stem, version);
+    if (!api_list_versions(env, api, &l))
+        return;
+    for (unsigned number = 1; taken; number++) {
+        if (number > 1)
+            snprintf(version, NAME_MAX_CHARS + 1, "%.50s-%u", stem, number);
+        taken = false;
+        for (uint32_t i = 0; i < l.n; i++)
+            taken |= !strcmp(l.versions[i].name, version);
+    }
+    free(l.versions);
 }
 
 /* ---- hold, rename, remove ------------------------------------------------------------------- */

@@ -2,8 +2,10 @@
 #include "base/err.h"
 #include "base/size.h"
 #include "daemon/api-change.h"
+#include "daemon/api-machine.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
+#include "daemon/machine.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -112,6 +114,8 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
     if (kind == CHANGE_DISK_ADD)
         api_take_options(env, "disk.add", args, 3, options);
     api_change(env, api, &c);
+    if (rename && !env->fault_occurred)
+        machines_rename(api->machines, c.vm, c.new_name);
     return api_truth(env);
 }
 
@@ -216,12 +220,28 @@ static xmlrpc_value *vm_show(xmlrpc_env *env, xmlrpc_value *args, struct api *ap
     if (!list(env, api, &l))
         return NULL;
     for (uint32_t i = 0; i < l.n && !result; i++)
-        if (!strcmp(l.vms[i].name, name))
+        if (!strcmp(l.vms[i].name, name)) {
             result = vm_value(env, &l.vms[i]);
+            api_put(env, result, "machine", api_machine_value(env, api, name));
+        }
     free(l.vms);
     if (!result && !env->fault_occurred)
         api_fault(env, FAULT_NOT_FOUND, "there is no vm \"%s\"; see varve ls", name);
     return api_result(env, result);
+}
+
+void api_need_vm(xmlrpc_env *env, struct api *api, const char *vm)
+{
+    struct listing l = {};
+    bool found = false;
+
+    if (env->fault_occurred || !list(env, api, &l))
+        return;
+    for (uint32_t i = 0; i < l.n; i++)
+        found |= !strcmp(l.vms[i].name, vm);
+    free(l.vms);
+    if (!found)
+        api_fault(env, FAULT_NOT_FOUND, "there is no vm \"%s\"; see varve ls", vm);
 }
 
 #define VM_STRUCT                                                                                  \
@@ -239,7 +259,8 @@ const struct method api_vm_methods[] = {
      vm_create},
     {"vm.commit", "b:s", "vm", "Make a provisional vm an ordinary one.", vm_commit},
     {"vm.list", "A:", "", "All vms by name, each as " VM_STRUCT ".", vm_list},
-    {"vm.show", "S:s", "vm", "One vm as " VM_STRUCT ".", vm_show},
+    {"vm.show", "S:s", "vm", "One vm as " VM_STRUCT ", with machine: " API_MACHINE_STRUCT ".",
+     vm_show},
     {"vm.rename", "b:ss", "vm, new_name", "Give a vm another name.", vm_rename},
     {"vm.remove", "b:s", "vm",
      "Remove a vm with its disks and versions. Refused while a client uses one (busy) or a version "

@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct job {
     struct jobs *jobs;
+    struct job_work *work; /* NULL: a check */
     struct store_check check;
     struct job_view view; /* total, done, problems, nodes: taken from check when it is read */
 };
@@ -37,11 +39,39 @@ struct jobs *jobs_new(struct engine *engine)
     return jobs;
 }
 
+static void job_free(struct job *job)
+{
+    if (job)
+        job_work_put(job->work);
+    free(job);
+}
+
 static void destroy(struct jobs *jobs)
 {
     for (int i = 0; i < JOBS_MAX; i++)
-        free(jobs->slots[i]);
+        job_free(jobs->slots[i]);
     free(jobs);
+}
+
+/* What the thread that works on it has told since. */
+static void look_at_work(struct job *job)
+{
+    struct job_work_view work;
+
+    if (!job->work || job->view.state != JOB_RUNNING)
+        return;
+    job_work_read(job->work, &work);
+    job->view.phase = work.phase;
+    job->view.done = work.done;
+    job->view.total = work.total;
+    if (!work.ended)
+        return;
+    job->view.state = work.error == 0            ? JOB_DONE
+                      : work.error == -ECANCELED ? JOB_CANCELLED
+                                                 : JOB_FAILED;
+    job->view.error = work.error;
+    job->view.ended_us = work.ended_us;
+    memcpy(job->view.text, work.text, sizeof(job->view.text));
 }
 
 static struct job *find(struct jobs *jobs, uint32_t id)
@@ -61,6 +91,7 @@ static struct job **free_slot(struct jobs *jobs)
         struct job **slot = &jobs->slots[i];
         if (!*slot)
             return slot;
+        look_at_work(*slot);
         if ((*slot)->view.state != JOB_RUNNING && (!best || (*slot)->view.id < (*best)->view.id))
             best = slot;
     }
@@ -111,8 +142,8 @@ static int start_check(struct engine_call *call, struct jobs *jobs, bool pages, 
         return -ENOMEM;
     job->jobs = jobs;
     job->check = (struct store_check){.pages = pages, .problem = check_problem, .done = check_done};
-    job->view =
-        (struct job_view){.id = jobs->last_id + 1, .kind = "check", .started_us = wall_us()};
+    job->view = (struct job_view){
+        .id = jobs->last_id + 1, .kind = "check", .phase = "", .started_us = wall_us()};
     jobs->running++;
     engine_hold(call->engine);
     int r = store_check(call->store, &job->check);
@@ -122,7 +153,7 @@ static int start_check(struct engine_call *call, struct jobs *jobs, bool pages, 
         free(job);
         return r;
     }
-    free(*slot);
+    job_free(*slot);
     *slot = job;
     *ret_id = ++jobs->last_id;
     return 0;
@@ -144,6 +175,46 @@ int jobs_start_check(struct jobs *jobs, bool pages, uint32_t *ret_id)
     return r;
 }
 
+/* ---- work of other threads ------------------------------------------------------------------ */
+
+struct work_start {
+    struct jobs *jobs;
+    const char *kind;
+    struct job_work *work;
+    uint32_t id;
+    int result;
+};
+
+static void on_start_work(struct engine_call *call)
+{
+    struct work_start *s = call->arg;
+    struct job **slot = free_slot(s->jobs), *job = slot ? calloc(1, sizeof(*job)) : NULL;
+
+    s->result = job ? 0 : slot ? -ENOMEM : -EAGAIN;
+    if (job) {
+        job->jobs = s->jobs;
+        job->work = s->work;
+        job_work_get(s->work);
+        s->id = ++s->jobs->last_id;
+        job->view =
+            (struct job_view){.id = s->id, .kind = s->kind, .phase = "", .started_us = wall_us()};
+        job_free(*slot);
+        *slot = job;
+    }
+    engine_call_done(call);
+}
+
+int jobs_start_work(struct jobs *jobs, const char *kind, struct job_work *work, uint32_t *ret_id)
+{
+    struct work_start s = {.jobs = jobs, .kind = kind, .work = work};
+    int r = engine_call(jobs->engine, on_start_work, &s);
+
+    if (r < 0 || s.result < 0)
+        return r < 0 ? r : s.result;
+    *ret_id = s.id;
+    return 0;
+}
+
 /* ---- reading and cancelling ----------------------------------------------------------------- */
 
 struct lookup {
@@ -159,7 +230,11 @@ static void on_read(struct engine_call *call)
     struct job *job = find(l->jobs, l->id);
 
     l->result = job ? 0 : -ENOENT;
-    if (job) {
+    if (job)
+        look_at_work(job);
+    if (job && job->work) {
+        *l->ret = job->view;
+    } else if (job) {
         *l->ret = job->view;
         const struct store_check *check = &job->check;
         l->ret->total = check->total_pages + check->total_blocks;
@@ -185,7 +260,9 @@ static void on_cancel(struct engine_call *call)
     struct job *job = find(l->jobs, l->id);
 
     l->result = job ? 0 : -ENOENT;
-    if (job && job->view.state == JOB_RUNNING)
+    if (job && job->work)
+        job_work_cancel(job->work);
+    else if (job && job->view.state == JOB_RUNNING)
         job->check.cancel = true;
     engine_call_done(call);
 }
@@ -201,7 +278,7 @@ static void on_free(struct engine_call *call)
     struct jobs *jobs = call->arg;
 
     for (int i = 0; i < JOBS_MAX; i++)
-        if (jobs->slots[i] && jobs->slots[i]->view.state == JOB_RUNNING)
+        if (jobs->slots[i] && !jobs->slots[i]->work && jobs->slots[i]->view.state == JOB_RUNNING)
             jobs->slots[i]->check.cancel = true;
     jobs->abandoned = true;
     if (jobs->running == 0)

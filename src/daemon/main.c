@@ -14,10 +14,12 @@
 #include "daemon/fault.h"
 #include "daemon/http.h"
 #include "daemon/jobs.h"
+#include "daemon/machine.h"
 #include "daemon/memory-sweep.h"
 #include "daemon/offline.h"
 #include "daemon/options.h"
 #include "daemon/receive.h"
+#include "daemon/restoring.h"
 #include "daemon/rundir.h"
 #include "guest/guardian.h"
 #include "guest/quiesce.h"
@@ -46,6 +48,7 @@ struct daemon {
     struct events *events;
     struct engine *engine;
     struct jobs *jobs;
+    struct machines *machines;
     struct receives *receives;
     struct memory_sweep *sweep;
     struct api api;
@@ -178,12 +181,14 @@ static int start_api(struct daemon *d)
     if (!realpath(d->options.store, d->store_path))
         return why_set(&d->why, -errno, "cannot find %s: %s", d->options.store, strerror(errno));
     d->jobs = jobs_new(d->engine);
+    d->machines = machines_new(d->engine, d->jobs, d->run_path, d->nbd_path);
     d->receives = receives_new(d->engine);
     d->sweep = memory_sweep_new(d->engine);
     d->api = (struct api){
         .engine = d->engine,
         .events = d->events,
         .jobs = d->jobs,
+        .machines = d->machines,
         .receives = d->receives,
         .run_path = d->run_path,
         .store_path = d->store_path,
@@ -191,12 +196,13 @@ static int start_api(struct daemon *d)
         .nbd_path = d->nbd_path,
         .started_us = mono_us(),
     };
-    if (d->jobs && d->receives && d->sweep)
+    if (d->jobs && d->machines && d->receives && d->sweep)
         d->registry = api_registry_new(&d->api);
     if (d->registry)
         return 0;
     memory_sweep_free(d->sweep);
     receives_free(d->receives);
+    machines_free(d->machines);
     jobs_free(d->jobs);
     return no_memory(d);
 }
@@ -204,9 +210,28 @@ static int start_api(struct daemon *d)
 static void stop_api(struct daemon *d)
 {
     api_registry_free(d->registry);
+    machines_free(d->machines);
     memory_sweep_free(d->sweep);
     receives_free(d->receives);
     jobs_free(d->jobs);
+}
+
+static int start_machines(struct daemon *d)
+{
+    machines_recall(d->machines);
+    return 0;
+}
+
+/* Machines whose memory was on its way go on waiting until here. */
+static int start_restored(struct daemon *d)
+{
+    d->api.restoring = restoring_new(&d->api);
+    return d->api.restoring ? 0 : no_memory(d);
+}
+
+static void stop_restored(struct daemon *d)
+{
+    restoring_free(d->api.restoring);
 }
 
 static int start_thaws(struct daemon *d)
@@ -246,7 +271,9 @@ static const struct step {
     {"events", start_events, stop_events},
     {"data plane", start_engine, stop_engine},
     {"control API", start_api, stop_api},
+    {"restored machines", start_restored, stop_restored},
     {"guests left frozen", start_thaws, NULL},
+    {"attached machines", start_machines, NULL},
     {"control socket", start_http, stop_http},
 };
 #define N_STEPS (sizeof(steps) / sizeof(steps[0]))

@@ -97,6 +97,7 @@ static int name_files(const char *run_dir, const char *name, struct files *files
     /* The length is known to fit; the compiler is told so by the precision. */
     snprintf(files->pid, sizeof(files->pid), "%.120s/pid", files->dir);
     snprintf(ret->qmp, sizeof(ret->qmp), "%.120s/qmp.sock", files->dir);
+    snprintf(ret->attach, sizeof(ret->attach), "%.120s/attach.sock", files->dir);
     snprintf(ret->console, sizeof(ret->console), "%.120s/console.sock", files->dir);
     snprintf(ret->log, sizeof(ret->log), "%.120s/console.log", files->dir);
     snprintf(ret->agent, sizeof(ret->agent), "%.120s/agent.sock", files->dir);
@@ -244,6 +245,10 @@ static int build_args(const struct launch *l, const char *cpu, const struct file
     add(args, "socket,id=qmp,path=%s,server=on,wait=off", escape(paths->qmp, a));
     add(args, "-mon");
     add(args, "chardev=qmp,mode=control");
+    add(args, "-chardev");
+    add(args, "socket,id=attach,path=%s,server=on,wait=off", escape(paths->attach, a));
+    add(args, "-mon");
+    add(args, "chardev=attach,mode=control");
     add(args, "-chardev");
     add(args, "socket,id=console,path=%s,server=on,wait=off,logfile=%s,logappend=on",
         escape(paths->console, a), escape(paths->log, b));

@@ -37,7 +37,8 @@ struct launched {
     bool kvm;
     char kvm_why[128]; /* ACCEL_AUTO and no KVM: why not */
     char qmp[LAUNCH_PATH_MAX], console[LAUNCH_PATH_MAX], log[LAUNCH_PATH_MAX];
-    char agent[LAUNCH_PATH_MAX]; /* the socket of the guest's agent, if it runs one */
+    char attach[LAUNCH_PATH_MAX]; /* a second QMP socket, for the daemon: each serves one client */
+    char agent[LAUNCH_PATH_MAX];  /* the socket of the guest's agent, if it runs one */
 };
 
 /* Start it. All pointers are borrowed for the call. Errors, with a sentence: -EEXIST (runs

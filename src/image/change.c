@@ -431,7 +431,6 @@ static int do_change(struct store *store, const struct parsed_change *c)
         vm->role = c->r.role;
         vm->provisional = c->r.flags & VM_PROVISIONAL;
         vm->memory = c->r.flags & VM_MEMORY;
-        vm->memory = c->r.flags & VM_MEMORY;
         vm->created_us = c->r.time_us;
         return 0;
     }
@@ -715,6 +714,8 @@ void changes_step(struct store *store)
     }
     batch_add_change(batch, change->record, change->record_len);
     store->change_logged = true;
+    if (change->placed)
+        change->placed(change);
 }
 
 struct dropping {

@@ -236,6 +236,9 @@ struct store_change {
     enum vm_role role;
     bool provisional; /* VM_CREATE, DISK_ADD, CLONE, SNAP */
     bool memory;      /* VM_CREATE, CLONE: it keeps the memory of another vm: vm_info.memory */
+    /* NULL, or called when the change has its place in the order of the log: what is written from
+     * then on is after it. It is neither made nor durable yet, and may still fail with the log. */
+    void (*placed)(struct store_change *change);
     void (*done)(struct store_change *change);
     int error; /* out: 0, -ENOENT, -EEXIST, -EBUSY, ERR_BAD_NAME, ERR_BAD_SIZE, ERR_STORE_FULL,
                   -EIO, ERR_READ_ONLY... */

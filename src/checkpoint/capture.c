@@ -1,0 +1,557 @@
+/* capture.c - the capture of one checkpoint.
+ *
+ * Invariants:
+ *  1. A page that was written since the last commit has its bit in `since`, or the tracker has it
+ *     still. Bits are set there before the page is read, and cleared by capture_done() alone: what
+ *     is lost to an error is put again.
+ *  2. Pages are read after the collect() that told of them has returned. What changes meanwhile is
+ *     in the next one; the last one is in the pause, where nothing changes.
+ *  3. In the pause nothing is allocated and the image is not touched: pages go one behind the other
+ *     into `aside`, whose memory is there before. */
+#include "checkpoint/capture.h"
+
+#include "base/mono.h"
+#include "checkpoint/dirty-scan.h"
+#include "guest/ram.h"
+#include "guest/tracker.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define ROUNDS_MAX     30
+#define QMP_US         5000000ULL
+#define CHUNK_PAGES    32768u /* of one put: between two looks at cancel */
+#define ASIDE_PAGES    4096u  /* there before each pause, at least */
+#define RANGES         256
+#define PAUSE_BASE_US  2000 /* of a pause that finds nothing: the state of the devices */
+#define PAUSE_PAGES_US 1    /* and for each page */
+#define PAGES_LEFT_MIN 64
+
+struct block {
+    uint64_t n_pages, words;
+    uint64_t *since; /* written since the last commit */
+    uint64_t *now;   /* to be put now */
+    uint8_t *shadow; /* as long as the block, almost all of it without memory */
+};
+
+struct capture {
+    struct monitor *monitor;
+    const struct ram *ram;
+    struct tracker *tracker;
+    unsigned n;
+    struct block *blocks;
+    uint8_t *aside;
+    size_t aside_bytes;
+    bool full;       /* nothing is known of the image */
+    bool by_migrate; /* QEMU refused the quick way once */
+};
+
+/* ---- making --------------------------------------------------------------------------------- */
+
+static void *map_nothing(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void capture_free(struct capture *c)
+{
+    if (!c)
+        return;
+    for (unsigned i = 0; c->blocks && i < c->n; i++) {
+        struct block *b = &c->blocks[i];
+        free(b->since);
+        free(b->now);
+        if (b->shadow)
+            munmap(b->shadow, b->n_pages * RAM_PAGE_BYTES);
+    }
+    if (c->aside)
+        munmap(c->aside, c->aside_bytes);
+    free(c->blocks);
+    free(c);
+}
+
+static bool make_block(struct block *b, uint64_t bytes)
+{
+    b->n_pages = bytes / RAM_PAGE_BYTES;
+    b->words = tracker_words(b->n_pages);
+    b->since = calloc(b->words + 1, sizeof(uint64_t));
+    b->now = calloc(b->words + 1, sizeof(uint64_t));
+    b->shadow = b->n_pages ? map_nothing(b->n_pages * RAM_PAGE_BYTES) : NULL;
+    return b->since && b->now && (b->shadow || !b->n_pages);
+}
+
+int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *tracker,
+                struct capture **ret)
+{
+    struct capture *c = calloc(1, sizeof(*c));
+
+    if (!c)
+        return -ENOMEM;
+    *c = (struct capture){.monitor = monitor, .ram = ram, .tracker = tracker, .full = true};
+    c->n = ram->n;
+    c->blocks = calloc(c->n + 1, sizeof(*c->blocks));
+    bool made = c->blocks;
+    for (unsigned i = 0; made && i < c->n; i++) {
+        made = make_block(&c->blocks[i], ram->blocks[i].used_bytes);
+        c->aside_bytes += c->blocks[i].n_pages * RAM_PAGE_BYTES;
+    }
+    c->aside = made ? map_nothing(c->aside_bytes + RAM_PAGE_BYTES) : NULL;
+    c->aside_bytes += RAM_PAGE_BYTES;
+    if (!c->aside) {
+        capture_free(c);
+        return -ENOMEM;
+    }
+    *ret = c;
+    return 0;
+}
+
+void capture_forget(struct capture *c)
+{
+    c->full = true;
+}
+
+void capture_done(struct capture *c)
+{
+    for (unsigned i = 0; i < c->n; i++)
+        memset(c->blocks[i].since, 0, c->blocks[i].words * sizeof(uint64_t));
+    c->full = false;
+}
+
+/* ---- bits ----------------------------------------------------------------------------------- */
+
+static void set_bits(uint64_t *words, uint64_t first, uint64_t end)
+{
+    for (; first < end && first % 64; first++)
+        words[first / 64] |= 1ULL << first % 64;
+    for (; first + 64 <= end; first += 64)
+        words[first / 64] = UINT64_MAX;
+    for (; first < end; first++)
+        words[first / 64] |= 1ULL << first % 64;
+}
+
+static uint64_t count_bits(const struct block *b)
+{
+    uint64_t n = 0;
+
+    for (uint64_t i = 0; i < b->words; i++)
+        n += (uint64_t)__builtin_popcountll(b->now[i]);
+    return n;
+}
+
+/* What is to be put now is what was written since the last commit, from now on also if this
+ * capture fails. */
+static void note_since(struct capture *c)
+{
+    for (unsigned i = 0; i < c->n; i++)
+        for (uint64_t w = 0; w < c->blocks[i].words; w++)
+            c->blocks[i].since[w] |= c->blocks[i].now[w];
+}
+
+/* Into now, which is emptied before. Returns how many pages, or an error. */
+static int64_t collect(struct capture *c, struct why *why)
+{
+    int64_t n = 0;
+
+    for (unsigned i = 0; i < c->n; i++) {
+        struct block *b = &c->blocks[i];
+        memset(b->now, 0, b->words * sizeof(uint64_t));
+        int64_t r = b->n_pages ? tracker_collect(c->tracker, i, b->now, NULL, why) : 0;
+        if (r < 0) {
+            /* Nothing is known of this machine any more. */
+            c->full = true;
+            return r;
+        }
+        n += r;
+    }
+    return n;
+}
+
+/* ---- putting, while the guest runs ---------------------------------------------------------- */
+
+struct taking {
+    struct capture *capture;
+    struct memory_image *image;
+    const struct capture_hooks *hooks;
+    struct capture_result result;
+    const char *phase;
+    uint64_t done, total;
+    struct why *why;
+};
+
+static bool is_cancelled(const struct taking *t)
+{
+    return t->hooks->cancel && t->hooks->cancel(t->hooks->arg);
+}
+
+static void tell(struct taking *t)
+{
+    if (t->hooks->progress)
+        t->hooks->progress(t->hooks->arg, t->phase, t->done, t->total);
+}
+
+static int put_failed(struct taking *t, int r)
+{
+    if (r == -ECANCELED)
+        return why_set(t->why, r, "the checkpoint was cancelled");
+    return why_set(t->why, r, "cannot write the machine's memory: %s", strerror(-r));
+}
+
+/* Put what now says from memory, a chunk after the other. */
+static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
+{
+    struct block *b = &t->capture->blocks[block];
+    uint64_t chunk_words = CHUNK_PAGES / 64;
+
+    if (b->words <= chunk_words) {
+        int r = memory_image_put(t->image, block, b->now, memory, t->hooks->cancel, t->hooks->arg,
+                                 &t->result.stats);
+        t->done += count_bits(b);
+        tell(t);
+        return r;
+    }
+    uint64_t *part = calloc(b->words + 1, sizeof(uint64_t));
+    int r = part ? 0 : -ENOMEM;
+    for (uint64_t w = 0; w < b->words && r == 0; w += chunk_words) {
+        uint64_t n = b->words - w < chunk_words ? b->words - w : chunk_words, pages = 0;
+        for (uint64_t i = w; i < w + n; i++)
+            pages += (uint64_t)__builtin_popcountll(b->now[i]);
+        if (!pages)
+            continue;
+        memcpy(part + w, b->now + w, n * sizeof(uint64_t));
+        r = memory_image_put(t->image, block, part, memory, t->hooks->cancel, t->hooks->arg,
+                             &t->result.stats);
+        memset(part + w, 0, n * sizeof(uint64_t));
+        t->done += pages;
+        tell(t);
+    }
+    free(part);
+    return r;
+}
+
+/* Calls fn for each range of pages whose bits are set in now. */
+static int each_range(const struct block *b, unsigned block,
+                      int (*fn)(void *arg, unsigned block, uint64_t first, uint64_t n), void *arg)
+{
+    struct dirty_range ranges[RANGES];
+    struct dirty_scan scan;
+    size_t n;
+    int r = 0;
+
+    dirty_scan_begin(&scan, b->now, (uint32_t)b->n_pages);
+    while (r == 0 && (n = dirty_scan_ranges(&scan, ranges, RANGES)) > 0)
+        for (size_t i = 0; i < n && r == 0; i++)
+            r = fn(arg, block, ranges[i].first, ranges[i].end - ranges[i].first);
+    return r;
+}
+
+static int read_into_shadow(void *arg, unsigned block, uint64_t first, uint64_t n)
+{
+    struct taking *t = arg;
+
+    return ram_read(t->capture->ram, block, first * RAM_PAGE_BYTES,
+                    t->capture->blocks[block].shadow + first * RAM_PAGE_BYTES, n * RAM_PAGE_BYTES);
+}
+
+static void empty_shadow(struct block *b)
+{
+    madvise(b->shadow, b->n_pages * RAM_PAGE_BYTES, MADV_DONTNEED);
+}
+
+/* Put what now says, from where it is. */
+static int put_round(struct taking *t)
+{
+    struct capture *c = t->capture;
+    int r = 0;
+
+    for (unsigned i = 0; i < c->n && r == 0; i++) {
+        const struct ram_block *ram = &c->ram->blocks[i];
+        if (!c->blocks[i].n_pages)
+            continue;
+        if (ram->memory) {
+            r = put_bits(t, i, ram->memory);
+            continue;
+        }
+        r = each_range(&c->blocks[i], i, read_into_shadow, t);
+        if (r < 0)
+            return why_set(t->why, r, "cannot read block %s of the machine's memory: %s", ram->name,
+                           strerror(-r));
+        r = put_bits(t, i, c->blocks[i].shadow);
+        empty_shadow(&c->blocks[i]);
+    }
+    return r < 0 ? put_failed(t, r) : 0;
+}
+
+/* All pages; of a file only those that are there, for reading a hole would fill it. Where the image
+ * has something in a hole, that is replaced by zeros. */
+static int set_all(struct taking *t, unsigned block)
+{
+    static const uint8_t zeros[RAM_PAGE_BYTES];
+    struct block *b = &t->capture->blocks[block];
+    const struct ram_block *ram = &t->capture->ram->blocks[block];
+    uint64_t page = 0;
+
+    if (!ram->shared) {
+        set_bits(b->now, 0, b->n_pages);
+        return 0;
+    }
+    while (page < b->n_pages) {
+        off_t at = (off_t)(ram->file_offset + page * RAM_PAGE_BYTES);
+        off_t data = lseek(ram->fd, at, SEEK_DATA);
+        off_t hole = data < 0 ? -1 : lseek(ram->fd, data, SEEK_HOLE);
+        uint64_t first = b->n_pages, end = b->n_pages;
+        if (data < 0 && errno != ENXIO)
+            return -errno;
+        if (data >= 0)
+            first = ((uint64_t)data - ram->file_offset) / RAM_PAGE_BYTES;
+        if (hole >= 0)
+            end = ((uint64_t)hole - ram->file_offset + RAM_PAGE_BYTES - 1) / RAM_PAGE_BYTES;
+        first = first > b->n_pages ? b->n_pages : first;
+        end = end > b->n_pages ? b->n_pages : end;
+        for (page = memory_image_next(t->image, block, page); page < first;
+             page = memory_image_next(t->image, block, page + 1)) {
+            int r = memory_image_put_page(t->image, block, page, zeros, &t->result.stats);
+            if (r < 0)
+                return r;
+        }
+        set_bits(b->now, first, end);
+        page = end;
+    }
+    return 0;
+}
+
+static int first_round(struct taking *t)
+{
+    struct capture *c = t->capture;
+    int64_t n = collect(c, t->why);
+
+    if (n < 0)
+        return (int)n;
+    t->result.full = c->full;
+    for (unsigned i = 0; i < c->n; i++) {
+        struct block *b = &c->blocks[i];
+        int r = c->full && b->n_pages ? set_all(t, i) : 0;
+        if (r < 0)
+            return put_failed(t, r);
+        for (uint64_t w = 0; w < b->words; w++)
+            b->now[w] |= b->since[w];
+        t->total += count_bits(b);
+    }
+    note_since(c);
+    return put_round(t);
+}
+
+/* How many pages may be left for a pause that is short enough. */
+static uint64_t pages_for(uint64_t pause_us)
+{
+    uint64_t spare_us = pause_us > PAUSE_BASE_US ? pause_us - PAUSE_BASE_US : 0;
+    uint64_t pages = spare_us / PAUSE_PAGES_US;
+    return pages < PAGES_LEFT_MIN ? PAGES_LEFT_MIN : pages;
+}
+
+/* Each leaves what was written while it was put. When few were, the pause has fewer; when they do
+ * not become fewer, more rounds would only write more. */
+static int do_rounds(struct taking *t, uint64_t max_pause_us)
+{
+    uint64_t begin_us = mono_us(), last = UINT64_MAX, few = pages_for(max_pause_us) / 2;
+
+    t->phase = "memory";
+    int r = first_round(t);
+    for (t->result.rounds = 1; r == 0 && t->result.rounds < ROUNDS_MAX; t->result.rounds++) {
+        if (is_cancelled(t))
+            return put_failed(t, -ECANCELED);
+        int64_t n = collect(t->capture, t->why);
+        if (n < 0)
+            return (int)n;
+        note_since(t->capture);
+        t->total += (uint64_t)n;
+        r = put_round(t);
+        if ((uint64_t)n <= few || (uint64_t)n >= last - last / 8)
+            break;
+        last = (uint64_t)n;
+    }
+    if (r == 0) {
+        r = memory_image_flush(t->image);
+        if (r < 0)
+            r = put_failed(t, r);
+    }
+    t->result.times.rounds_us = mono_us() - begin_us;
+    return r;
+}
+
+/* ---- the pause ------------------------------------------------------------------------------ */
+
+struct copying {
+    struct capture *capture;
+    uint8_t *to;
+};
+
+static int copy_aside(void *arg, unsigned block, uint64_t first, uint64_t n)
+{
+    struct copying *copying = arg;
+    uint8_t *to = copying->to;
+
+    copying->to += n * RAM_PAGE_BYTES;
+    return ram_read(copying->capture->ram, block, first * RAM_PAGE_BYTES, to, n * RAM_PAGE_BYTES);
+}
+
+static int back_from_aside(void *arg, unsigned block, uint64_t first, uint64_t n)
+{
+    struct copying *copying = arg;
+    size_t len = n * RAM_PAGE_BYTES;
+
+    memcpy(copying->capture->blocks[block].shadow + first * RAM_PAGE_BYTES, copying->to, len);
+    copying->to += len;
+    return 0;
+}
+
+/* While the machine stands still. */
+static int take_rest(struct taking *t)
+{
+    struct capture *c = t->capture;
+    struct capture_times *times = &t->result.times;
+    struct copying copying = {c, c->aside};
+    uint64_t begin_us = mono_us();
+    int64_t n = collect(c, t->why);
+    int r = n < 0 ? (int)n : 0;
+
+    times->scan_us = mono_us() - begin_us;
+    begin_us = mono_us();
+    t->result.left_pages = n < 0 ? 0 : (uint64_t)n;
+    for (unsigned i = 0; i < c->n && r == 0; i++)
+        r = each_range(&c->blocks[i], i, copy_aside, &copying);
+    if (r < 0 && n >= 0)
+        r = why_set(t->why, r, "cannot read the machine's memory: %s", strerror(-r));
+    times->copy_us = mono_us() - begin_us;
+    begin_us = mono_us();
+    if (r == 0)
+        r = t->hooks->freeze(t->hooks->arg, t->why);
+    times->disks_us = mono_us() - begin_us;
+    note_since(c);
+    return r;
+}
+
+static int stop_machine(struct taking *t, struct device_capture **ret)
+{
+    struct capture *c = t->capture;
+    int r = -EPROTO;
+
+    if (!c->by_migrate)
+        r = device_capture_begin(c->monitor, DEVICE_BY_SAVE, mono_us() + QMP_US, ret, t->why);
+    if (r == -EPROTO) {
+        r = device_capture_begin(c->monitor, DEVICE_BY_MIGRATE, mono_us() + QMP_US, ret, t->why);
+        c->by_migrate |= r == 0;
+    }
+    t->result.by_migrate = c->by_migrate;
+    return r;
+}
+
+static int pause_machine(struct taking *t)
+{
+    struct capture_times *times = &t->result.times;
+    struct device_capture *held;
+    struct why ignored;
+
+    t->phase = "pause";
+    tell(t);
+    uint64_t begin_us = mono_us();
+    int r = stop_machine(t, &held);
+    if (r < 0)
+        return r;
+    times->stop_us = mono_us() - begin_us;
+    r = take_rest(t);
+    if (r < 0) {
+        device_capture_abort(held, mono_us() + QMP_US, &ignored);
+        return r;
+    }
+    uint64_t device_us = mono_us();
+    r = device_capture_finish(held, mono_us() + QMP_US, &t->result.state, t->why);
+    times->device_us = mono_us() - device_us;
+    times->pause_us = mono_us() - begin_us;
+    return r;
+}
+
+/* ---- after it ------------------------------------------------------------------------------- */
+
+static int put_aside(struct taking *t)
+{
+    struct capture *c = t->capture;
+    struct copying copying = {c, c->aside};
+    uint64_t begin_us = mono_us();
+    int r = 0;
+
+    t->phase = "rest";
+    t->total += t->result.left_pages;
+    for (unsigned i = 0; i < c->n && r == 0; i++) {
+        struct block *b = &c->blocks[i];
+        if (!b->n_pages)
+            continue;
+        each_range(b, i, back_from_aside, &copying);
+        r = put_bits(t, i, b->shadow);
+        empty_shadow(b);
+    }
+    size_t kept = ASIDE_PAGES * (size_t)RAM_PAGE_BYTES, used = (size_t)(copying.to - c->aside);
+    if (used > kept)
+        madvise(c->aside + kept, used - kept, MADV_DONTNEED);
+    t->result.times.rest_us = mono_us() - begin_us;
+    return r < 0 ? put_failed(t, r) : 0;
+}
+
+static int begin_image(struct taking *t)
+{
+    const struct ram *ram = t->capture->ram;
+    struct memory_block *blocks = calloc(ram->n + 1, sizeof(*blocks));
+
+    if (!blocks)
+        return put_failed(t, -ENOMEM);
+    for (unsigned i = 0; i < ram->n; i++) {
+        static_assert(sizeof(blocks[i].name) >= sizeof(ram->blocks[i].name), "names fit");
+        memcpy(blocks[i].name, ram->blocks[i].name, sizeof(ram->blocks[i].name));
+        blocks[i].pages = ram->blocks[i].used_bytes / RAM_PAGE_BYTES;
+        blocks[i].shared = ram->blocks[i].shared;
+    }
+    int r = memory_image_begin(t->image, blocks, ram->n);
+    free(blocks);
+    return r < 0 ? put_failed(t, r) : 0;
+}
+
+static void provide_aside(struct capture *c, uint64_t pages)
+{
+    size_t bytes = pages * RAM_PAGE_BYTES;
+
+    /* Where the kernel cannot, the pause takes the faults. */
+    madvise(c->aside, bytes < c->aside_bytes ? bytes : c->aside_bytes, MADV_POPULATE_WRITE);
+}
+
+int capture_take(struct capture *c, struct memory_image *image, uint64_t max_pause_us,
+                 const struct capture_hooks *hooks, struct capture_result *ret, struct why *why)
+{
+    struct taking t = {.capture = c, .image = image, .hooks = hooks, .why = why};
+
+    int r = tracker_check(c->tracker, c->monitor, mono_us() + QMP_US, why);
+    if (r == 0)
+        r = begin_image(&t);
+    if (r == 0)
+        r = do_rounds(&t, max_pause_us);
+    if (r < 0)
+        return r;
+    uint64_t pages = pages_for(max_pause_us);
+    provide_aside(c, pages > ASIDE_PAGES ? pages : ASIDE_PAGES);
+    r = pause_machine(&t);
+    if (r == 0)
+        r = put_aside(&t);
+    /* Memory that was plugged between the first look and the pause is in no block that was read. */
+    if (r == 0)
+        r = tracker_check(c->tracker, c->monitor, mono_us() + QMP_US, why);
+    if (r < 0) {
+        device_state_free(&t.result.state);
+        return r;
+    }
+    *ret = t.result;
+    return 0;
+}

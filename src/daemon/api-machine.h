@@ -1,0 +1,33 @@
+/* api-machine.h - what methods that show vms and versions tell of machines. Control threads. */
+#ifndef VARVE_DAEMON_API_MACHINE_H
+#define VARVE_DAEMON_API_MACHINE_H
+
+#include "daemon/api.h"
+#include "image/store.h"
+
+/* The machine that is attached as vm; its state is "none" where there is none. */
+xmlrpc_value *api_machine_value(xmlrpc_env *env, struct api *api, const char *vm);
+
+/* What the checkpoint took, into the struct of a version with RAM. */
+void api_put_checkpoint(xmlrpc_env *env, struct api *api, xmlrpc_value *value, const char *vm,
+                        const char *version);
+
+/* Put -2, -3 and so on behind a name where the vm has a version of that name. */
+void api_free_version(xmlrpc_env *env, struct api *api, const char *vm,
+                      char version[NAME_MAX_CHARS + 1]);
+
+/* Set a fault if there is no such vm. */
+void api_need_vm(xmlrpc_env *env, struct api *api, const char *vm);
+
+#define API_MACHINE_STRUCT                                                                         \
+    "{state (none, attaching, attached, checkpoint, detaching), qmp, pid, tracking (how written "  \
+    "pages are found: userfaultfd, soft-dirty, comparison), tracking_why (why not a better way), " \
+    "ram, attached, checkpoints (since then), last_error (of the last checkpoint)}"
+
+#define API_CHECKPOINT_STRUCT                                                                      \
+    "{qemu, cwd, ram_bytes, was_running, by_migrate (QEMU refused the quick way), times: {rounds " \
+    "(while the guest ran), stop, scan, copy, disks, device, pause (all of these together), rest " \
+    "(what the pause left to write)}, sizes: {full, rounds, left (pages, of the pause), pages, "   \
+    "same, zero, delta, packed, plain, bytes}, disks: {NAME: node}, lost: [sentences]}"
+
+#endif

@@ -1,0 +1,230 @@
+/* attached.c - a running QEMU that was attached. */
+#include "daemon/attached.h"
+
+#include "base/cleanup.h"
+#include "base/mono.h"
+#include "checkpoint/capture.h"
+#include "guest/monitor.h"
+#include "guest/ram.h"
+#include "guest/restore-args.h"
+#include "guest/tracker.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OPEN_US    5000000ULL
+#define PREPARE_US 20000000ULL
+#define NBD_PREFIX "nbd+unix:///"
+
+static uint64_t in_us(uint64_t us)
+{
+    return mono_us() + us;
+}
+
+/* ---- disks ---------------------------------------------------------------------------------- */
+
+static const char *text_of(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+static bool is_same_path(const char *a, const char *b)
+{
+    char real_a[PATH_MAX], real_b[PATH_MAX];
+
+    if (!strcmp(a, b))
+        return true;
+    return realpath(a, real_a) && realpath(b, real_b) && !strcmp(real_a, real_b);
+}
+
+/* "nbd+unix:///EXPORT?socket=PATH" of this daemon: the export, into ret. */
+static bool is_ours(const char *filename, const char *nbd_path, char ret[2 * NAME_MAX_CHARS + 2])
+{
+    const char *export = filename + strlen(NBD_PREFIX), *end;
+
+    if (strncmp(filename, NBD_PREFIX, strlen(NBD_PREFIX)) || !(end = strstr(export, "?socket=")) ||
+        end - export > 2 * (long)NAME_MAX_CHARS + 1)
+        return false;
+    memcpy(ret, export, (size_t)(end - export));
+    ret[end - export] = '\0';
+    return is_same_path(end + strlen("?socket="), nbd_path);
+}
+
+static bool is_flash(const json_t *device)
+{
+    return !strncmp(text_of(device, "device"), "pflash", 6) ||
+           strstr(text_of(device, "qdev"), "system.flash");
+}
+
+static int add_file(struct attached *a, const char *path, struct why *why)
+{
+    if (a->n_files == ATTACHED_FILES_MAX)
+        return why_set(why, -E2BIG, "the machine writes more than %d files beside its disks",
+                       ATTACHED_FILES_MAX);
+    a->files[a->n_files] = strdup(path);
+    return a->files[a->n_files++] ? 0 : why_set(why, -ENOMEM, "no memory");
+}
+
+static int add_disk(const struct attached_spec *spec, const json_t *device, struct attached *a,
+                    struct why *why)
+{
+    const json_t *inserted = json_object_get(device, "inserted");
+    const char *node = text_of(inserted, "node-name"), *file = text_of(inserted, "file");
+    const char *device_name = *text_of(device, "device") ? text_of(device, "device") : node;
+    char export[2 * NAME_MAX_CHARS + 2];
+    struct attached_disk *disk = &a->disks[a->n_disks];
+    const char *name = NULL;
+
+    if (a->n_disks == ATTACHED_DISKS_MAX)
+        return why_set(why, -E2BIG, "the machine has more than %d disks", ATTACHED_DISKS_MAX);
+    if (!is_ours(file, spec->nbd_path, export))
+        return why_set(
+            why, -EOPNOTSUPP,
+            "disk %s of the machine (%.200s) is not on this Varve, so it would not be of "
+            "the same instant; bring it there with varve import and start the machine on "
+            "%s, or make it read-only",
+            device_name, file, spec->nbd_path);
+    for (unsigned i = 0; i < spec->n_disks; i++)
+        if (!strcmp(spec->disks[i].node, node))
+            name = spec->disks[i].name;
+    size_t vm_len = strlen(spec->vm);
+    if (!name && !strncmp(export, spec->vm, vm_len) && export[vm_len] == '/' &&
+        !strchr(export + vm_len + 1, '@'))
+        name = export + vm_len + 1;
+    if (!name || strlen(name) > NAME_MAX_CHARS || strlen(node) >= sizeof(disk->node))
+        return why_set(why, -EOPNOTSUPP,
+                       "disk %s of the machine is %.130s and none of vm %s; attach it as the vm "
+                       "whose disks it has, or, where the vm was renamed, with --disk NAME=%s",
+                       device_name, export, spec->vm, node);
+    strcpy(disk->name, name);
+    strcpy(disk->node, node);
+    a->n_disks++;
+    return 0;
+}
+
+static int check_named(const struct attached_spec *spec, const struct attached *a, struct why *why)
+{
+    for (unsigned i = 0; i < spec->n_disks; i++) {
+        bool found = false;
+        for (unsigned k = 0; k < a->n_disks; k++)
+            found |= !strcmp(a->disks[k].node, spec->disks[i].node);
+        if (!found)
+            return why_set(why, -ENOENT,
+                           "no disk of the machine has the node %.64s; query-block of its QMP "
+                           "lists them (inserted, node-name)",
+                           spec->disks[i].node);
+    }
+    return 0;
+}
+
+static int find_disks(const struct attached_spec *spec, struct attached *a, struct why *why)
+{
+    json_t *devices = NULL, *device;
+    size_t i;
+
+    int r = monitor_run(a->monitor, "query-block", NULL, in_us(OPEN_US), &devices, why);
+    if (r < 0)
+        return r;
+    json_array_foreach(devices, i, device)
+    {
+        const json_t *inserted = json_object_get(device, "inserted");
+        if (r < 0 || !inserted || json_is_true(json_object_get(inserted, "ro")))
+            continue;
+        if (is_flash(device))
+            r = add_file(a, text_of(inserted, "file"), why);
+        else
+            r = add_disk(spec, device, a, why);
+    }
+    json_decref(devices);
+    return r < 0 ? r : check_named(spec, a, why);
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+int attached_open(const struct attached_spec *spec, struct attached *ret, struct why *why)
+{
+    struct tracker_options options = {.kind = TRACKER_BEST};
+    struct attached a = {};
+
+    int r = monitor_open(spec->qmp, in_us(OPEN_US), &a.monitor, why);
+    if (r == 0)
+        r = device_state_check(a.monitor, true, in_us(OPEN_US), NULL, why);
+    if (r == 0)
+        r = find_disks(spec, &a, why);
+    if (r == 0)
+        r = ram_open(a.monitor, in_us(OPEN_US), &a.ram, why);
+    if (r == 0)
+        r = tracker_open(a.ram, &options, a.monitor, in_us(OPEN_US), &a.tracker, why);
+    if (r == 0)
+        r = device_state_prepare(a.monitor, in_us(PREPARE_US), &a.head, why);
+    if (r == 0) {
+        r = capture_new(a.monitor, a.ram, a.tracker, &a.capture);
+        if (r < 0)
+            why_set(why, r, "no memory to attach the machine");
+    }
+    if (r < 0) {
+        attached_close(&a, true);
+        return r;
+    }
+    for (unsigned i = 0; i < a.ram->n; i++)
+        a.ram_bytes += a.ram->blocks[i].shared ? a.ram->blocks[i].used_bytes : 0;
+    *ret = a;
+    return 0;
+}
+
+void attached_close(struct attached *a, bool remove)
+{
+    capture_free(a->capture);
+    tracker_close(a->tracker, remove);
+    ram_close(a->ram);
+    device_head_free(&a->head);
+    monitor_close(a->monitor);
+    for (unsigned i = 0; i < a->n_files; i++)
+        free(a->files[i]);
+    *a = (struct attached){};
+}
+
+/* ---- telling -------------------------------------------------------------------------------- */
+
+/* What is not in the machine's state, by its command line. */
+static json_t *lost_of(char *const *argv)
+{
+    json_t *lost = json_array();
+
+    for (char *const *arg = argv; *arg; arg++)
+        if (arg[1] && !strcmp(*arg, "-netdev") && !strncmp(arg[1], "user", 4))
+            json_array_append_new(
+                lost, json_string("connections of the guest through QEMU's user network"));
+    return lost;
+}
+
+json_t *attached_describe(const struct attached *a)
+{
+    unsigned version = monitor_version(a->monitor);
+    json_t *argv = json_array(), *disks = json_object();
+    char link[64], cwd[PATH_MAX];
+    char **args;
+    struct why why;
+
+    if (restore_args_of((int)monitor_pid(a->monitor), &args, &why) < 0) {
+        json_decref(argv);
+        json_decref(disks);
+        return NULL;
+    }
+    for (char **arg = args; *arg; arg++)
+        json_array_append_new(argv, json_stringn_nocheck(*arg, strlen(*arg)));
+    json_t *lost = lost_of(args);
+    free(args);
+    snprintf(link, sizeof(link), "/proc/%d/cwd", (int)monitor_pid(a->monitor));
+    ssize_t n = readlink(link, cwd, sizeof(cwd) - 1);
+    cwd[n > 0 ? n : 0] = '\0';
+    for (unsigned i = 0; i < a->n_disks; i++)
+        json_object_set_new(disks, a->disks[i].name, json_string(a->disks[i].node));
+    return json_pack("{s:o, s:o, s:s, s:o, s:I, s:o}", "qemu",
+                     json_sprintf("%u.%u.%u", version / 10000, version / 100 % 100, version % 100),
+                     "argv", argv, "cwd", cwd, "disks", disks, "ram_bytes",
+                     (json_int_t)a->ram_bytes, "lost", lost);
+}
