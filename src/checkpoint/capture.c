@@ -377,8 +377,7 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
     }
     if (r == 0) {
         r = memory_image_flush(t->image);
-        if (r < 0)
-            r = put_failed(t, r);
+        r = r < 0 ? put_failed(t, r) : t->hooks->settle(t->hooks->arg, t->why);
     }
     t->result.times.rounds_us = mono_us() - begin_us;
     return r;
@@ -459,21 +458,23 @@ static int pause_machine(struct taking *t)
 
     t->phase = "pause";
     tell(t);
-    uint64_t begin_us = mono_us();
     int r = stop_machine(t, &held);
     if (r < 0)
         return r;
-    times->stop_us = mono_us() - begin_us;
+    uint64_t begin_us = mono_us();
     r = take_rest(t);
     if (r < 0) {
         device_capture_abort(held, mono_us() + QMP_US, &ignored);
         return r;
     }
-    uint64_t device_us = mono_us();
+    uint64_t held_us = mono_us() - begin_us;
     r = device_capture_finish(held, mono_us() + QMP_US, &t->result.state, t->why);
-    times->device_us = mono_us() - device_us;
-    times->pause_us = mono_us() - begin_us;
-    return r;
+    if (r < 0)
+        return r;
+    times->stop_us = t->result.state.stop_us;
+    times->device_us = t->result.state.state_us + t->result.state.resume_us;
+    times->pause_us = times->stop_us + held_us + times->device_us;
+    return 0;
 }
 
 /* ---- after it ------------------------------------------------------------------------------- */

@@ -261,6 +261,14 @@ static int on_freeze(void *arg, struct why *why)
     return 0;
 }
 
+static int on_settle(void *arg, struct why *why)
+{
+    struct taking *t = arg;
+    int r = disk_io_flush(t->run->memory->io);
+
+    return r < 0 ? why_set(why, r, "cannot flush the store: %s", err_text(r)) : 0;
+}
+
 static int wait_for_version(struct taking *t, struct why *why)
 {
     if (!t->started)
@@ -433,7 +441,7 @@ static int make_versions(struct taking *t, struct why *why)
 static int take(struct taking *t, struct why *why)
 {
     const struct checkpoint_run *run = t->run;
-    const struct capture_hooks hooks = {on_freeze, on_cancel, on_progress, t};
+    const struct capture_hooks hooks = {on_settle, on_freeze, on_cancel, on_progress, t};
     struct capture_result result;
 
     int r = capture_take(run->attached->capture, run->memory->image, run->what->max_pause_us,
