@@ -10,6 +10,7 @@
  *     into `aside`, whose memory is there before. */
 #include "checkpoint/capture.h"
 
+#include "base/err.h"
 #include "base/mono.h"
 #include "checkpoint/dirty-scan.h"
 #include "guest/ram.h"
@@ -199,7 +200,7 @@ static int put_failed(struct taking *t, int r)
 {
     if (r == -ECANCELED)
         return why_set(t->why, r, "the checkpoint was cancelled");
-    return why_set(t->why, r, "cannot write the machine's memory: %s", strerror(-r));
+    return why_set(t->why, r, "cannot write the machine's memory: %s", err_text(r));
 }
 
 /* Put what now says from memory, a chunk after the other. */
@@ -280,7 +281,7 @@ static int put_round(struct taking *t)
         r = each_range(&c->blocks[i], i, read_into_shadow, t);
         if (r < 0)
             return why_set(t->why, r, "cannot read block %s of the machine's memory: %s", ram->name,
-                           strerror(-r));
+                           err_text(r));
         r = put_bits(t, i, c->blocks[i].shadow);
         empty_shadow(&c->blocks[i]);
     }
@@ -425,7 +426,7 @@ static int take_rest(struct taking *t)
     for (unsigned i = 0; i < c->n && r == 0; i++)
         r = each_range(&c->blocks[i], i, copy_aside, &copying);
     if (r < 0 && n >= 0)
-        r = why_set(t->why, r, "cannot read the machine's memory: %s", strerror(-r));
+        r = why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
     times->copy_us = mono_us() - begin_us;
     begin_us = mono_us();
     if (r == 0)

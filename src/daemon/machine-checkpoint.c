@@ -211,8 +211,9 @@ static int open_memory(const struct checkpoint_run *run, const struct lookup *l,
     struct machine_memory memory = {};
     struct memory_io io;
 
-    if (run->memory->image)
+    if (run->memory->image && !strcmp(run->memory->vm, l->memory_vm))
         return 0;
+    machine_memory_close(run->memory);
     int r = l->memory_is_there ? 0 : make_memory_vm(run->engine, l->memory_vm);
     if (r == 0)
         r = disk_io_open(run->engine, l->memory_vm, NULL, MEMORY_DISK_NAME, &memory.io);
