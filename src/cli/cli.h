@@ -172,6 +172,7 @@ enum exit_code cmd_export(const struct invocation *inv);  /* export.c */
 enum exit_code cmd_send(const struct invocation *inv);    /* send.c */
 enum exit_code cmd_recv(const struct invocation *inv);    /* recv.c */
 enum exit_code cmd_run(const struct invocation *inv);     /* run.c */
+enum exit_code cmd_restore(const struct invocation *inv); /* restore.c */
 enum exit_code cmd_console(const struct invocation *inv); /* machine.c */
 enum exit_code cmd_stop(const struct invocation *inv);
 enum exit_code cmd_attach(const struct invocation *inv); /* checkpoint.c */

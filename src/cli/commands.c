@@ -361,6 +361,38 @@ const struct command commands[] = {
                  {"verbose", NULL, "Print what it took, too.", 'v'}},
      .examples = {"varve checkpoint web1@before", "varve checkpoint web1 --max-pause 10"},
      .run = cmd_checkpoint},
+    {.name = "restore",
+     .arguments = "VM@VERSION",
+     .summary = "Start a machine that goes on from a version",
+     .text =
+         "Start a machine where it was when the version, which has RAM (varve checkpoint), was "
+         "taken. With --as it is a new vm, whose disks are clones; without, the vm itself: its "
+         "disks go back to the version, what they held is kept as the version before-restore- and "
+         "the time, and it is refused while they are in use.\n\n"
+         "It runs at once: its memory comes when it is touched, first of all what machines that "
+         "were restored from this version touched, and the rest meanwhile. Until all of it is "
+         "there it needs the daemon; while that is away the machine waits. With --eager all memory "
+         "is there before it runs. The new machine is like one that varve run started (varve "
+         "console, varve stop). What cannot be had again, such as open network connections, is "
+         "printed.\n\n"
+         "With --qmp a QEMU of your own gets the state: started with -incoming defer -S, the same "
+         "devices, and disks that are what they are in the version (varve clone). All memory is "
+         "brought before it runs.",
+     .min_args = 1,
+     .max_args = 1,
+     .options = {{"as", "NEW", "Make the new vm NEW, whose disks are clones."},
+                 {"eager", NULL, "Bring all memory before the machine runs."},
+                 {"count", "N",
+                  "Start N machines, NEW-1 to NEW-N (VM-1... without --as), each a new vm. What "
+                  "they do not change is read once."},
+                 {"mac", "new",
+                  "Give network devices new addresses; the guest sees them after its next reset."},
+                 {"paused", NULL, "Do not let it go on; QMP's cont does."},
+                 {"qmp", "SOCKET", "The monitor of a QEMU that waits; it alone is restored."}},
+     .examples = {"varve restore web1@before", "varve restore web1@before --as test",
+                  "varve restore web1@booted --as worker --count 8 --mac new",
+                  "varve restore web1@before --qmp /run/qemu.sock"},
+     .run = cmd_restore},
     {.name = "console",
      .arguments = "NAME",
      .summary = "Connect the terminal to a running machine",

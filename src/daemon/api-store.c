@@ -1,6 +1,7 @@
 /* api-store.c - methods on the store, the daemon, jobs and events. */
 #include "base/err.h"
 #include "base/mono.h"
+#include "daemon/api-restore.h"
 #include "daemon/api.h"
 #include "daemon/engine.h"
 #include "daemon/events.h"
@@ -9,6 +10,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define COUNTERS_MAX 256
@@ -113,7 +115,7 @@ static xmlrpc_value *store_check_method(xmlrpc_env *env, xmlrpc_value *args, str
     return env->fault_occurred ? NULL : xmlrpc_int_new(env, (int)id);
 }
 
-static xmlrpc_value *job_value(xmlrpc_env *env, const struct job_view *view)
+static xmlrpc_value *job_value(xmlrpc_env *env, struct api *api, const struct job_view *view)
 {
     xmlrpc_value *value = xmlrpc_struct_new(env), *lines = xmlrpc_array_new(env);
 
@@ -139,6 +141,8 @@ static xmlrpc_value *job_value(xmlrpc_env *env, const struct job_view *view)
         api_put_int(env, value, "fault", (int)fault_from_code(view->error));
     if (view->state == JOB_FAILED)
         api_put_text(env, value, "error", *view->text ? view->text : err_text(view->error));
+    if (!strcmp(view->kind, "restore"))
+        api_put_restore(env, api, value, view->id);
     return api_result(env, value);
 }
 
@@ -163,7 +167,7 @@ static xmlrpc_value *job_status(xmlrpc_env *env, xmlrpc_value *args, struct api 
         if (r < 0)
             no_job(env, r, id);
         else
-            value = job_value(env, view);
+            value = job_value(env, api, view);
     }
     free(view);
     return value;
@@ -243,7 +247,9 @@ const struct method api_store_methods[] = {
      "pages, nodes, blocks (of log files, read from end to end), problems (how many), harmless (of "
      "them, damage where nothing lives), lines (the first 100 problems), phase (of a checkpoint: "
      "memory, pause, rest, commit; with total and done of its pages), text (its version's name "
-     "when it is done), error and fault (when failed: a sentence, and its number)}.",
+     "when it is done), error and fault (when failed: a sentence, and its number), machines (of a "
+     "restore, see "
+     "vm.restore)}.",
      job_status},
     {"job.cancel", "b:i", "job", "Ask a job to end early; job.status says when it has.",
      job_cancel},

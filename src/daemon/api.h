@@ -18,6 +18,7 @@ struct events;
 struct jobs;
 struct machines;
 struct receives;
+struct restoring;
 
 /* What handlers work on; all borrowed. */
 struct api {
@@ -26,6 +27,7 @@ struct api {
     struct jobs *jobs;
     struct machines *machines;
     struct receives *receives;
+    struct restoring *restoring;
     const char *run_path, *store_path, *control_path, *nbd_path;
     uint64_t started_us; /* mono_us() */
 };
@@ -45,7 +47,8 @@ struct method {
 extern const struct method *const api_methods[];
 extern const struct method api_vm_methods[], api_snap_methods[], api_version_methods[],
     api_rollback_methods[], api_version_list_methods[], api_diff_methods[], api_send_methods[],
-    api_recv_methods[], api_store_methods[], api_machine_methods[];
+    api_recv_methods[], api_store_methods[], api_machine_methods[],
+    api_restore_methods[];
 
 /* NULL: no memory. api: borrowed for the registry's life. */
 struct api_registry;

@@ -19,6 +19,7 @@
 #include "daemon/offline.h"
 #include "daemon/options.h"
 #include "daemon/receive.h"
+#include "daemon/restoring.h"
 #include "daemon/rundir.h"
 #include "guest/guardian.h"
 #include "guest/quiesce.h"
@@ -221,6 +222,18 @@ static int start_machines(struct daemon *d)
     return 0;
 }
 
+/* Machines whose memory was on its way go on waiting until here. */
+static int start_restored(struct daemon *d)
+{
+    d->api.restoring = restoring_new(&d->api);
+    return d->api.restoring ? 0 : no_memory(d);
+}
+
+static void stop_restored(struct daemon *d)
+{
+    restoring_free(d->api.restoring);
+}
+
 static int start_thaws(struct daemon *d)
 {
     unsigned n = quiesce_recover(d->run_path);
@@ -258,6 +271,7 @@ static const struct step {
     {"events", start_events, stop_events},
     {"data plane", start_engine, stop_engine},
     {"control API", start_api, stop_api},
+    {"restored machines", start_restored, stop_restored},
     {"guests left frozen", start_thaws, NULL},
     {"attached machines", start_machines, NULL},
     {"control socket", start_http, stop_http},

@@ -1,0 +1,557 @@
+/* restore-machine.c - one machine on its way from a version to running. */
+#include "daemon/restore-machine.h"
+
+#include "base/cleanup.h"
+#include "base/err.h"
+#include "base/mono.h"
+#include "base/report.h"
+#include "daemon/api-change.h"
+#include "daemon/engine.h"
+#include "guest/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#define LIMIT_US  60000000
+#define STATE     "restore.json"
+#define PATH_ROOM (RESTORE_DIR_MAX + 64)
+#define KEPT      "before-restore-"
+
+void restore_machine_init(struct restore_machine *m, struct restore_request *request,
+                          const char *name)
+{
+    *m = (struct restore_machine){.request = request, .pidfd = -1, .restored.uffd = -1};
+    snprintf(m->name, sizeof(m->name), "%s", name);
+    for (unsigned i = 0; i < RESTORE_MEMORY_MAX; i++)
+        m->restored.memory_fds[i] = m->area_blocks[i] = -1;
+}
+
+/* ---- the file ------------------------------------------------------------------------------- */
+
+static void state_path(const struct restore_machine *m, char out[PATH_ROOM])
+{
+    snprintf(out, PATH_ROOM, "%s/" STATE, m->dir);
+}
+
+static void forget(const struct restore_machine *m)
+{
+    char path[PATH_ROOM];
+
+    state_path(m, path);
+    (void)unlink(path);
+}
+
+static json_t *describe(const struct restore_machine *m, const struct restore_args *args,
+                        const char *phase)
+{
+    json_t *memory = json_array();
+    char guid[2 * GUID_BYTES + 1];
+
+    for (unsigned i = 0; i < GUID_BYTES; i++)
+        snprintf(guid + 2 * i, 3, "%02x", m->request->source->guid[i]);
+    for (unsigned i = 0; i < args->n_memory; i++)
+        json_array_append_new(memory, json_pack("{s:s, s:s, s:I}", "id", args->memory[i].id, "path",
+                                                args->memory[i].path, "bytes",
+                                                (json_int_t)args->memory[i].bytes));
+    return json_pack("{s:i, s:s, s:i, s:s, s:o}", "format", 1, "phase", phase, "pid", (int)m->pid,
+                     "guid", guid, "memory", memory);
+}
+
+/* Whole or not at all. */
+static int remember(const struct restore_machine *m, const struct restore_args *args,
+                    const char *phase, struct why *why)
+{
+    char path[PATH_ROOM], partial[PATH_ROOM + 8];
+    json_t *text = describe(m, args, phase);
+
+    state_path(m, path);
+    snprintf(partial, sizeof(partial), "%s.new", path);
+    int r = text && json_dump_file(text, partial, JSON_COMPACT) == 0 ? 0 : -EIO;
+    if (r == 0 && rename(partial, path) < 0)
+        r = -errno;
+    json_decref(text);
+    return r < 0 ? why_set(why, r, "cannot write %s: %s", path, err_text(r)) : 0;
+}
+
+/* ---- directory and name --------------------------------------------------------------------- */
+
+static int name_dir(struct restore_machine *m, const char *run_path, struct why *why)
+{
+    if (snprintf(m->dir, sizeof(m->dir), "%s/vm/%s", run_path, m->name) >= (int)sizeof(m->dir))
+        return why_set(why, -ENAMETOOLONG, "the path %s/vm/%s is too long", run_path, m->name);
+    return 0;
+}
+
+static int make_dirs(struct restore_machine *m, const char *run_path, struct why *why)
+{
+    char parent[RESTORE_DIR_MAX];
+
+    snprintf(parent, sizeof(parent), "%s/vm", run_path);
+    if ((mkdir(parent, 0700) < 0 && errno != EEXIST) ||
+        (mkdir(m->dir, 0700) < 0 && errno != EEXIST))
+        return why_set(why, -errno, "cannot make the directory %s: %s", m->dir, strerror(errno));
+    return 0;
+}
+
+static int check_name(struct restore_machine *m, struct why *why)
+{
+    struct launched running;
+
+    int r = launch_find(m->request->api->run_path, m->name, &running, why);
+    if (r == 0)
+        return why_set(why, -EEXIST,
+                       "a machine %s runs already, as process %d; stop it first (varve stop "
+                       "--force %s), or restore under another name with --as",
+                       m->name, (int)running.pid, m->name);
+    return r == -ENOENT ? 0 : r;
+}
+
+/* ---- disks ---------------------------------------------------------------------------------- */
+
+static int no_disks(const struct restore_machine *m, int r, struct why *why)
+{
+    const struct restore_source *s = m->request->source;
+
+    switch (r) {
+    case -EEXIST:
+        return why_set(why, r, "there is a vm \"%s\" already; choose another name with --as",
+                       m->name);
+    case -EBUSY:
+        return why_set(why, r,
+                       "a disk of %s is in use, and would go back to what it was in %s; stop its "
+                       "machine first, or restore beside it with --as NEW",
+                       m->name, s->version);
+    default:
+        return why_set(why, r, "cannot bring the disks of %s to what they were in %s@%s: %s",
+                       m->name, s->vm, s->version, err_text(r));
+    }
+}
+
+static int make_disks(struct restore_machine *m, struct why *why)
+{
+    struct restore_request *q = m->request;
+    struct store_change c = {.kind = q->clone ? CHANGE_CLONE : CHANGE_ROLLBACK,
+                             .provisional = q->clone};
+    char stem[sizeof(KEPT) + API_STAMP_CHARS] = KEPT;
+    int r;
+
+    strcpy(c.vm, q->source->vm);
+    strcpy(c.version, q->source->version);
+    if (q->clone) {
+        strcpy(c.new_name, m->name);
+        r = api_try(q->api, &c);
+    } else {
+        api_stamp(stem + strlen(stem));
+        r = api_try_named(q->api, &c, c.new_name, stem);
+        if (r == 0)
+            strcpy(m->kept, c.new_name);
+    }
+    m->has_disks = r == 0;
+    return r < 0 ? no_disks(m, r, why) : 0;
+}
+
+/* As if nothing had been. */
+static void undo_disks(struct restore_machine *m)
+{
+    struct restore_request *q = m->request;
+    const char *names[1] = {m->kept};
+    struct store_change c = {.kind = q->clone ? CHANGE_VM_REMOVE : CHANGE_ROLLBACK};
+    int r;
+
+    if (!m->has_disks)
+        return;
+    m->has_disks = false;
+    strcpy(c.vm, m->name);
+    strcpy(c.version, m->kept);
+    r = api_try(q->api, &c);
+    if (r == 0 && !q->clone) {
+        c.kind = CHANGE_VERSION_REMOVE;
+        c.versions = names;
+        c.n_versions = 1;
+        r = api_try(q->api, &c);
+    }
+    if (r < 0)
+        report_warning("a restore that failed has left %s%s%s: %s", m->name, q->clone ? "" : "@",
+                       m->kept, err_text(r));
+}
+
+static int commit_disks(struct restore_machine *m, struct why *why)
+{
+    struct store_change c = {.kind = CHANGE_VM_COMMIT};
+
+    if (!m->request->clone)
+        return 0;
+    strcpy(c.vm, m->name);
+    int r = api_try(m->request->api, &c);
+    m->committed = r == 0;
+    return r < 0 ? why_set(why, r, "cannot make the vm %s: %s", m->name, err_text(r)) : 0;
+}
+
+/* ---- QEMU ----------------------------------------------------------------------------------- */
+
+static int map_areas(struct restore_machine *m, const struct restore_args *args, struct why *why)
+{
+    const struct restore_source *s = m->request->source;
+    bool any = false;
+
+    for (unsigned i = 0; i < args->n_memory; i++) {
+        int block = restore_source_block(s, args->memory[i].id);
+        m->area_blocks[i] = block;
+        if (block < 0)
+            continue;
+        any = true;
+        if (s->blocks[block].pages * MEMORY_PAGE_BYTES != args->memory[i].bytes)
+            return why_set(why, -EINVAL,
+                           "the memory \"%s\" of %s@%s has another size than its machine's",
+                           args->memory[i].id, s->vm, s->version);
+    }
+    return any ? 0
+               : why_set(why, -EINVAL, "%s@%s has no RAM that its machine could use", s->vm,
+                         s->version);
+}
+
+/* One area: fetch() of the pager, by several threads. */
+static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
+{
+    struct restore_machine *m = arg;
+
+    if (m->area_blocks[area] < 0) {
+        memset(out, 0, (size_t)n * PAGER_PAGE_BYTES);
+        return 0;
+    }
+    return restore_source_read(m->request->source, (unsigned)m->area_blocks[area], page, n, out);
+}
+
+static int fill(void *arg, const char *id, int fd, uint64_t bytes, struct why *why)
+{
+    struct restore_machine *m = arg;
+    struct restore_request *q = m->request;
+    int block = restore_source_block(q->source, id);
+
+    return block < 0 ? 0
+                     : restore_source_fill(q->source, (unsigned)block, fd, 0, &q->filled_bytes,
+                                           &q->cancel, why);
+}
+
+/* The files that are not in the machine: as they were, in its directory. */
+static int write_files(const struct restore_machine *m, char (*paths)[PATH_ROOM], struct why *why)
+{
+    const struct restore_source *s = m->request->source;
+
+    for (unsigned i = 0; i < s->n_files; i++) {
+        const char *slash = strrchr(s->files[i].path, '/');
+        snprintf(paths[i], PATH_ROOM, "%s/%.48s", m->dir, slash ? slash + 1 : s->files[i].path);
+        _cleanup_close_ int fd =
+            open(paths[i], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+        if (fd < 0 || write(fd, s->files[i].data, s->files[i].bytes) != (ssize_t)s->files[i].bytes)
+            return why_set(why, -EIO, "cannot write %s: %s", paths[i], strerror(errno));
+    }
+    return 0;
+}
+
+/* Everything that restore_start() is to change; paths: room for the files. */
+static struct restore_changes make_changes(const struct restore_machine *m)
+{
+    const struct restore_source *s = m->request->source;
+
+    return (struct restore_changes){
+        .name = m->name,
+        .dir = m->dir,
+        .machine_type = *s->machine_type ? s->machine_type : NULL,
+        .vm_from = *s->disks_vm ? s->disks_vm : NULL,
+        .vm_to = m->name,
+        .nbd_socket = m->request->api->nbd_path,
+        .memory_file = m->memory_file,
+        .new_macs = m->request->new_macs,
+        .keep_ports = !m->request->clone,
+    };
+}
+
+int restore_machine_prepare(struct restore_machine *m, struct why *why)
+{
+    const struct restore_source *s = m->request->source;
+    struct restore_args args;
+    uint64_t number;
+
+    int r = name_dir(m, m->request->api->run_path, why);
+    if (r == 0)
+        r = check_name(m, why);
+    if (r < 0)
+        return r;
+    if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+        return why_set(why, -EIO, "no random numbers for a name");
+    snprintf(m->memory_file, sizeof(m->memory_file), "/dev/shm/varve-restore-%016" PRIx64, number);
+    struct restore_changes changes = make_changes(m);
+    r = restore_args_make(s->argv, &changes, &args, why);
+    if (r < 0)
+        return r;
+    r = map_areas(m, &args, why);
+    if (r == 0)
+        r = make_dirs(m, m->request->api->run_path, why);
+    if (r == 0)
+        r = make_disks(m, why);
+    if (r == 0)
+        r = remember(m, &args, "starting", why);
+    restore_args_free(&args);
+    return r;
+}
+
+/* Where varve run has its monitor, for varve stop: another one of the machine's serves as well. */
+static void name_monitor(const struct restore_machine *m)
+{
+    char path[PATH_ROOM];
+
+    snprintf(path, sizeof(path), "%s/qmp.sock", m->dir);
+    if (access(path, F_OK) < 0 && symlink(m->restored.args.qmp, path) < 0)
+        report_warning("cannot make %s: %s", path, strerror(errno));
+}
+
+int restore_machine_start(struct restore_machine *m, struct why *why)
+{
+    struct restore_request *q = m->request;
+    struct restore_source *s = q->source;
+    char paths[SOURCE_FILES_MAX][PATH_ROOM], old[PATH_ROOM];
+    const char *pairs[SOURCE_FILES_MAX][2];
+    struct restore_changes changes = make_changes(m);
+    struct restore_memory_source memory = {.lazy = !q->eager,
+                                           .fill = fill,
+                                           .pages = {.fetch = fetch, .arg = m},
+                                           .first = q->first,
+                                           .n_first = q->n_first,
+                                           .arg = m};
+
+    /* That of a machine that ran here before under this name must not look like this one's. */
+    snprintf(old, sizeof(old), "%s/qmp.sock", m->dir);
+    (void)unlink(old);
+    int r = write_files(m, paths, why);
+    for (unsigned i = 0; i < s->n_files; i++) {
+        pairs[i][0] = s->files[i].path;
+        pairs[i][1] = paths[i];
+    }
+    changes.paths = (const char *const(*)[2])pairs;
+    changes.n_paths = s->n_files;
+    if (r == 0)
+        r = restore_start(s->argv, s->cwd, &changes, &memory, mono_us() + LIMIT_US, &m->restored,
+                          why);
+    if (r < 0)
+        return r;
+    m->started = true;
+    m->pid = m->restored.pid;
+    m->pidfd = (int)syscall(SYS_pidfd_open, m->pid, 0);
+    if (m->pidfd < 0)
+        return why_set(why, -ESRCH, "QEMU ended right after its start");
+    name_monitor(m);
+    return restore_load(m->restored.monitor, &s->state, mono_us() + LIMIT_US, &m->restored.load_us,
+                        why);
+}
+
+int restore_machine_run(struct restore_machine *m, struct why *why)
+{
+    struct restore_request *q = m->request;
+
+    int r = commit_disks(m, why);
+    if (r == 0 && !q->eager)
+        r = remember(m, &m->restored.args, "running", why);
+    uint64_t begin_us = mono_us();
+    m->paused = q->paused || !q->source->was_running;
+    if (r == 0 && !m->paused)
+        r = restore_run(m->restored.monitor, mono_us() + LIMIT_US, why);
+    if (r < 0)
+        return r;
+    m->restored.run_us = mono_us() - begin_us;
+    /* Others may have the monitor. */
+    monitor_close(m->restored.monitor);
+    m->restored.monitor = NULL;
+    m->state = RESTORE_RUNNING;
+    if (q->eager)
+        restore_machine_settle(m);
+    return 0;
+}
+
+/* ---- end ------------------------------------------------------------------------------------ */
+
+static void release(struct restore_machine *m)
+{
+    struct restore_args kept = m->restored.args; /* what was lost is still to be told */
+
+    m->restored.args = (struct restore_args){};
+    if (m->started)
+        restore_release(&m->restored);
+    m->restored.args = kept;
+    m->started = false;
+    if (m->pidfd >= 0)
+        close(m->pidfd);
+    m->pidfd = -1;
+}
+
+static bool has_ended(const struct restore_machine *m, int wait_ms)
+{
+    struct pollfd fd = {.fd = m->pidfd, .events = POLLIN};
+
+    return m->pidfd >= 0 && poll(&fd, 1, wait_ms) == 1;
+}
+
+void restore_machine_undo(struct restore_machine *m)
+{
+    if (m->started) {
+        /* Its disks are in use until it has ended. */
+        if (m->pidfd >= 0 && syscall(SYS_pidfd_send_signal, m->pidfd, SIGKILL, NULL, 0) == 0)
+            (void)has_ended(m, 10000);
+        release(m);
+    }
+    undo_disks(m);
+    if (*m->memory_file)
+        forget(m);
+    m->state = RESTORE_FAILED;
+}
+
+bool restore_machine_watch(struct restore_machine *m)
+{
+    if (m->state != RESTORE_RUNNING)
+        return false;
+    pager_progress(m->restored.pager, &m->progress);
+    if (has_ended(m, 0)) {
+        release(m);
+        forget(m);
+        m->state = RESTORE_ENDED;
+        return false;
+    }
+    return !m->progress.complete;
+}
+
+void restore_machine_settle(struct restore_machine *m)
+{
+    if (m->restored.pager) {
+        int r = pager_let_go(m->restored.pager);
+        if (r < 0) /* what is missing are zeros: it waits for them for good if nobody gives them */
+            report_warning("machine %s still needs this daemon for its memory: %s", m->name,
+                           err_text(r));
+        if (r < 0)
+            return;
+    }
+    release(m);
+    forget(m);
+    m->state = RESTORE_RESIDENT;
+}
+
+void restore_machine_leave(struct restore_machine *m)
+{
+    release(m);
+    restore_args_free(&m->restored.args);
+}
+
+/* ---- what was left -------------------------------------------------------------------------- */
+
+static void end_half_made(const struct restore_machine *m, const json_t *memory, pid_t pid)
+{
+    size_t i;
+    json_t *one;
+
+    _cleanup_close_ int fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    if (fd >= 0)
+        (void)syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+    json_array_foreach(memory, i, one)
+    {
+        const char *path = json_string_value(json_object_get(one, "path"));
+        if (path && !strncmp(path, "/dev/shm/varve-restore-", strlen("/dev/shm/varve-restore-")))
+            (void)unlink(path);
+    }
+    report_warning("the restore of machine %s was cut off, and is taken back", m->name);
+    forget(m);
+}
+
+static bool read_memory(struct restore_machine *m, const json_t *memory)
+{
+    struct restore_args *args = &m->restored.args;
+    size_t i;
+    json_t *one;
+
+    json_array_foreach(memory, i, one)
+    {
+        const char *id = json_string_value(json_object_get(one, "id"));
+        const char *path = json_string_value(json_object_get(one, "path"));
+        if (!id || !path || i == RESTORE_MEMORY_MAX)
+            return false;
+        struct restore_memory *to = &args->memory[args->n_memory++];
+        snprintf(to->id, sizeof(to->id), "%s", id);
+        snprintf(to->path, sizeof(to->path), "%s", path);
+        to->bytes = (uint64_t)json_integer_value(json_object_get(one, "bytes"));
+    }
+    return args->n_memory > 0;
+}
+
+static bool read_guid(const char *text, uint8_t ret[GUID_BYTES])
+{
+    unsigned byte;
+
+    if (!text || strlen(text) != 2 * GUID_BYTES)
+        return false;
+    for (unsigned i = 0; i < GUID_BYTES; i++) {
+        if (sscanf(text + 2 * i, "%2x", &byte) != 1)
+            return false;
+        ret[i] = (uint8_t)byte;
+    }
+    return true;
+}
+
+bool restore_machine_find(struct restore_machine *m, struct api *api, const char *name,
+                          uint8_t ret_guid[GUID_BYTES])
+{
+    struct launched found = {};
+    char path[PATH_ROOM];
+    struct why why;
+
+    restore_machine_init(m, NULL, name);
+    if (name_dir(m, api->run_path, &why) < 0)
+        return false;
+    state_path(m, path);
+    json_t *text = json_load_file(path, 0, NULL);
+    if (!text)
+        return false;
+    const char *phase = json_string_value(json_object_get(text, "phase"));
+    const json_t *memory = json_object_get(text, "memory");
+    bool runs = launch_find(api->run_path, name, &found, &why) == 0;
+    bool waits = runs && phase && !strcmp(phase, "running") &&
+                 found.pid == (pid_t)json_integer_value(json_object_get(text, "pid")) &&
+                 read_guid(json_string_value(json_object_get(text, "guid")), ret_guid) &&
+                 read_memory(m, memory);
+    if (phase && !strcmp(phase, "starting"))
+        end_half_made(m, memory, runs ? found.pid : 0);
+    else if (!waits)
+        forget(m); /* it has ended */
+    m->pid = found.pid;
+    json_decref(text);
+    return waits;
+}
+
+int restore_machine_adopt(struct restore_machine *m, struct restore_request *request,
+                          struct why *why)
+{
+    struct restore_memory_source source = {.lazy = true,
+                                           .pages = {.fetch = fetch, .arg = m},
+                                           .first = request->first,
+                                           .n_first = request->n_first};
+    struct restore_args args = m->restored.args;
+
+    m->request = request;
+    int r = map_areas(m, &args, why);
+    if (r < 0)
+        return r;
+    m->pidfd = (int)syscall(SYS_pidfd_open, m->pid, 0);
+    if (m->pidfd < 0)
+        return why_set(why, -ESRCH, "machine %s has ended", m->name);
+    r = restore_adopt(m->pid, m->pidfd, args.memory, args.n_memory, &source, mono_us() + LIMIT_US,
+                      &m->restored, why);
+    if (r < 0)
+        return r;
+    m->started = true;
+    m->state = RESTORE_RUNNING;
+    return 0;
+}

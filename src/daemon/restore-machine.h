@@ -1,0 +1,94 @@
+/* restore-machine.h - one machine on its way from a version to running.
+ *
+ *     restore_machine_prepare()   name and memory are looked at, its disks are there
+ *     restore_machine_start()     QEMU has its devices' state, and stands still
+ *     restore_machine_run()       it goes on; from now on it is a machine like others
+ *     ... its pages come, where they come when touched ...
+ *     restore_machine_settle()    all are there: it needs us no more
+ *
+ * A file in its directory, restore.json, says to a later daemon what it finds there: a machine that
+ * is half-made ("starting"), which is ended, or one that waits for its pages ("running"), which is
+ * adopted. One thread at a time. */
+#ifndef VARVE_DAEMON_RESTORE_MACHINE_H
+#define VARVE_DAEMON_RESTORE_MACHINE_H
+
+#include "base/why.h"
+#include "daemon/api.h"
+#include "daemon/restore-source.h"
+#include "guest/restore.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#define RESTORE_DIR_MAX 256
+
+enum restore_state_word {
+    RESTORE_STARTING,
+    RESTORE_RUNNING,  /* pages come */
+    RESTORE_RESIDENT, /* all are there */
+    RESTORE_ENDED,    /* QEMU ended before */
+    RESTORE_FAILED,
+};
+
+/* What all machines of one request share; outlives them. */
+struct restore_request {
+    struct api *api;
+    struct restore_source *source;
+    bool clone; /* else the vm itself goes back */
+    bool eager, new_macs, paused;
+    const struct pager_place *first; /* the working set */
+    size_t n_first;
+    atomic_uint_fast64_t filled_bytes;
+    atomic_bool cancel;
+};
+
+struct restore_machine {
+    struct restore_request *request;
+    char name[NAME_MAX_CHARS + 1]; /* of the machine and of its vm */
+    enum restore_state_word state;
+    bool is_up;  /* it runs, or is paused; set by who shows it */
+    bool paused; /* it was not let go on */
+    struct restored restored;
+    bool started; /* restored is valid */
+    pid_t pid;
+    int pidfd;
+    char dir[RESTORE_DIR_MAX], memory_file[64];
+    int area_blocks[RESTORE_MEMORY_MAX]; /* the version's block of each memory backend; -1: none */
+    char kept[NAME_MAX_CHARS + 1];       /* the version that keeps the head which was replaced */
+    bool has_disks, committed;
+    struct pager_progress progress;
+    uint64_t running_us; /* from the beginning until it ran */
+    int error;
+    struct why why;
+};
+
+void restore_machine_init(struct restore_machine *machine, struct restore_request *request,
+                          const char *name);
+
+/* Errors with a sentence: -EEXIST (it runs already, or the vm is there), -EBUSY (a disk is in use),
+ * -ENAMETOOLONG, -EINVAL (other memory than the version has), those of the store. */
+int restore_machine_prepare(struct restore_machine *machine, struct why *why);
+/* Errors as of restore_start() and restore_load(). */
+int restore_machine_start(struct restore_machine *machine, struct why *why);
+int restore_machine_run(struct restore_machine *machine, struct why *why);
+/* After an error of these: nothing of it stays, and the vm is as it was. */
+void restore_machine_undo(struct restore_machine *machine);
+
+/* See how it is: progress, and whether it ended. Returns whether it still wants pages. */
+bool restore_machine_watch(struct restore_machine *machine);
+/* All is resident: let go. */
+void restore_machine_settle(struct restore_machine *machine);
+/* Stop serving. The machine waits at the next page that is missing, for a later daemon. */
+void restore_machine_leave(struct restore_machine *machine);
+
+/* What a daemon before us left in dir (of the run directory): end what is half-made, or make
+ * *ret_guid the version that the machine wants pages of, and fill machine for
+ * restore_machine_adopt(). Returns whether there is such a machine. */
+bool restore_machine_find(struct restore_machine *machine, struct api *api, const char *name,
+                          uint8_t ret_guid[GUID_BYTES]);
+/* Serve its pages. request: with the source. Errors as of restore_adopt(). */
+int restore_machine_adopt(struct restore_machine *machine, struct restore_request *request,
+                          struct why *why);
+
+#endif
