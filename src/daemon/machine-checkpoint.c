@@ -133,7 +133,8 @@ static void on_lookup(struct engine_call *call)
     memory_vm_name(l->vm_id, l->memory_vm);
     l->memory_is_there = store_find_disk(call->store, l->memory_vm, MEMORY_DISK_NAME) != NULL;
     if (l->result == 0 && l->vm_id && l->version &&
-        (l->result = store_list_versions(call->store, l->vm, &versions, &n)) == 0) {
+        (l->result =
+             store_list_versions(call->store, l->vm, NULL, true, UINT32_MAX, &versions, &n)) == 0) {
         for (uint32_t i = 0; i < n; i++)
             l->version_is_there |= !strcmp(versions[i].name, l->version);
         free(versions);
@@ -508,7 +509,7 @@ static void on_reading(struct engine_call *call)
             memory_vm_name(vms[i].id, q->memory_vm);
     if (q->result == 0) {
         free(vms);
-        q->result = store_list_versions(call->store, q->vm, &versions, &n);
+        q->result = store_list_versions(call->store, q->vm, NULL, true, UINT32_MAX, &versions, &n);
     }
     if (q->result == 0) {
         q->result = -ENOENT;

@@ -61,7 +61,8 @@ static void on_list(struct engine_call *call)
 {
     struct listing *l = call->arg;
 
-    l->result = store_list_versions(call->store, l->vm, &l->versions, &l->n);
+    l->result =
+        store_list_versions(call->store, l->vm, NULL, true, UINT32_MAX, &l->versions, &l->n);
     engine_call_done(call);
 }
 
