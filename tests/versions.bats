@@ -371,11 +371,20 @@ END
     unchanged 2 'names no version' varve rm --yes w@
     run -0 varve rm --dry-run w@v2..v4
     [[ $output == *'w@v2 '*'w@v3 '*'w@v4 '*192K* ]]
-    [ "$(varve --json rm -n w@v2..v4 x@only | jq -c '[.[] | [.vm, .whole, .versions, .at_least, .at_most]]')" = \
-        '[["w",false,["v2","v3","v4"],"196608","196608"],["x",false,["only"],"0","0"]]' ]
+    [ "$(varve --json rm -n w@v2..v4 x@only | jq -c '[.[] | [.vm, .whole, .versions, .bytes]]')" = \
+        '[["w",false,["v2","v3","v4"],"196608"],["x",false,["only"],"0"]]' ]
     # The youngest is what the head shows, too.
-    [ "$(varve --json rm -n w@v9 | jq -r '.[0].at_least')" = 0 ]
-    [ "$(varve --json rm -n w | jq -c '.[0] | [.whole, .at_least, .at_most]')" = '[true,"524288","589824"]' ]
+    [ "$(varve --json rm -n w@v9 | jq -r '.[0].bytes')" = 0 ]
+    [ "$(varve --json rm -n w | jq -c '.[0] | [.whole, .bytes]')" = '[true,"589824"]' ]
+    run -0 varve rm --dry-run w
+    [[ $output == *'w '*576K*'w@v1 '* ]]
+    # What a clone shares stays.
+    varve clone w@v9 y
+    [ "$(varve --json rm -n w y | jq -c '[.[].bytes]')" = '["524288","0"]' ]
+    write y 1 0
+    [ "$(varve --json rm -n w y | jq -c '[.[].bytes]')" = '["589824","65536"]' ]
+    varve rm --yes y
+    run -3 varve rm --dry-run y
     varve rm --yes w@v2..v4 x@only
     [ "$(names w)" = "v1 v5 v6 v7 v8 v9" ]
     varve rm --yes w@..v5 w@v7 w@v7 w@v7..v7

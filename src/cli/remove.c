@@ -14,9 +14,9 @@
 struct target {
     char vm[256];
     bool whole;
-    json_t *items; /* names and ranges, without whole */
-    json_t *names; /* what they mean, once they were looked up */
-    uint64_t n_disks, n_versions, used, bytes;
+    json_t *items;                       /* names and ranges, without whole */
+    json_t *names;                       /* what they mean, once they were looked up */
+    uint64_t n_disks, n_versions, bytes; /* bytes: that its removal frees */
     bool has_bytes;
 };
 
@@ -71,6 +71,12 @@ static enum exit_code read_targets(const struct invocation *inv, struct targets 
 
 /* ---- looking -------------------------------------------------------------------------------- */
 
+static void take_bytes(struct target *t, const json_t *result)
+{
+    t->has_bytes = json_object_get(result, "bytes") != NULL;
+    t->bytes = member_u64(result, "bytes");
+}
+
 static enum exit_code look_at_versions(const struct invocation *inv, struct target *t, bool measure)
 {
     json_t *result, *all = json_pack("[s]", "..");
@@ -83,10 +89,22 @@ static enum exit_code look_at_versions(const struct invocation *inv, struct targ
         return r;
     t->names = json_incref(json_object_get(result, "names"));
     t->n_versions = json_array_size(t->names);
-    t->has_bytes = json_object_get(result, "bytes") != NULL || t->n_versions == 0;
-    t->bytes = member_u64(result, "bytes");
+    take_bytes(t, result);
+    t->has_bytes |= t->n_versions == 0;
     json_decref(result);
     return EXIT_OK;
+}
+
+static enum exit_code measure_vm(const struct invocation *inv, struct target *t)
+{
+    json_t *result;
+    enum exit_code r = call(inv, "vm.measure", json_pack("[s]", t->vm), &result);
+
+    if (r == EXIT_OK) {
+        take_bytes(t, result);
+        json_decref(result);
+    }
+    return r;
 }
 
 static enum exit_code look_at_vm(const struct invocation *inv, struct target *t)
@@ -98,7 +116,6 @@ static enum exit_code look_at_vm(const struct invocation *inv, struct target *t)
         return r;
     t->n_disks = json_array_size(json_object_get(vm, "disks"));
     t->n_versions = member_u64(vm, "versions");
-    t->used = member_sum(json_object_get(vm, "disks"), "used");
     json_decref(vm);
     return EXIT_OK;
 }
@@ -112,14 +129,15 @@ static enum exit_code look(const struct invocation *inv, const struct targets *t
         if (t->whole)
             r = look_at_vm(inv, t);
         if (r == EXIT_OK && (dry || !t->whole))
-            r = look_at_versions(inv, t, dry);
+            r = look_at_versions(inv, t, dry && !t->whole);
+        if (r == EXIT_OK && dry && t->whole)
+            r = measure_vm(inv, t);
     }
     return r;
 }
 
 /* ---- --dry-run ------------------------------------------------------------------------------ */
 
-/* What a vm's head shows is freed but for what others share: known is only the most it can be. */
 static enum exit_code print_dry_json(const struct targets *targets)
 {
     json_t *out = json_array();
@@ -127,10 +145,8 @@ static enum exit_code print_dry_json(const struct targets *targets)
     for (size_t i = 0; i < targets->n; i++) {
         const struct target *t = &targets->list[i];
         json_t *bytes = t->has_bytes ? json_sprintf("%" PRIu64, t->bytes) : json_null();
-        json_t *most = t->has_bytes ? json_sprintf("%" PRIu64, t->bytes + t->used) : json_null();
-        json_array_append_new(out,
-                              json_pack("{s:s, s:b, s:O, s:o, s:o}", "vm", t->vm, "whole", t->whole,
-                                        "versions", t->names, "at_least", bytes, "at_most", most));
+        json_array_append_new(out, json_pack("{s:s, s:b, s:O, s:o}", "vm", t->vm, "whole", t->whole,
+                                             "versions", t->names, "bytes", bytes));
     }
     enum exit_code r = print_json(out);
     json_decref(out);
@@ -139,7 +155,7 @@ static enum exit_code print_dry_json(const struct targets *targets)
 
 static enum exit_code print_dry(const struct targets *targets)
 {
-    char bytes[SIZE_TEXT_CHARS], frees[2 * SIZE_TEXT_CHARS], name[600];
+    char bytes[SIZE_TEXT_CHARS], name[600];
     struct table *table = table_new("lr");
     json_t *version;
     size_t v;
@@ -147,8 +163,7 @@ static enum exit_code print_dry(const struct targets *targets)
     table_row(table, "WOULD BE REMOVED", "FREES", NULL);
     for (size_t i = 0; i < targets->n; i++) {
         const struct target *t = &targets->list[i];
-        snprintf(frees, sizeof(frees), "%s%s", t->whole ? "at most " : "",
-                 t->has_bytes ? size_format(t->bytes + t->used, bytes) : "-");
+        const char *frees = t->has_bytes ? size_format(t->bytes, bytes) : "-";
         if (t->whole)
             table_row(table, t->vm, frees, NULL);
         json_array_foreach(t->names, v, version)

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MEASURE_SECONDS 20 /* for version.select, which was asked to measure */
+#define MEASURE_SECONDS 20 /* for who asks for it alone */
 
 /* ---- listing -------------------------------------------------------------------------------- */
 
@@ -142,32 +142,56 @@ static void take_selection(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
         api_fault(env, (int)fault_from_code(r), "%s", why.text);
 }
 
+/* Put what a measure found as bytes, unless it took too long. r: what it returned. */
+static void put_measured(xmlrpc_env *env, xmlrpc_value *value, int r, uint64_t bytes)
+{
+    if (r == 0)
+        api_put_u64(env, value, "bytes", bytes);
+    else if (r == -ENOENT)
+        api_fault(env, FAULT_NOT_FOUND, "there is no such vm; see varve ls");
+    else if (r != -ETIMEDOUT)
+        api_fault(env, (int)fault_from_code(r), "cannot find out what would be freed: %s",
+                  err_text(r));
+}
+
+static uint64_t measure_deadline(void)
+{
+    return mono_us() + MEASURE_SECONDS * 1000000ULL;
+}
+
+static xmlrpc_value *vm_measure(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    char vm[NAME_MAX_CHARS + 1] = "";
+    uint64_t bytes = 0;
+
+    api_take_name(env, "vm name", api_text(env, args, 0), vm);
+    if (env->fault_occurred)
+        return NULL;
+    int r = measure_vm(api->engine, vm, measure_deadline(), &bytes);
+    xmlrpc_value *value = xmlrpc_struct_new(env);
+    put_measured(env, value, r, bytes);
+    return api_result(env, value);
+}
+
 static xmlrpc_value *version_select(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
     bool measure = false;
     const struct api_option options[] = {{"measure", 'b', &measure}, {}};
     _cleanup_(selection_free) struct selection s = {};
-    uint64_t bytes = BYTES_UNKNOWN;
+    uint64_t bytes = 0;
+    int r = -ETIMEDOUT;
 
     api_take_options(env, "version.select", args, 2, options);
     take_selection(env, args, api, true, &s);
     if (env->fault_occurred)
         return NULL;
-    if (measure && s.n > 0) {
-        int r = measure_versions(api->engine, s.vm, s.names, s.n,
-                                 mono_us() + MEASURE_SECONDS * 1000000ULL, &bytes);
-        if (r < 0 && r != -ETIMEDOUT) {
-            api_fault(env, (int)fault_from_code(r), "cannot find out what they occupy: %s",
-                      err_text(r));
-            return NULL;
-        }
-    }
+    if (measure && s.n > 0)
+        r = measure_versions(api->engine, s.vm, s.names, s.n, measure_deadline(), &bytes);
     xmlrpc_value *value = xmlrpc_struct_new(env), *names = xmlrpc_array_new(env);
     for (uint32_t i = 0; i < s.n && !env->fault_occurred; i++)
         api_append(env, names, xmlrpc_string_new(env, s.names[i]));
     api_put(env, value, "names", names);
-    if (bytes != BYTES_UNKNOWN)
-        api_put_u64(env, value, "bytes", bytes);
+    put_measured(env, value, r, bytes);
     return api_result(env, value);
 }
 
@@ -247,6 +271,10 @@ const struct method api_version_methods[] = {
      "the present state becomes one first. Options: provisional (as in vm.create). Returns {vm, "
      "version: what it was made from}.",
      vm_clone},
+    {"vm.measure", "S:s", "vm",
+     "Find out what removing a vm with all its versions would free. Returns {bytes (absent when "
+     "that takes longer than 20 seconds)}.",
+     vm_measure},
     {"version.hold", "b:ssb", "vm, version, hold",
      "Hold a version, which then cannot be removed, or (false) release it. A fault (already) when "
      "it is so.",

@@ -51,12 +51,12 @@ static bool wait_until(sem_t *sem, uint64_t deadline_us)
     return r == 0;
 }
 
-int measure_versions(struct engine *engine, const char *vm, const char *const *versions, uint32_t n,
-                     uint64_t deadline_us, uint64_t *ret_bytes)
+static int measure(struct engine *engine, const struct store_measure *what, const char *vm,
+                   uint64_t deadline_us, uint64_t *ret_bytes)
 {
-    struct run run = {.measure = {.versions = versions, .n_versions = n, .done = ended},
-                      .engine = engine};
+    struct run run = {.measure = *what, .engine = engine};
 
+    run.measure.done = ended;
     strncpy(run.measure.vm, vm, NAME_MAX_CHARS);
     sem_init(&run.ended, 0, 0);
     int r = engine_call(engine, on_start, &run);
@@ -71,4 +71,17 @@ int measure_versions(struct engine *engine, const char *vm, const char *const *v
         *ret_bytes = run.measure.bytes;
     sem_destroy(&run.ended);
     return r;
+}
+
+int measure_versions(struct engine *engine, const char *vm, const char *const *versions, uint32_t n,
+                     uint64_t deadline_us, uint64_t *ret_bytes)
+{
+    const struct store_measure what = {.versions = versions, .n_versions = n};
+    return measure(engine, &what, vm, deadline_us, ret_bytes);
+}
+
+int measure_vm(struct engine *engine, const char *vm, uint64_t deadline_us, uint64_t *ret_bytes)
+{
+    const struct store_measure what = {.whole = true};
+    return measure(engine, &what, vm, deadline_us, ret_bytes);
 }

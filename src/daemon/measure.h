@@ -12,4 +12,7 @@ struct engine;
 int measure_versions(struct engine *engine, const char *vm, const char *const *versions, uint32_t n,
                      uint64_t deadline_us, uint64_t *ret_bytes);
 
+/* The same for a whole vm. */
+int measure_vm(struct engine *engine, const char *vm, uint64_t deadline_us, uint64_t *ret_bytes);
+
 #endif

@@ -1,8 +1,9 @@
-/* measure.c - what removing some versions together would free.
+/* measure.c - what removing some versions together, or a vm with its head, would free.
  *
  * A page is freed when all that refer to it are removed. Those that refer to a page are connected
  * in the forest (version.c): so it is counted at the topmost of them, as one that the version
  * before that has not, and it is freed if none of the versions and heads below has it that stay.
+ * The head comes last; it may change meanwhile, and be removed.
  *
  * What was removed before and is a ghost still goes with them. Where there are ghosts above, all
  * that is connected by such as go is looked at, and what was counted already. */
@@ -20,17 +21,41 @@ struct measuring {
     struct store *store;
     struct store_measure *measure;
     struct version **versions; /* that are to go, marked; none is freed meanwhile (splice.c) */
-    uint32_t next;             /* of them */
-    uint32_t family;           /* of the disk that is walked; 0: the next one's first */
+    uint32_t n_versions;
+    uint32_t next;   /* of them; then the head, if it goes too */
+    uint32_t family; /* of the disk that is walked; 0: the next one's first */
     bool walking;
     struct trees others; /* those that stay below, then the one before */
     struct walk walk;
 };
 
 /* What was removed already counts as going. */
-static bool goes(const struct version *version)
+static bool goes(const struct descent *descent)
 {
+    const struct version *version = container_of(descent, struct version, descent);
+    if (descent->is_head)
+        return container_of(descent, struct vm, descent)->marked;
     return !version->vm || version->marked;
+}
+
+/* NULL: none, or it is gone. */
+static struct vm *marked_vm(const struct measuring *m)
+{
+    list_for_each (l, &m->store->vms) {
+        struct vm *vm = container_of(l, struct vm, link);
+        if (vm->marked)
+            return vm;
+    }
+    return NULL;
+}
+
+/* Whose turn it is; NULL: nobody is left. */
+static struct descent *next_descent(const struct measuring *m)
+{
+    if (m->next < m->n_versions)
+        return &m->versions[m->next]->descent;
+    struct vm *vm = m->next == m->n_versions ? marked_vm(m) : NULL;
+    return vm ? &vm->descent : NULL;
 }
 
 static void count_pages(struct walk *walk, struct node *leaf, struct node **others)
@@ -54,10 +79,10 @@ static void woken(struct waiter *waiter, int error)
     walk->failed = error;
 }
 
-static struct disk *disk_after(struct version *version, uint32_t family)
+static struct disk *disk_after(struct descent *descent, uint32_t family)
 {
     bool found = family == 0;
-    list_for_each (l, &version->disks) {
+    list_for_each (l, descent_disks(descent)) {
         struct disk *disk = container_of(l, struct disk, link);
         if (found)
             return disk;
@@ -72,20 +97,21 @@ static int add_relative(struct measuring *m, struct version *version, const stru
     return disk ? trees_add(&m->others, &disk->tree) : 0;
 }
 
-/* Whatever may have a page of the version so that it is not to be counted here. */
-static int gather(struct measuring *m, struct version *version, const struct tree *tree)
+/* Whatever may have a page of the version or head so that it is not to be counted here. */
+static int gather(struct measuring *m, struct descent *descent, const struct tree *tree)
 {
-    struct version *top = version, *before = version->descent.parent;
+    struct version *self = descent->is_head ? NULL : container_of(descent, struct version, descent);
+    struct version *top = self, *before = descent->parent;
     bool ghosts = false;
-    for (; before && goes(before); before = before->descent.parent) {
+    for (; before && goes(&before->descent); before = before->descent.parent) {
         ghosts |= !before->marked;
         top = before;
     }
     if (!ghosts) {
-        top = version;
-        before = version->descent.parent;
+        top = self;
+        before = descent->parent;
     }
-    int code = version_add_staying(top, tree, goes, &m->others);
+    int code = top ? version_add_staying(top, tree, goes, &m->others) : 0;
     if (code == 0)
         code = add_relative(m, before, tree);
     for (uint32_t i = 0; code == 0 && ghosts && i < m->next; i++)
@@ -97,18 +123,16 @@ static int gather(struct measuring *m, struct version *version, const struct tre
 static int begin(struct measuring *m)
 {
     struct disk *disk = NULL;
-    while (!disk && m->next < m->measure->n_versions) {
-        disk = disk_after(m->versions[m->next], m->family);
-        if (!disk) {
-            m->family = 0;
-            m->next++;
-        }
+    struct descent *descent;
+    while ((descent = next_descent(m)) && !(disk = disk_after(descent, m->family))) {
+        m->family = 0;
+        m->next++;
     }
     if (!disk)
         return 1;
     m->family = disk->tree.family;
     m->others.n = 0;
-    int code = gather(m, m->versions[m->next], &disk->tree);
+    int code = gather(m, descent, &disk->tree);
     if (code < 0)
         return code;
     m->walk = (struct walk){.tree = &disk->tree,
@@ -121,10 +145,12 @@ static int begin(struct measuring *m)
 
 static void measuring_free(struct measuring *m)
 {
+    struct vm *vm = marked_vm(m);
     walk_free(&m->walk);
-    for (uint32_t i = 0; m->versions && i < m->measure->n_versions; i++)
-        if (m->versions[i])
-            m->versions[i]->marked = false;
+    for (uint32_t i = 0; i < m->n_versions; i++)
+        m->versions[i]->marked = false;
+    if (vm)
+        vm->marked = false;
     free(m->versions);
     free(m->others.all);
     m->store->measuring = NULL;
@@ -140,21 +166,33 @@ static void finish(struct measuring *m, int error)
     measure->done(measure);
 }
 
+static void mark_version(struct measuring *m, struct version *version)
+{
+    version->marked = true;
+    m->versions[m->n_versions++] = version;
+}
+
 static int mark(struct measuring *m)
 {
     const struct store_measure *measure = m->measure;
-    const struct vm *vm = vm_find(m->store, measure->vm);
-    m->versions = calloc(measure->n_versions + 1, sizeof(*m->versions));
+    struct vm *vm = vm_find(m->store, measure->vm);
+    if (!vm)
+        return -ENOENT;
+    m->versions =
+        calloc((measure->whole ? vm->n_versions : measure->n_versions) + 1, sizeof(*m->versions));
     if (!m->versions)
         return -ENOMEM;
-    for (uint32_t i = 0; i < measure->n_versions; i++) {
-        struct version *version = vm ? version_by_name(vm, measure->versions[i]) : NULL;
+    vm->marked = measure->whole;
+    list_for_each (l, &vm->versions)
+        if (measure->whole)
+            mark_version(m, container_of(l, struct version, link));
+    for (uint32_t i = 0; !measure->whole && i < measure->n_versions; i++) {
+        struct version *version = version_by_name(vm, measure->versions[i]);
         if (!version)
-            return vm ? ERR_NO_VERSION : -ENOENT;
+            return ERR_NO_VERSION;
         if (version->marked) /* told twice */
             return -EINVAL;
-        version->marked = true;
-        m->versions[i] = version;
+        mark_version(m, version);
     }
     return 0;
 }

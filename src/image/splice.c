@@ -115,9 +115,9 @@ static void woken(struct waiter *waiter, int error)
     walk->failed = error;
 }
 
-static bool is_removed(const struct version *version)
+static bool is_removed(const struct descent *descent)
 {
-    return !version->vm;
+    return !descent->is_head && !container_of(descent, struct version, descent)->vm;
 }
 
 /* Take those below as they are now: a snapshot of a head takes its place. A splice looks at the one

@@ -30,6 +30,7 @@ struct vm {
     uint32_t n_disks;
     enum vm_role role;
     bool provisional, memory;
+    bool marked; /* by a measure: its head goes */
     uint64_t created_us;
 };
 
@@ -268,10 +269,10 @@ struct trees {
     uint32_t n, max;
 };
 int trees_add(struct trees *trees, struct tree *tree); /* 0, -ENOMEM */
-/* Add the relatives of a tree in what stays below a version: in the topmost heads, and versions
- * that do not go. 0, -ENOMEM. */
+/* Add the relatives of a tree in what stays below a version: in the topmost heads and versions that
+ * do not go. 0, -ENOMEM. */
 int version_add_staying(struct version *from, const struct tree *tree,
-                        bool (*goes)(const struct version *version), struct trees *trees);
+                        bool (*goes)(const struct descent *descent), struct trees *trees);
 /* The version's disk that comes from the same one as a tree; NULL: it has none. */
 struct disk *version_relative(const struct version *version, const struct tree *tree);
 int version_snap(struct store *store, struct vm *vm, const char *name, uint32_t id, uint64_t cut,

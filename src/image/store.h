@@ -329,12 +329,13 @@ int store_list_versions(struct store *store, const char *vm, const struct versio
 struct disk *store_find_version_disk(struct store *store, const char *vm, const char *version,
                                      const char *disk);
 
-/* What removing some versions of a vm together would free (VERSION_REMOVE's arguments). Runs beside
- * everything else. */
+/* What removing some versions of a vm together would free (VERSION_REMOVE's arguments), or a whole
+ * vm (VM_REMOVE's). Runs beside everything else: what is written meanwhile may count or not. */
 struct store_measure {
     char vm[NAME_MAX_CHARS + 1];
     const char *const *versions; /* borrowed until done */
     uint32_t n_versions;
+    bool whole;  /* the vm's disks and all its versions; versions is not looked at */
     bool cancel; /* set by the caller at any time: end soon, with error -ECANCELED */
     void (*done)(struct store_measure *measure); /* never from inside store_measure() */
     uint64_t bytes;   /* out: pages; tables come back too and are not counted */

@@ -163,7 +163,7 @@ struct disk *descent_relative(struct descent *descent, const struct tree *tree)
 }
 
 int version_add_staying(struct version *from, const struct tree *tree,
-                        bool (*goes)(const struct version *version), struct trees *trees)
+                        bool (*goes)(const struct descent *descent), struct trees *trees)
 {
     struct list *l = from->children.next;
     struct version *at = from;
@@ -176,14 +176,13 @@ int version_add_staying(struct version *from, const struct tree *tree,
             continue;
         }
         struct descent *child = container_of(l, struct descent, link);
-        struct version *version =
-            child->is_head ? NULL : container_of(child, struct version, descent);
-        if (version && goes(version)) {
-            at = version;
-            l = version->children.next;
+        bool gone = goes(child);
+        if (gone && !child->is_head) {
+            at = container_of(child, struct version, descent);
+            l = at->children.next;
             continue;
         }
-        struct disk *disk = descent_relative(child, tree);
+        struct disk *disk = gone ? NULL : descent_relative(child, tree);
         int code = disk ? trees_add(trees, &disk->tree) : 0;
         if (code < 0)
             return code;

@@ -88,21 +88,21 @@ static int peek_others(struct walk *walk, uint8_t level, uint64_t index, struct 
     return result;
 }
 
-/* The first of the others that has this form too; n_others: none. */
-static uint32_t who_shares(const struct walk *walk, const struct entry *form)
+/* The first of the others that has the form of what was peeked at too; n_others: none. */
+static uint32_t who_shares(const struct walk *walk, const struct peek *own)
 {
-    uint32_t i = 0;
+    uint32_t i = own->exact ? 0 : walk->n_others;
     for (; i < walk->n_others; i++) {
         const struct peek *p = &walk->peeks[i];
-        if (p->exact && !entry_is_hole(&p->entry) && p->entry.address == form->address)
+        if (p->exact && !entry_is_hole(&p->entry) && p->entry.address == own->entry.address)
             break;
     }
     return i;
 }
 
-static bool is_shared(const struct walk *walk, const struct entry *form)
+static bool is_shared(const struct walk *walk, const struct peek *own)
 {
-    return who_shares(walk, form) < walk->n_others;
+    return who_shares(walk, own) < walk->n_others;
 }
 
 /* The node at the walk's place is being read: ask for those that come next, too. */
@@ -115,7 +115,7 @@ static void read_ahead(struct walk *walk, uint8_t level, uint64_t index)
         struct node *node;
         if (tree_peek(walk->tree, level, i, NULL, &p) != TREE_FOUND)
             continue;
-        if (peek_others(walk, level, i, NULL) != TREE_FOUND || is_shared(walk, &p.entry))
+        if (peek_others(walk, level, i, NULL) != TREE_FOUND || is_shared(walk, &p))
             continue;
         if (!p.node)
             tree_node(walk->tree, level, i, NULL, &node);
@@ -190,7 +190,7 @@ static bool next_leaf(struct walk *walk, uint64_t *page, struct peek *ret)
             found = peek_others(walk, level, index, NULL);
         if (found != TREE_FOUND && found != TREE_ABSENT)
             return false;
-        if (found == TREE_FOUND && !is_shared(walk, &ret->entry)) {
+        if (found == TREE_FOUND && !is_shared(walk, ret)) {
             if (level-- == 0)
                 return true;
             continue;
@@ -307,8 +307,8 @@ static int go_down(struct walk *walk)
             found = peek_others(walk, level, index, &walk->waiter);
         if (found == TREE_WAIT)
             return wait_for(walk, level + 1);
-        if (found == TREE_FOUND && is_shared(walk, &p.entry)) {
-            if (who_shares(walk, &p.entry) >= walk->n_compared)
+        if (found == TREE_FOUND && is_shared(walk, &p)) {
+            if (who_shares(walk, &p) >= walk->n_compared)
                 walk->passed += span(level);
             advance(walk, (index + 1) * span(level), level);
             return 0;

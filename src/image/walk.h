@@ -1,8 +1,8 @@
 /* walk.h - what one tree has and some others have not. The store's thread only.
  *
- * Goes through the leaves of a tree that never changes, in order, skipping every subtree whose form
- * one of the others has too: so the cost is that of what differs. The others may be heads, which
- * change meanwhile: a position counts as it is when the walk comes to it. */
+ * Goes through the leaves of a tree, in order, skipping every subtree whose form one of the others
+ * has too: so the cost is that of what differs. The others may be heads, which change meanwhile: a
+ * position counts as it is when the walk comes to it. So may the tree itself, without forms. */
 #ifndef VARVE_IMAGE_WALK_H
 #define VARVE_IMAGE_WALK_H
 

@@ -223,7 +223,7 @@ class Store:
         v.note, at = self.name(at, v.note_len)
         at = self.read_disks(v, v.n_disks, at)
         need(v.id < self.head.next_id and v.id not in self.versions, "a version's id")
-        need(v.epoch <= self.epoch and not v.flags & ~2, "a version's epoch, flags")
+        need(v.epoch <= self.epoch and not v.flags & ~6, "a version's epoch, flags")
         self.versions[v.id] = v
         if not v.vm:
             need(not v.name, "a removed version has no name")

@@ -250,14 +250,41 @@ static uint32_t choose_names(struct run *run, struct store_measure *m, const cha
     return n;
 }
 
+static bool may_measure(struct run *run)
+{
+    drain(run);
+    return !run->change_stuck && !sim_is_dead(run->sim) && !store_is_read_only(run->store) &&
+           settle_all(run);
+}
+
+/* What removing a vm would free. */
+static void compare_measure_of_vm(struct run *run)
+{
+    struct store_measure m = {.whole = true, .done = measured};
+    const char *vm = model_vm(run->model, (uint32_t)(run->op_ids % 3), NULL);
+    if (!vm || run->change_active || !may_measure(run))
+        return;
+    strcpy(m.vm, vm);
+    measure_busy = true;
+    store_measure(run->store, &m);
+    run->long_work = true;
+    turn_until(run, is_measuring);
+    run->long_work = false;
+    if (sim_is_dead(run->sim) || (m.error && run->may_fail_reads))
+        return;
+    struct model_range range = model_measure(run->model, vm, NULL, 0, model_now(run->model));
+    if (m.error || m.bytes < range.low * PAGE_BYTES || m.bytes > range.high * PAGE_BYTES)
+        fail(run, "removing %s would free %llu bytes, it is said (%s); it is %llu to %llu pages",
+             vm, (unsigned long long)m.bytes, err_text(m.error), (unsigned long long)range.low,
+             (unsigned long long)range.high);
+}
+
 /* What removing some versions would free; beside writes, or not. */
 static void compare_measure(struct run *run)
 {
     const char *names[VERSIONS_MAX + 1];
     struct store_measure m = {.versions = names, .done = measured};
-    drain(run);
-    if (run->change_stuck || sim_is_dead(run->sim) || store_is_read_only(run->store) ||
-        !settle_all(run) || !(m.n_versions = choose_names(run, &m, names)))
+    if (!may_measure(run) || !(m.n_versions = choose_names(run, &m, names)))
         return;
     bool missing = rng_percent(&run->rng, 5), cancel = rng_percent(&run->rng, 10);
     if (missing)
@@ -327,6 +354,7 @@ void random_chore(struct run *run)
         compare_measure(run);
     } else if (dice < 85) {
         compare_space(run);
+        compare_measure_of_vm(run);
     } else if (dice < 93) {
         uint64_t problems = run->check_beside ? 0 : run_check(run, true);
         if (problems && !sim_is_dead(run->sim))

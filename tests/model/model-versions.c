@@ -391,10 +391,18 @@ bool model_page_is_shared(const struct model *model, const struct model_disk *di
 static bool is_named(const struct model_version *v, const char *vm, const char *const *names,
                      uint32_t n)
 {
+    if (vm && !names)
+        return strcmp(v->vm->name, vm) == 0;
     for (uint32_t i = 0; vm && i < n; i++)
         if (strcmp(v->vm->name, vm) == 0 && strcmp(v->name, names[i]) == 0)
             return true;
     return false;
+}
+
+/* Does a head go? */
+static bool is_head_named(const struct model_disk *disk, const char *vm, const char *const *names)
+{
+    return vm && !names && strcmp(disk->vm->name, vm) == 0;
 }
 
 /* Mark what a disk shows at some moment since then. */
@@ -412,7 +420,8 @@ static void mark_others(struct model *model, const char *vm, const char *const *
 {
     model->marks++;
     for (uint32_t d = 0; d < model->n_disks; d++)
-        mark_disk(model, model->disks[d], since);
+        if (!is_head_named(model->disks[d], vm, names))
+            mark_disk(model, model->disks[d], since);
     for (uint32_t i = 0; i < model->n_versions; i++)
         for (uint32_t d = 0; d < model->versions[i]->n_disks; d++)
             if (!is_named(model->versions[i], vm, names, n))
@@ -444,6 +453,9 @@ static uint64_t count_named(struct model *model, const char *vm, const char *con
         for (uint32_t d = 0; d < model->versions[i]->n_disks; d++)
             if (is_named(model->versions[i], vm, names, n))
                 pages += count_unmarked(model, model->versions[i]->disks[d], surely);
+    for (uint32_t d = 0; d < model->n_disks; d++)
+        if (is_head_named(model->disks[d], vm, names))
+            pages += count_unmarked(model, model->disks[d], surely);
     return pages;
 }
 

@@ -158,8 +158,8 @@ void model_settle_begin(struct model *model, struct model_version *version);
 /* Complains, or with keep it is that from now on. */
 void model_settle_end(struct model *model, struct model_version *version, bool keep);
 
-/* How many pages only these versions of a vm hold; all settled. Requests may be in flight. since:
- * when the measuring began. */
+/* How many pages only these versions of a vm hold, or (versions NULL) the vm with all of its; all
+ * settled. Requests may be in flight, in the first case. since: when the measuring began. */
 struct model_range {
     uint64_t low, high;
 };

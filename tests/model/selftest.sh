@@ -34,7 +34,7 @@ find_bugs versions snap-late snap-mixed snap-half snap-no-prefix snap-no-sync sn
     version-mutable version-writable version-resized note-lost time-lost hold-not-logged rename-not-logged \
     held-ignored list-by-name list-page origin clone-shares clone-of-head rollback-keeps \
     rollback-not-replayed rollback-loses-disk remove-frees-shared remove-takes-clones \
-    remove-not-all adopt-stale diff-misses-trim diff-end diff-everything measure-shared space-leaks
+    remove-not-all adopt-stale diff-misses-trim diff-end diff-everything measure-shared measure-no-head space-leaks
 if "$toy" --lie --profile mix --points 3000 >"$out" 2>&1; then
     echo "not found: a medium whose syncs do nothing"
     bad=1

@@ -984,6 +984,8 @@ bool store_submit(struct store *s, struct store_io *io)
 
 static bool is_named(const struct version *v, const struct store_measure *m)
 {
+    if (m && m->whole)
+        return strcmp(v->vm->info.name, m->vm) == 0;
     for (uint32_t i = 0; m && i < m->n_versions; i++)
         if (strcmp(v->vm->info.name, m->vm) == 0 && strcmp(v->info.name, m->versions[i]) == 0)
             return true;
@@ -991,14 +993,19 @@ static bool is_named(const struct version *v, const struct store_measure *m)
 }
 
 /* Set a bit of use for every page of data of these disks: 1 named, 2 others. */
-static void mark(struct disk *disks, uint8_t *use, uint8_t bit)
+static void mark(struct disk *disks, const struct vm *vm, uint8_t *use, uint8_t bit)
 {
     struct disk *d;
     int i = 0;
-    while ((d = next_disk(disks, NULL, &i)))
+    while ((d = next_disk(disks, vm, &i)))
         for (uint64_t page = 0; page < d->info.size_bytes / PAGE_BYTES; page++)
             if (d->kind[page] == 2)
                 use[d->serial[page]] |= bit;
+}
+
+static bool goes_whole(const struct vm *vm, const struct store_measure *m)
+{
+    return m->whole && !bug("measure-no-head") && strcmp(vm->info.name, m->vm) == 0;
 }
 
 /* Bytes of pages that only the named versions hold; of all pages without names. */
@@ -1008,10 +1015,12 @@ static uint64_t count_bytes(struct store *s, const struct store_measure *m)
     uint64_t n = 0;
     if (!use)
         abort();
-    mark(s->disks, use, m ? 2 : 1);
+    for (int v = 0; v < DISKS_MAX; v++)
+        if (s->vms[v].used)
+            mark(s->disks, &s->vms[v], use, !m || goes_whole(&s->vms[v], m) ? 1 : 2);
     for (int k = 0; k < VERSIONS; k++)
         if (s->versions[k].used && s->versions[k].made)
-            mark(s->versions[k].disks, use, !m || is_named(&s->versions[k], m) ? 1 : 2);
+            mark(s->versions[k].disks, NULL, use, !m || is_named(&s->versions[k], m) ? 1 : 2);
     for (uint64_t i = 0; i <= s->serials; i++)
         n += use[i] == 1 || (bug("measure-shared") && use[i] == 3 && i % 4 == 0);
     free(use);
@@ -1030,7 +1039,7 @@ static void measure_step(struct store *s)
         return;
     s->measure = NULL;
     m->error = m->cancel ? -ECANCELED : find_vm(s, m->vm) ? 0 : -ENOENT;
-    for (uint32_t i = 0; i < m->n_versions && !m->error; i++)
+    for (uint32_t i = 0; !m->whole && i < m->n_versions && !m->error; i++)
         if (!find_version(s, m->vm, m->versions[i]))
             m->error = ERR_NO_VERSION;
     m->bytes = m->error ? 0 : count_bytes(s, m);
