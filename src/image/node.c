@@ -100,11 +100,8 @@ static int make_array(struct node *node)
     return 0;
 }
 
-static int grow_list(struct node *node)
+static int grow_list_to(struct node *node, uint32_t capacity)
 {
-    uint32_t capacity = node->capacity ? node->capacity * 2 : 8;
-    if (capacity > NODE_SPARSE_MAX)
-        capacity = NODE_SPARSE_MAX;
     struct entry *entries = reallocarray(node->entries, capacity, sizeof(*entries));
     if (!entries)
         return -ENOMEM;
@@ -115,6 +112,12 @@ static int grow_list(struct node *node)
     node->indexes = indexes;
     node->capacity = capacity;
     return 0;
+}
+
+static int grow_list(struct node *node)
+{
+    uint32_t capacity = node->capacity ? node->capacity * 2 : 8;
+    return grow_list_to(node, capacity > NODE_SPARSE_MAX ? NODE_SPARSE_MAX : capacity);
 }
 
 static int list_set(struct node *node, uint32_t index, struct entry entry)
@@ -300,6 +303,20 @@ void node_forget_changes(struct node *node)
         memset(node->changed, 0, NODE_ENTRIES / 8);
 }
 
+/* An empty list becomes one of what is there, of n in order. */
+static int fill_list(struct node *node, uint32_t n, const uint16_t *indexes,
+                     const struct entry *entries)
+{
+    if (n > node->capacity && grow_list_to(node, (n + 7) & ~7u) < 0)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n; i++) {
+        node->indexes[node->n] = indexes[i];
+        node->entries[node->n] = entries[i];
+        node->n += !entry_is_hole(&entries[i]);
+    }
+    return 0;
+}
+
 static int decode_list(struct node *node, const struct node_header *h, const uint8_t *at,
                        size_t len)
 {
@@ -309,9 +326,12 @@ static int decode_list(struct node *node, const struct node_header *h, const uin
     const uint16_t *indexes = (const uint16_t *)at;
     const struct entry *entries = (const struct entry *)(at + index_bytes);
     int64_t ignored;
-    for (uint32_t i = 0; i < h->n; i++) {
+    for (uint32_t i = 0; i < h->n; i++)
         if (indexes[i] >= NODE_ENTRIES || (i && indexes[i] <= indexes[i - 1]))
             return ERR_DAMAGED;
+    if (node->n == 0 && !is_array(node) && h->n <= NODE_SPARSE_MAX)
+        return fill_list(node, h->n, indexes, entries);
+    for (uint32_t i = 0; i < h->n; i++) {
         int code = node_set(node, indexes[i], entries[i], &ignored);
         if (code < 0)
             return code;
@@ -355,6 +375,33 @@ int node_decode(struct node *node, uint32_t family, const uint8_t *buf, size_t l
     int code = decode_list(node, h, at, len);
     node_forget_changes(node);
     return code;
+}
+
+int node_decode_above(struct node *node, uint32_t family, const uint8_t *buf, size_t len,
+                      uint64_t above)
+{
+    const struct node_header *h = (const struct node_header *)buf;
+    if (len < sizeof(*h) || h->family != family || h->level != node->level ||
+        h->index != node->index || node_form_bytes(buf) == 0 || node_form_bytes(buf) > len)
+        return ERR_DAMAGED;
+    const uint16_t *indexes = (const uint16_t *)(h + 1);
+    bool dense = h->form == NODE_DENSE;
+    const struct entry *entries =
+        (const struct entry *)((const uint8_t *)(h + 1) +
+                               (dense ? 0 : padded(h->n * sizeof(uint16_t), 16)));
+    int64_t ignored;
+    node->cleared = h->cleared;
+    for (uint32_t i = 0; i < h->n; i++) {
+        uint32_t index = dense ? i : indexes[i];
+        if (entries[i].address <= above)
+            continue;
+        if (index >= NODE_ENTRIES)
+            return ERR_DAMAGED;
+        int code = node_set(node, index, entries[i], &ignored);
+        if (code < 0)
+            return code;
+    }
+    return 0;
 }
 
 uint64_t node_born(const uint8_t *buf)

@@ -78,6 +78,10 @@ bool node_form_is_whole(const uint8_t *buf, uint32_t bytes);
  * wants to be applied (node_decode() again) after its base. 0, ERR_DAMAGED, -ENOMEM. */
 int node_decode(struct node *node, uint32_t family, const uint8_t *buf, size_t len,
                 bool base_wanted, struct entry *ret_base);
+/* The same, but only entries whose address is above this one; of a delta only what it has itself.
+ * The node is empty. */
+int node_decode_above(struct node *node, uint32_t family, const uint8_t *buf, size_t len,
+                      uint64_t above);
 /* The epoch in which a form (of at least a header) was made. */
 uint64_t node_born(const uint8_t *buf);
 

@@ -22,7 +22,8 @@
 #include <stdlib.h>
 
 #define SINCE_MOST  4u /* at a time; others compare leaves */
-#define LEAST_BYTES (128u << 10)
+#define LEAST_BYTES (160u << 10)
+#define MOST_BYTES  (4u << 20)
 
 struct since {
     struct store_io *io;
@@ -33,6 +34,7 @@ struct since {
     struct waiter waiter;
     bool asks, waits; /* inside forms_read(); until its waiter is woken */
     bool failed;      /* a form could not be had */
+    bool used;        /* since the last tick */
     uint64_t max_bytes;
 };
 
@@ -75,7 +77,9 @@ static struct since *since_new(struct table *table)
         return NULL;
     }
     s->forms = forms;
-    s->max_bytes = forms->max_bytes > LEAST_BYTES ? forms->max_bytes : LEAST_BYTES;
+    s->max_bytes = table->budget_bytes / 16 < MOST_BYTES ? table->budget_bytes / 16 : MOST_BYTES;
+    if (s->max_bytes < LEAST_BYTES)
+        s->max_bytes = LEAST_BYTES;
     s->waiter.wake = woken;
     list_init(&s->waiter.link);
     return s;
@@ -105,6 +109,7 @@ void since_begin(struct store_io *io)
     s->cut = io->base->version->cut;
     s->epoch = io->base->version->epoch;
     s->plain_end = 0;
+    s->used = true;
     store->n_since++;
     io->since = s;
 }
@@ -123,6 +128,17 @@ void since_end(struct store_io *io)
         store->since = s;
 }
 
+void since_tick(struct store *store)
+{
+    struct since *s = store->since;
+    if (s && !s->used) {
+        since_free(s);
+        store->since = NULL;
+    } else if (s) {
+        s->used = false;
+    }
+}
+
 bool since_is_plain(const struct store_io *io, uint64_t page)
 {
     return !io->since || page < io->since->plain_end;
@@ -130,7 +146,15 @@ bool since_is_plain(const struct store_io *io, uint64_t page)
 
 /* ---- forms ---------------------------------------------------------------------------------- */
 
-/* A node as far as it is above an address. As forms_get_node(). */
+/* A node's own form has all of it that is above an address. */
+static bool is_alone(const uint8_t *form, uint64_t older)
+{
+    const struct node_header *h = (const struct node_header *)form;
+    return h->form != NODE_DELTA || h->base.address <= older;
+}
+
+/* A node as far as it is above an address: at level 1 without other entries. As forms_get_node().
+ */
 static int take(struct since *s, const struct entry *entry, uint64_t older, uint8_t level,
                 uint64_t index, struct node *node)
 {
@@ -143,7 +167,13 @@ static int take(struct since *s, const struct entry *entry, uint64_t older, uint
         node_release(node);
     }
     *node = fresh;
-    int code = forms_get_node(s->forms, entry, older, node);
+    const uint8_t *form;
+    int code = forms_get(s->forms, entry, &form);
+    if (code == 0 && level && is_alone(form, older))
+        code = node_decode_above(node, fresh.tree->family, form, entry_slots(entry) << TABLE_SHIFT,
+                                 older);
+    else if (code == 0)
+        code = forms_get_node(s->forms, entry, older, node);
     s->failed |= code < 0 && code != -EAGAIN;
     return code;
 }
@@ -155,14 +185,14 @@ static bool is_known(const struct since *s, const struct node *node)
 }
 
 /* Ask for what is missing of a node. Of the forms' room its own form may begin in the first so many
- * quarters, its base too: so that there is always room for what the first ones still need. */
+ * eighths, its base too: so that there is always room for what the first ones still need. */
 static bool want(struct since *s, const struct entry *entry, uint64_t older, uint32_t own,
                  uint32_t base)
 {
     const uint8_t *bytes;
-    uint32_t quarters = forms_get(s->forms, entry, &bytes) == -EAGAIN ? own : base;
-    s->forms->n_most = s->forms->max / 4 * quarters;
-    s->forms->max_bytes = s->max_bytes / 4 * quarters + (quarters < 4 ? NODE_MAX_BYTES : 0);
+    uint32_t eighths = forms_get(s->forms, entry, &bytes) == -EAGAIN ? own : base;
+    s->forms->n_most = s->forms->max / 8 * eighths;
+    s->forms->max_bytes = s->max_bytes / 8 * eighths + (eighths < 8 ? NODE_MAX_BYTES : 0);
     return forms_want_node(s->forms, entry, older);
 }
 
@@ -175,7 +205,7 @@ static bool want_span(struct since *s, uint64_t index, uint64_t page)
     int theirs = tree_peek(&s->io->base->tree, 1, index, NULL, &q);
     if (found != TREE_FOUND || (theirs != TREE_FOUND && theirs != TREE_ABSENT))
         return true;
-    if (!want(s, &p.entry, q.entry.address, 1, 2))
+    if (!want(s, &p.entry, q.entry.address, 4, 5))
         return false;
     int code = take(s, &p.entry, q.entry.address, 1, index, &s->ahead);
     if (code < 0 || !is_known(s, &s->ahead))
@@ -185,7 +215,7 @@ static bool want_span(struct since *s, uint64_t index, uint64_t page)
     while (node_each(&s->ahead, &at, &i, &e)) {
         if (e.address <= q.entry.address || index * NODE_ENTRIES + i < page >> NODE_BITS)
             continue;
-        if (!want(s, &e, q.entry.address, 3, 4))
+        if (!want(s, &e, q.entry.address, 7, 8))
             return false;
     }
     return true;

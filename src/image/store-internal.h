@@ -213,6 +213,7 @@ bool since_is_plain(const struct store_io *io, uint64_t page);
  * progress, or leaves must be compared there; *more: there is room for more extents. TREE_WAIT: io
  * goes on. */
 int since_step(struct store_io *io, uint64_t end, bool *more);
+void since_tick(struct store *store); /* what is kept goes when nobody has used it for a second */
 void since_free(struct since *since);
 
 /* partial.c */

@@ -389,6 +389,7 @@ void store_tick(struct store *store)
     store->tick_batches = log->stats.batches;
     store->idle = idle;
     store->splice_pauses = false;
+    since_tick(store);
     log_tidy(log, idle);
     if (idle && (log->bytes_since_checkpoint || log->n_dead))
         checkpoint_want(store);
