@@ -239,6 +239,30 @@ static void a_bad_base_is_replaced(void **state)
                      -ENOMEM);
 }
 
+/* Records that one failed write has lost are in no commit, though all else is written. */
+static void a_lost_write_is_not_committed(void **state)
+{
+    struct fixture *f = *state;
+    struct memory_image *reader;
+    uint8_t *before = memcpy(malloc(PAGES * PAGE), f->ram, PAGES * PAGE);
+
+    scatter(f, 100);
+    f->disk->fail_in = 0;
+    f->disk->fail_once = true;
+    f->disk->fail_code = -EIO;
+    assert_int_equal(memory_image_flush(f->image), -EIO);
+    assert_int_equal(memory_image_commit(f->image, NULL, 0), -EIO);
+    assert_int_equal(memory_image_put(f->image, 0, f->bitmap, f->ram, NULL, NULL, &f->stats), -EIO);
+    memory_image_abandon(f->image);
+    compare(f->image, before);
+    put(f);
+    commit(f);
+    reader = open_image(f->disk, false);
+    compare(reader, f->ram);
+    memory_image_close(reader);
+    free(before);
+}
+
 /* Two that went on from one state wrote different pages to the same place. */
 static void clones_are_told_apart(void **state)
 {
@@ -420,6 +444,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(a_small_change_costs_little, set_up, tear_down),
         cmocka_unit_test_setup_teardown(space_comes_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_bad_base_is_replaced, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_lost_write_is_not_committed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(clones_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_may_change_meanwhile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_newer_format_is_refused, set_up, tear_down),
