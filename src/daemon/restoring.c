@@ -11,6 +11,7 @@
 #include "base/report.h"
 #include "base/size.h"
 #include "daemon/jobs.h"
+#include "daemon/machine.h"
 #include "daemon/restore-into.h"
 #include "daemon/working-set.h"
 
@@ -238,6 +239,25 @@ static bool watch(struct group *g)
     return wanted;
 }
 
+/* Those that have all their pages are machines like others: checkpoints can be taken of them. */
+static void attach(struct group *g)
+{
+    for (unsigned i = 0; i < g->n && !g->qmp; i++) {
+        struct restore_machine *m = &g->machines[i];
+        struct attached_spec spec = {.nbd_path = g->restoring->api->nbd_path};
+        struct why why;
+        if (m->state != RESTORE_RESIDENT || m->is_attached || m->paused)
+            continue;
+        strcpy(spec.vm, m->name);
+        snprintf(spec.qmp, sizeof(spec.qmp), "%.200s/" RESTORE_MONITOR, m->dir);
+        m->is_attached = true;
+        if (machines_attach(g->restoring->api->machines, &spec, &why) < 0)
+            report_warning("machine %s runs, but is not attached: %s; when that is mended: varve "
+                           "attach %s --qmp %s",
+                           m->name, why.text, m->name, spec.qmp);
+    }
+}
+
 /* Beside the coming up, which is in the hands of others: what was filled, and cancelling. */
 static void *show_filling(void *arg)
 {
@@ -275,8 +295,12 @@ static void *run_group(void *arg)
     }
     atomic_store(&g->ended, false);
     show(g);
-    while (error == 0 && !atomic_load(&g->restoring->stop) && watch(g))
+    while (error == 0 && !atomic_load(&g->restoring->stop) && watch(g)) {
+        attach(g);
         usleep(WATCH_US);
+    }
+    if (error == 0 && !atomic_load(&g->restoring->stop))
+        attach(g);
     if (error == 0 && atomic_load(&g->restoring->stop))
         for (unsigned i = 0; i < g->n; i++)
             restore_machine_leave(&g->machines[i]);
@@ -468,8 +492,10 @@ static void view(const struct restore_machine *m, struct restore_view *ret)
                                  .paused = m->paused,
                                  .pid = (int)m->pid,
                                  .running_us = m->running_us,
-                                 .start_us = d->start_us,
-                                 .load_us = d->load_us,
+                                 .disks_us = m->disks_us,
+                                 .start_us = m->start_us,
+                                 .run_us = m->run_us,
+                                 .load_us = m->load_us,
                                  .progress = m->progress};
     strcpy(ret->name, m->name);
     strcpy(ret->dir, m->dir);
@@ -511,7 +537,7 @@ void restoring_view_free(struct restore_view *views, int n)
     free(views);
 }
 
-bool restoring_serves(struct restoring *r, int pid)
+bool restoring_serves(struct restoring *r, const char *vm)
 {
     bool found = false;
 
@@ -519,9 +545,9 @@ bool restoring_serves(struct restoring *r, int pid)
     list_for_each (at, &r->groups) {
         struct group *g = container_of(at, struct group, link);
         pthread_mutex_lock(&g->lock);
-        for (unsigned i = 0; i < g->n; i++)
-            found |= g->machines[i].is_up && g->machines[i].state == RESTORE_RUNNING &&
-                     (int)g->machines[i].pid == pid;
+        for (unsigned i = 0; i < g->n && !atomic_load(&g->ended); i++)
+            found |= !strcmp(g->machines[i].name, vm) &&
+                     (!g->machines[i].is_up || g->machines[i].state == RESTORE_RUNNING);
         pthread_mutex_unlock(&g->lock);
     }
     pthread_mutex_unlock(&r->lock);
