@@ -10,6 +10,7 @@
  *     into `aside`, whose memory is there before. */
 #include "checkpoint/capture.h"
 
+#include "base/err.h"
 #include "base/mono.h"
 #include "checkpoint/dirty-scan.h"
 #include "guest/ram.h"
@@ -199,7 +200,7 @@ static int put_failed(struct taking *t, int r)
 {
     if (r == -ECANCELED)
         return why_set(t->why, r, "the checkpoint was cancelled");
-    return why_set(t->why, r, "cannot write the machine's memory: %s", strerror(-r));
+    return why_set(t->why, r, "cannot write the machine's memory: %s", err_text(r));
 }
 
 /* Put what now says from memory, a chunk after the other. */
@@ -280,7 +281,7 @@ static int put_round(struct taking *t)
         r = each_range(&c->blocks[i], i, read_into_shadow, t);
         if (r < 0)
             return why_set(t->why, r, "cannot read block %s of the machine's memory: %s", ram->name,
-                           strerror(-r));
+                           err_text(r));
         r = put_bits(t, i, c->blocks[i].shadow);
         empty_shadow(&c->blocks[i]);
     }
@@ -377,8 +378,7 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
     }
     if (r == 0) {
         r = memory_image_flush(t->image);
-        if (r < 0)
-            r = put_failed(t, r);
+        r = r < 0 ? put_failed(t, r) : t->hooks->settle(t->hooks->arg, t->why);
     }
     t->result.times.rounds_us = mono_us() - begin_us;
     return r;
@@ -426,7 +426,7 @@ static int take_rest(struct taking *t)
     for (unsigned i = 0; i < c->n && r == 0; i++)
         r = each_range(&c->blocks[i], i, copy_aside, &copying);
     if (r < 0 && n >= 0)
-        r = why_set(t->why, r, "cannot read the machine's memory: %s", strerror(-r));
+        r = why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
     times->copy_us = mono_us() - begin_us;
     begin_us = mono_us();
     if (r == 0)
@@ -459,21 +459,23 @@ static int pause_machine(struct taking *t)
 
     t->phase = "pause";
     tell(t);
-    uint64_t begin_us = mono_us();
     int r = stop_machine(t, &held);
     if (r < 0)
         return r;
-    times->stop_us = mono_us() - begin_us;
+    uint64_t begin_us = mono_us();
     r = take_rest(t);
     if (r < 0) {
         device_capture_abort(held, mono_us() + QMP_US, &ignored);
         return r;
     }
-    uint64_t device_us = mono_us();
+    uint64_t held_us = mono_us() - begin_us;
     r = device_capture_finish(held, mono_us() + QMP_US, &t->result.state, t->why);
-    times->device_us = mono_us() - device_us;
-    times->pause_us = mono_us() - begin_us;
-    return r;
+    if (r < 0)
+        return r;
+    times->stop_us = t->result.state.stop_us;
+    times->device_us = t->result.state.state_us + t->result.state.resume_us;
+    times->pause_us = times->stop_us + held_us + times->device_us;
+    return 0;
 }
 
 /* ---- after it ------------------------------------------------------------------------------- */

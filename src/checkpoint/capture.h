@@ -32,6 +32,9 @@ void capture_free(struct capture *capture); /* NULL is legal */
 void capture_forget(struct capture *capture);
 
 struct capture_hooks {
+    /* Right before the pause: make durable what is written, so that QEMU, which flushes its disks
+     * when it stops, does not wait for that. */
+    int (*settle)(void *arg, struct why *why);
     /* In the pause: take the disks at this instant. Returns 0, or an error with a sentence: then
      * the machine goes on and nothing was taken. */
     int (*freeze)(void *arg, struct why *why);
@@ -43,7 +46,7 @@ struct capture_hooks {
 };
 
 /* In microseconds. The pause is told as the guest has it at most: from the command that stops it
- * until QEMU has said that it runs. */
+ * until QEMU has said that it runs, all five phases together. */
 struct capture_times {
     uint64_t rounds_us;                                      /* while the guest ran, before */
     uint64_t stop_us, scan_us, copy_us, disks_us, device_us; /* of the pause, in this order */

@@ -20,7 +20,7 @@ struct fake_disk {
     unsigned part_us; /* a part takes so long, hundreds of them together a hundredth of it each */
 };
 
-/* n_pages: the disk's; beyond is read as zeros, trimmed in vain, and written by mistake only. */
+/* n_pages: the disk's; beyond is read as zeros, trimmed in vain, and full. */
 struct fake_disk *fake_disk_new(uint64_t n_pages);
 struct fake_disk *fake_disk_copy(const struct fake_disk *disk); /* fails nothing */
 void fake_disk_free(struct fake_disk *disk);

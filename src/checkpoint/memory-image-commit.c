@@ -323,7 +323,7 @@ static void trim(struct commit *c)
         if (!io->trim(io->arg, trims[i].page * MEMORY_PAGE_BYTES,
                       trims[i].pages * MEMORY_PAGE_BYTES))
             memory_space_trimmed(image->space, trims[i].page, trims[i].pages);
-    if (image->was_opened && image->seq > 1) {
+    if (image->was_opened) {
         uint64_t left = LEFT_BYTES(image->table->n_pages);
         if (left > MEMORY_DISK_BYTES - image->tail)
             left = MEMORY_DISK_BYTES - image->tail;

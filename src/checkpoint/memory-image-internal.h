@@ -66,6 +66,7 @@ struct memory_table {
     uint64_t *touched; /* has changed since the last commit: stands in undo */
     uint64_t *changed; /* ... since the base index: stands in the overlay */
     uint64_t *moved;   /* ... and its whole record is another */
+    uint32_t *hashes;  /* of pages as they were put; 0: not known */
 };
 
 int memory_table_new(const struct memory_block *blocks, unsigned n, bool writer,

@@ -69,8 +69,9 @@ static int parse_epochs(struct memory_image *image, struct reader *r, uint32_t n
     if (code)
         return code;
     image->n_epochs = n;
-    for (uint32_t i = 1; i < n; i++)
-        if (image->epochs[i].start <= image->epochs[i - 1].start)
+    for (uint32_t i = 0; i < n; i++)
+        if (image->epochs[i].start >= image->tail ||
+            (i && image->epochs[i].start <= image->epochs[i - 1].start))
             return ERR_DAMAGED;
     return 0;
 }
@@ -264,7 +265,7 @@ static int read_head(struct memory_image *image, struct memory_head *head, struc
         return why_set(why, ERR_FORMAT_NEWER,
                        "the memory image was written by a newer Varve (version %u, flags %llx)",
                        head->version, (unsigned long long)head->incompat);
-    if (head->version < MEMORY_FORMAT_VERSION || head->tail % MEMORY_PAGE_BYTES ||
+    if (head->version < MEMORY_FORMAT_VERSION || !head->seq || head->tail % MEMORY_PAGE_BYTES ||
         head->tail > MEMORY_DISK_BYTES ||
         !memory_piece_valid(&head->directory, head->tail, DIRECTORY_RAW_MAX))
         return why_set(why, ERR_DAMAGED, "page 0 of the memory image makes no sense");

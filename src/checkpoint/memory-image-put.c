@@ -5,10 +5,14 @@
  * codes, and appends what came out in the order of the pages. So while one waits for its bases
  * another codes, and what stands together in memory stands together on the disk.
  *
+ * A page that has a delta and is as it was is found by its hash, which is kept from the put before,
+ * and then by reading the delta, too.
+ *
  * A base that cannot be read, or is damaged, is no reason to fail: the page is stored whole, and
  * the image is better than before. */
 #include "checkpoint/memory-image-internal.h"
 
+#include "base/checksum.h"
 #include "base/err.h"
 #include "base/mono.h"
 
@@ -24,6 +28,7 @@ struct result {
     enum page_code code;
     size_t len;            /* of what is to be appended */
     const uint8_t *record; /* in outs or pages */
+    bool keep;             /* PAGE_SAME as whole and delta together, not as the whole alone */
 };
 
 struct put {
@@ -46,7 +51,8 @@ struct slice {
     struct memory_scratch *scratch;
     uint8_t *pages, *outs;
     uint64_t numbers[SLICE_PAGES]; /* of the table */
-    struct memory_fetch fetches[SLICE_PAGES];
+    uint32_t hashes[SLICE_PAGES];
+    struct memory_fetch fetches[SLICE_PAGES], deltas[SLICE_PAGES];
     struct result results[SLICE_PAGES];
     unsigned n;
     struct memory_put_stats stats;
@@ -81,27 +87,57 @@ static int slice_new(const struct memory_image *image, unsigned pages, struct sl
 
 /* ---- the slice ---- */
 
-/* Whole records of the slice's pages; those that are not to be had stay NULL. */
+static uint32_t hash_page(const uint8_t *page)
+{
+    uint32_t hash = checksum_at(0, page, MEMORY_PAGE_BYTES);
+
+    return hash ? hash : 1;
+}
+
+/* Whole records of the slice's pages, and the deltas of those that seem to be as they were; those
+ * that are not to be had stay NULL. */
 static int read_bases(struct memory_image *image, struct slice *slice)
 {
-    struct memory_fetch items[SLICE_PAGES];
+    struct memory_fetch items[2 * SLICE_PAGES];
     size_t count = 0, at = 0;
 
     for (unsigned i = 0; i < slice->n; i++) {
-        struct memory_entry entry = image->table->entries[slice->numbers[i]];
+        uint64_t page = slice->numbers[i];
+        struct memory_entry entry = image->table->entries[page];
+        slice->hashes[i] = hash_page(slice->pages + (size_t)i * MEMORY_PAGE_BYTES);
+        if (slice->hashes[i] != image->table->hashes[page])
+            entry.delta = 0; /* it is another: nobody needs to look */
         slice->fetches[i] = (struct memory_fetch){.loc = entry.whole};
+        slice->deltas[i] = (struct memory_fetch){.loc = entry.delta};
         if (entry.whole)
             items[count++].loc = entry.whole;
+        if (entry.delta)
+            items[count++].loc = entry.delta;
     }
     if (!count)
         return 0;
     int code = memory_fetch(image, slice->scratch, items, count);
     if (code && err_errno(code) != EIO)
         return code;
-    for (unsigned i = 0; i < slice->n && !code; i++)
+    for (unsigned i = 0; i < slice->n && !code; i++) {
         if (slice->fetches[i].loc)
             slice->fetches[i].record = items[at++].record;
+        if (slice->deltas[i].loc)
+            slice->deltas[i].record = items[at++].record;
+    }
     return 0;
+}
+
+/* Is a page what its records say? Only asked of those whose hash is the same. */
+static bool is_as_stored(struct slice *slice, unsigned i)
+{
+    struct memory_entry entry = {.whole = slice->fetches[i].loc, .delta = slice->deltas[i].loc};
+    uint8_t *out = slice->outs + (size_t)i * PAGE_CODE_OUT_BYTES;
+
+    return slice->deltas[i].record &&
+           !memory_decode(slice->scratch, &entry, slice->fetches[i].record, slice->deltas[i].record,
+                          out) &&
+           !memcmp(out, slice->pages + (size_t)i * MEMORY_PAGE_BYTES, MEMORY_PAGE_BYTES);
 }
 
 static void code_page(struct slice *slice, unsigned i)
@@ -111,6 +147,9 @@ static void code_page(struct slice *slice, unsigned i)
     struct result *result = &slice->results[i];
     memory_loc loc = slice->fetches[i].loc;
 
+    *result = (struct result){.code = PAGE_SAME, .keep = is_as_stored(slice, i)};
+    if (result->keep)
+        return;
     if (loc && memory_decode_whole(slice->scratch, loc, slice->fetches[i].record, &base))
         base = NULL;
     result->code = page_encode(slice->scratch->coder, base, page, out, &result->len);
@@ -136,7 +175,9 @@ static int append_slice(struct memory_image *image, struct slice *slice)
             entry.whole = 0;
         else if (result->code == PAGE_PACKED || result->code == PAGE_PLAIN)
             entry.whole = loc;
-        entry.delta = result->code == PAGE_DELTA ? loc : 0;
+        if (!result->keep)
+            entry.delta = result->code == PAGE_DELTA ? loc : 0;
+        image->table->hashes[slice->numbers[i]] = slice->hashes[i];
         if (entry.whole != old.whole || entry.delta != old.delta)
             memory_set_entry(image, slice->numbers[i], entry);
         slice->stats.bytes += (uint64_t)memory_loc_units(loc) * MEMORY_UNIT_BYTES;

@@ -32,7 +32,8 @@ int memory_table_new(const struct memory_block *blocks, unsigned n, bool writer,
         table->touched = calloc(table->n_pages / 64 + 1, 8);
         table->changed = calloc(table->n_pages / 64 + 1, 8);
         table->moved = calloc(table->n_pages / 64 + 1, 8);
-        if (!table->touched || !table->changed || !table->moved)
+        table->hashes = calloc(table->n_pages + 1, sizeof(*table->hashes));
+        if (!table->hashes || !table->touched || !table->changed || !table->moved)
             goto fail;
     }
     *ret = table;
@@ -52,6 +53,7 @@ void memory_table_free(struct memory_table *table)
     free(table->touched);
     free(table->changed);
     free(table->moved);
+    free(table->hashes);
     free(table);
 }
 
@@ -192,6 +194,7 @@ static void undo_changes(struct memory_image *image)
         assert(ok);
         table->entries[undo->page] = undo->entry;
         table->touched[undo->page / 64] = 0;
+        table->hashes[undo->page] = 0;
     }
 }
 

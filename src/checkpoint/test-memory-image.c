@@ -1,7 +1,6 @@
 /* test-memory-image.c - a memory image beside a plain model, on a disk in memory.
  *
  *     test-memory-image [RUNS [SEED]]    that many random histories; run i is made from SEED + i
- *     test-memory-image --corpus DIR     write inputs for fuzz-memory-image
  *
  * A history: pages change and are put, alone and many at once; commits, abandons, flushes; the
  * writer dies, with or without a failing disk; the disk goes back to an older state; blocks change.

@@ -95,6 +95,16 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
     return api_truth(env);
 }
 
+/* A checkpoint that is under way knows the vm by its name. */
+static void refuse_in_checkpoint(xmlrpc_env *env, struct api *api, const char *vm)
+{
+    struct machine_view *view = env->fault_occurred ? NULL : malloc(sizeof(*view));
+
+    if (view && machines_show(api->machines, vm, view) == 0 && !strcmp(view->state, "checkpoint"))
+        api_fault(env, FAULT_BUSY, "a checkpoint of vm \"%s\" is being taken; wait for it", vm);
+    free(view);
+}
+
 /* The methods whose arguments are names, and perhaps a size: a vm; then its disk or its new name;
  * then the disk's size. */
 static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
@@ -113,6 +123,8 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
         take_size(env, api_text(env, args, 2), &c.size_bytes);
     if (kind == CHANGE_DISK_ADD)
         api_take_options(env, "disk.add", args, 3, options);
+    if (rename || kind == CHANGE_VM_REMOVE)
+        refuse_in_checkpoint(env, api, c.vm);
     api_change(env, api, &c);
     if (rename && !env->fault_occurred)
         machines_rename(api->machines, c.vm, c.new_name);

@@ -179,3 +179,9 @@ int disk_io_trim(struct disk_io *io, uint64_t offset, uint64_t len)
     struct disk_io_part part = {.offset = offset, .len = len};
     return run(io, STORE_TRIM, &part, 1);
 }
+
+int disk_io_flush(struct disk_io *io)
+{
+    struct disk_io_part part = {};
+    return run(io, STORE_FLUSH, &part, 1);
+}

@@ -26,5 +26,7 @@ struct disk_io_part {
 int disk_io_read(struct disk_io *io, const struct disk_io_part *parts, size_t n);
 int disk_io_write(struct disk_io *io, const struct disk_io_part *parts, size_t n);
 int disk_io_trim(struct disk_io *io, uint64_t offset, uint64_t len);
+/* Of the whole store. */
+int disk_io_flush(struct disk_io *io);
 
 #endif

@@ -7,6 +7,7 @@
 #include "daemon/engine.h"
 #include "daemon/events.h"
 #include "daemon/jobs.h"
+#include "daemon/machine.h"
 #include "daemon/receive.h"
 
 #include <assert.h>
@@ -86,6 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             (struct api){.run_path = "r", .store_path = "s", .control_path = "c", .nbd_path = "n"};
         api.events = events_new();
         api.jobs = jobs_new(NULL);
+        api.machines = machines_new(NULL, api.jobs, "r", "n");
         api.receives = receives_new(NULL);
         registry = api_registry_new(&api);
     }

@@ -211,8 +211,9 @@ static int open_memory(const struct checkpoint_run *run, const struct lookup *l,
     struct machine_memory memory = {};
     struct memory_io io;
 
-    if (run->memory->image)
+    if (run->memory->image && !strcmp(run->memory->vm, l->memory_vm))
         return 0;
+    machine_memory_close(run->memory);
     int r = l->memory_is_there ? 0 : make_memory_vm(run->engine, l->memory_vm);
     if (r == 0)
         r = disk_io_open(run->engine, l->memory_vm, NULL, MEMORY_DISK_NAME, &memory.io);
@@ -259,6 +260,14 @@ static int on_freeze(void *arg, struct why *why)
         return why_set(why, -ETIMEDOUT, "the store did not come to the version in %d s",
                        PLACE_SECONDS);
     return 0;
+}
+
+static int on_settle(void *arg, struct why *why)
+{
+    struct taking *t = arg;
+    int r = disk_io_flush(t->run->memory->io);
+
+    return r < 0 ? why_set(why, r, "cannot flush the store: %s", err_text(r)) : 0;
 }
 
 static int wait_for_version(struct taking *t, struct why *why)
@@ -433,7 +442,7 @@ static int make_versions(struct taking *t, struct why *why)
 static int take(struct taking *t, struct why *why)
 {
     const struct checkpoint_run *run = t->run;
-    const struct capture_hooks hooks = {on_freeze, on_cancel, on_progress, t};
+    const struct capture_hooks hooks = {on_settle, on_freeze, on_cancel, on_progress, t};
     struct capture_result result;
 
     int r = capture_take(run->attached->capture, run->memory->image, run->what->max_pause_us,

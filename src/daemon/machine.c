@@ -49,6 +49,8 @@ struct machine {
     struct machine_checkpoint request;
     struct job_work *work; /* of what is asked or being done */
     struct machine_view view;
+    unsigned n_disks; /* that it has */
+    struct attached_disk disks[ATTACHED_DISKS_MAX];
     int result; /* of attaching */
     struct why why;
     bool known;       /* result and why are */
@@ -137,6 +139,8 @@ static void note_attached(struct machine *m)
     struct machine_view *view = &m->view;
     const struct attached *a = &m->attached;
 
+    m->n_disks = a->n_disks;
+    memcpy(m->disks, a->disks, sizeof(m->disks));
     view->pid = (int)monitor_pid(a->monitor);
     view->ram_bytes = a->ram_bytes;
     view->attached_us = wall_us();
@@ -174,6 +178,23 @@ static int open_machine(struct machine *m)
     return r;
 }
 
+/* Its memory is not what it was (some was plugged): from the beginning. */
+static int attach_again(struct machine *m, struct why *why)
+{
+    pthread_mutex_lock(&m->machines->lock);
+    struct attached_spec spec = m->spec;
+    pthread_mutex_unlock(&m->machines->lock);
+    attached_close(&m->attached, true);
+    int r = attached_open(&spec, &m->attached, why);
+    pthread_mutex_lock(&m->machines->lock);
+    if (r == 0)
+        note_attached(m);
+    else
+        m->state = ENDING;
+    pthread_mutex_unlock(&m->machines->lock);
+    return r;
+}
+
 static void do_checkpoint(struct machine *m, const char *vm, struct job_work *work)
 {
     struct machine_checkpoint what = m->request; /* nobody changes it while it works */
@@ -186,6 +207,8 @@ static void do_checkpoint(struct machine *m, const char *vm, struct job_work *wo
     struct why why = {};
     int r = checkpoint_run(&run, &why);
 
+    if (r == -ESTALE && attach_again(m, &why) == 0)
+        r = checkpoint_run(&run, &why);
     if (r < 0 && r != -ECANCELED)
         report_warning("no checkpoint %s@%s: %s", vm, what.version, why.text);
     pthread_mutex_lock(&m->machines->lock);
@@ -247,6 +270,9 @@ static void serve(struct machine *m)
         if (n > 0 && fds[0].revents && read(m->wake_fd, &count, sizeof(count)) > 0 &&
             !take_request(m))
             return;
+        if (!m->attached.monitor) /* it could not be attached again */
+            return;
+        fds[1].fd = monitor_pidfd(m->attached.monitor);
         /* After a checkpoint that failed as well as now and then. */
         if (*m->view.last_error || n == 0) {
             if (!is_well(m))
@@ -453,8 +479,12 @@ void machines_rename(struct machines *ms, const char *vm, const char *new_name)
 {
     pthread_mutex_lock(&ms->lock);
     struct machine *m = find(ms, vm);
-    if (m)
+    if (m) {
         strcpy(m->spec.vm, new_name);
+        /* Its exports have the old name for as long as it runs. */
+        m->spec.n_disks = m->n_disks;
+        memcpy(m->spec.disks, m->disks, sizeof(m->spec.disks));
+    }
     pthread_mutex_unlock(&ms->lock);
     if (m)
         remember(ms);
