@@ -294,7 +294,8 @@ static void *run_group(void *arg)
             report_warning("restore of %s@%s: %s", g->vm, g->version, why.text);
     }
     atomic_store(&g->ended, false);
-    show(g);
+    if (error == 0)
+        show(g);
     while (error == 0 && !atomic_load(&g->restoring->stop) && watch(g)) {
         attach(g);
         usleep(WATCH_US);
@@ -305,6 +306,8 @@ static void *run_group(void *arg)
         for (unsigned i = 0; i < g->n; i++)
             restore_machine_leave(&g->machines[i]);
     job_work_end(g->work, error, error < 0 ? why.text : "");
+    if (error < 0) /* not before: who waits for machines to come up looks at the job first */
+        show(g);
     /* Its memory may go; what is shown stays. */
     pthread_mutex_lock(&g->lock);
     struct restore_source *source = g->request.source;
