@@ -234,6 +234,13 @@ static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
     return restore_source_read(m->request->source, (unsigned)m->area_blocks[area], page, n, out);
 }
 
+static bool may_fill(void *arg)
+{
+    struct restore_machine *m = arg;
+
+    return atomic_load(&m->request->all_run);
+}
+
 static int fill(void *arg, const char *id, int fd, uint64_t bytes, struct why *why)
 {
     struct restore_machine *m = arg;
@@ -327,12 +334,13 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     char paths[SOURCE_FILES_MAX][PATH_ROOM], old[PATH_ROOM];
     const char *pairs[SOURCE_FILES_MAX][2];
     struct restore_changes changes = make_changes(m);
-    struct restore_memory_source memory = {.lazy = !q->eager,
-                                           .fill = fill,
-                                           .pages = {.fetch = fetch, .arg = m},
-                                           .first = q->first,
-                                           .n_first = q->n_first,
-                                           .arg = m};
+    struct restore_memory_source memory = {
+        .lazy = !q->eager,
+        .fill = fill,
+        .pages = {.fetch = fetch, .may_fill = may_fill, .arg = m},
+        .first = q->first,
+        .n_first = q->n_first,
+        .arg = m};
 
     /* That of a machine that ran here before under this name must not look like this one's. */
     snprintf(old, sizeof(old), "%s/qmp.sock", m->dir);

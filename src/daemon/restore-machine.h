@@ -43,6 +43,7 @@ struct restore_request {
     size_t n_first;
     atomic_uint_fast64_t filled_bytes;
     atomic_bool cancel;
+    atomic_bool all_run; /* what nobody touched may come now */
 };
 
 struct restore_machine {

@@ -212,6 +212,7 @@ static void show(struct group *g)
         g->machines[i].running_us = g->adopted ? 0 : mono_us() - g->begin_us;
     }
     pthread_mutex_unlock(&g->lock);
+    atomic_store(&g->request.all_run, true);
 }
 
 /* Returns whether some machine still wants pages. */
