@@ -81,8 +81,10 @@ static int fake_read(void *arg, const struct memory_io_part *parts, size_t n)
 
 static int may_change(struct fake_disk *disk)
 {
-    if (disk->fail_in == 0)
+    if (disk->fail_in == 0) {
+        disk->fail_in = disk->fail_once ? -1 : 0;
         return disk->fail_code;
+    }
     if (disk->fail_in > 0)
         disk->fail_in--;
     return 0;

@@ -16,6 +16,7 @@ struct fake_disk {
     uint64_t read_bytes, written_bytes;
     int64_t fail_in; /* changes until all of them fail; negative: never */
     int fail_code;
+    bool fail_once; /* only one change fails */
     bool fail_reads;
     unsigned part_us; /* a part takes so long, hundreds of them together a hundredth of it each */
 };

@@ -49,6 +49,8 @@ int memory_append_begin(struct memory_image *image)
         image->buf = aligned_alloc(MEMORY_PAGE_BYTES, MEMORY_WRITE_BYTES);
     if (!image->buf)
         return -ENOMEM;
+    if (!image->bases && image->table)
+        image->bases = memory_bases_new(image->table->n_pages);
     return image->has_epoch ? 0 : add_epoch(image);
 }
 

@@ -7,6 +7,7 @@
  *     memory-image-fetch.c    records from the disk, many at once
  *     memory-image-read.c     pages and blobs
  *     memory-image-append.c   records to the disk
+ *     memory-image-bases.c    whole pages that are likely to be bases again
  *     memory-image-put.c      pages to records, by several threads
  *     memory-image-clean.c    records that are written again
  *     memory-image-commit.c   index, blobs, directory and page 0
@@ -168,6 +169,7 @@ struct memory_image {
 
     pthread_mutex_t lock; /* of all below but scratches, while put() runs */
     struct memory_space *space;
+    struct memory_bases *bases; /* NULL before the first put, or for want of memory */
     struct memory_range base_at,
         commit_at; /* of the disk, that the last commit has its pieces in */
     struct memory_undo *undo;
@@ -203,6 +205,13 @@ int memory_decode(struct memory_scratch *scratch, const struct memory_entry *ent
 /* The same without a copy where it is stored plain: *ret lies in the scratch. */
 int memory_decode_whole(struct memory_scratch *scratch, memory_loc loc, const uint8_t *whole,
                         const uint8_t **ret);
+
+/* ---- bases: any threads at once ---- */
+struct memory_bases;
+struct memory_bases *memory_bases_new(uint64_t n_pages); /* NULL: no memory; all works without */
+void memory_bases_free(struct memory_bases *bases);
+bool memory_bases_get(struct memory_bases *bases, memory_loc loc, uint8_t *page);
+void memory_bases_put(struct memory_bases *bases, memory_loc loc, const uint8_t *page);
 
 /* ---- append ---- */
 /* Under lock. Room for n calls of memory_set_entry(), unless the lock is let go. */

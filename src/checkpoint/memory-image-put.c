@@ -49,8 +49,9 @@ struct put {
 /* What one thread has. */
 struct slice {
     struct memory_scratch *scratch;
-    uint8_t *pages, *outs;
-    uint64_t numbers[SLICE_PAGES]; /* of the table */
+    uint8_t *pages, *outs, *base_pages;
+    const uint8_t *bases[SLICE_PAGES]; /* in base_pages, or not known as yet */
+    uint64_t numbers[SLICE_PAGES];     /* of the table */
     uint32_t hashes[SLICE_PAGES];
     struct memory_fetch fetches[SLICE_PAGES], deltas[SLICE_PAGES];
     struct result results[SLICE_PAGES];
@@ -66,6 +67,7 @@ static void slice_free(const struct memory_image *image, struct slice *slice)
         memory_scratch_put(image, slice->scratch);
     free(slice->pages);
     free(slice->outs);
+    free(slice->base_pages);
     free(slice);
 }
 
@@ -77,7 +79,9 @@ static int slice_new(const struct memory_image *image, unsigned pages, struct sl
         return -ENOMEM;
     slice->pages = malloc((size_t)pages * MEMORY_PAGE_BYTES);
     slice->outs = malloc((size_t)pages * PAGE_CODE_OUT_BYTES);
-    if (!slice->pages || !slice->outs || memory_scratch_get(image, &slice->scratch)) {
+    slice->base_pages = malloc((size_t)pages * MEMORY_PAGE_BYTES);
+    if (!slice->pages || !slice->outs || !slice->base_pages ||
+        memory_scratch_get(image, &slice->scratch)) {
         slice_free(image, slice);
         return -ENOMEM;
     }
@@ -86,6 +90,11 @@ static int slice_new(const struct memory_image *image, unsigned pages, struct sl
 }
 
 /* ---- the slice ---- */
+
+static uint8_t *base_of(const struct slice *slice, unsigned i)
+{
+    return slice->base_pages + (size_t)i * MEMORY_PAGE_BYTES;
+}
 
 static uint32_t hash_page(const uint8_t *page)
 {
@@ -107,6 +116,11 @@ static int read_bases(struct memory_image *image, struct slice *slice)
         slice->hashes[i] = hash_page(slice->pages + (size_t)i * MEMORY_PAGE_BYTES);
         if (slice->hashes[i] != image->table->hashes[page])
             entry.delta = 0; /* it is another: nobody needs to look */
+        slice->bases[i] = NULL;
+        if (entry.whole && memory_bases_get(image->bases, entry.whole, base_of(slice, i))) {
+            slice->bases[i] = base_of(slice, i);
+            entry.whole = 0; /* nor its record */
+        }
         slice->fetches[i] = (struct memory_fetch){.loc = entry.whole};
         slice->deltas[i] = (struct memory_fetch){.loc = entry.delta};
         if (entry.whole)
@@ -128,30 +142,33 @@ static int read_bases(struct memory_image *image, struct slice *slice)
     return 0;
 }
 
-/* Is a page what its records say? Only asked of those whose hash is the same. */
-static bool is_as_stored(struct slice *slice, unsigned i)
+/* Is a page what its base and its delta say? Only asked of those whose hash is the same. */
+static bool is_as_stored(struct slice *slice, unsigned i, const uint8_t *base)
 {
-    struct memory_entry entry = {.whole = slice->fetches[i].loc, .delta = slice->deltas[i].loc};
+    const struct memory_fetch *delta = &slice->deltas[i];
+    size_t len = (size_t)memory_loc_units(delta->loc) * MEMORY_UNIT_BYTES - MEMORY_SUM_BYTES;
     uint8_t *out = slice->outs + (size_t)i * PAGE_CODE_OUT_BYTES;
 
-    return slice->deltas[i].record &&
-           !memory_decode(slice->scratch, &entry, slice->fetches[i].record, slice->deltas[i].record,
-                          out) &&
+    return base && delta->record && page_needs_base(delta->record[0]) &&
+           !page_decode(slice->scratch->coder, base, delta->record, len, out) &&
            !memcmp(out, slice->pages + (size_t)i * MEMORY_PAGE_BYTES, MEMORY_PAGE_BYTES);
 }
 
-static void code_page(struct slice *slice, unsigned i)
+static void code_page(struct memory_image *image, struct slice *slice, unsigned i)
 {
-    const uint8_t *page = slice->pages + (size_t)i * MEMORY_PAGE_BYTES, *base = NULL;
+    const uint8_t *page = slice->pages + (size_t)i * MEMORY_PAGE_BYTES;
+    const uint8_t *base = slice->bases[i];
     uint8_t *out = slice->outs + (size_t)i * PAGE_CODE_OUT_BYTES;
     struct result *result = &slice->results[i];
     memory_loc loc = slice->fetches[i].loc;
 
-    *result = (struct result){.code = PAGE_SAME, .keep = is_as_stored(slice, i)};
-    if (result->keep)
-        return;
     if (loc && memory_decode_whole(slice->scratch, loc, slice->fetches[i].record, &base))
         base = NULL;
+    else if (loc)
+        memory_bases_put(image->bases, loc, base);
+    *result = (struct result){.code = PAGE_SAME, .keep = is_as_stored(slice, i, base)};
+    if (result->keep)
+        return;
     result->code = page_encode(slice->scratch->coder, base, page, out, &result->len);
     result->record = result->code == PAGE_PLAIN ? page : out;
 }
@@ -201,7 +218,7 @@ static int put_slice(struct memory_image *image, struct slice *slice)
     if (code)
         return code;
     for (unsigned i = 0; i < slice->n; i++)
-        code_page(slice, i);
+        code_page(image, slice, i);
     uint64_t coded = mono_us();
     code = append_slice(image, slice);
     slice->stats.read_us += read - begun;

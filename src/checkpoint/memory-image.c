@@ -98,6 +98,7 @@ void memory_image_close(struct memory_image *image)
     memory_table_free(image->table);
     memory_table_free(image->saved);
     memory_space_free(image->space);
+    memory_bases_free(image->bases);
     free(image->epochs);
     free(image->base);
     free(image->overlay);

@@ -53,9 +53,12 @@ struct memory_block {
 
 struct memory_image;
 
-/* Open what the disk holds: nothing (page 0 is zeros), or an image. io: borrowed until close.
- * writer: what is needed to write is loaded too. ERR_DAMAGED, ERR_FORMAT_NEWER, -ENOMEM, or what
- * read() said. */
+/* Open what the disk holds: nothing (page 0 is zeros), or an image. io: copied; what its arg leads
+ * to is borrowed until close. writer: what is needed to write is loaded too: 20 bytes for a page of
+ * the machine, a reader has 16. ERR_DAMAGED, ERR_FORMAT_NEWER, -ENOMEM, or what read() said.
+ *
+ * A writer is best kept open from one commit to the next: each open begins another epoch of
+ * records (docs/format-memory.md), and forgets what it knows of pages to find unchanged ones. */
 int memory_image_open(const struct memory_io *io, bool writer, struct memory_image **ret,
                       struct why *why);
 void memory_image_close(struct memory_image *image);
@@ -65,33 +68,44 @@ unsigned memory_image_blocks(const struct memory_image *image, const struct memo
 
 /* ---- reading ---- */
 
-/* n pages of a block into out; pages never written are zeros. */
+/* n pages of a block into out; pages never written are zeros. One call of io's read() for each 512
+ * pages. ERR_DAMAGED: at least one of them is, and out is undefined; -EINVAL: not in the block;
+ * -ENOMEM, or what read() said. No lock is held while it reads and decodes. */
 int memory_image_read(const struct memory_image *image, unsigned block, uint64_t page, unsigned n,
                       void *out);
 /* Where a page is not zeros: the first one at or after page; pages of the block when there is none.
  * So that who fills a file leaves holes. */
 uint64_t memory_image_next(const struct memory_image *image, unsigned block, uint64_t page);
-/* A blob by name, in one allocation that the caller frees. -ENOENT. */
+/* A blob by name, in one allocation that the caller frees. -ENOENT, ERR_DAMAGED, -ENOMEM, or what
+ * read() said. */
 int memory_image_blob(const struct memory_image *image, const char *name, uint8_t **ret,
                       size_t *ret_bytes);
-/* Do both have the same bytes there, as far as the indexes tell? Both of one family. */
+/* Do both have the same bytes there, as far as the indexes tell? Both of one family. False where
+ * equal bytes were stored twice, or a record was written again to make room. */
 bool memory_image_same(const struct memory_image *a, const struct memory_image *b, unsigned block,
                        uint64_t page);
 
-/* ---- writing: begin, put, put ..., commit ---- */
+/* ---- writing: begin, put, put ..., commit ----
+ *
+ * When a write of records fails, that error is returned until memory_image_abandon(). A commit that
+ * failed for another reason may be tried again. What was put can be read at once, by the writer's
+ * thread. -EINVAL throughout: not a writer, no such block or page. */
 
-/* The blocks from now on. Where they are other than before, all is written anew. */
+/* The blocks from now on. Where they are other than before, all is written anew: pages are zeros
+ * until they are put. -EINVAL, -ENOMEM. */
 int memory_image_begin(struct memory_image *image, const struct memory_block *blocks, unsigned n);
 
 struct memory_put_stats {                             /* added up by each put */
     uint64_t pages, same, zero, delta, packed, plain; /* pages: given */
     uint64_t bytes;                                   /* of records */
-    uint64_t read_us, code_us, write_us;
+    uint64_t read_us, code_us, write_us;              /* of all threads together */
 };
 /* Store the pages of a block whose bits are set in bitmap (64 to a word), from memory, which has
  * the block's pages one behind the other and may change meanwhile: what is stored of a page is some
  * bytes that it had; who calls puts pages again that were written meanwhile. Several threads code.
- * cancel: NULL, or looked at now and then: true ends it with -ECANCELED. */
+ * A whole record that is damaged or cannot be read (-EIO) is no error: the page is stored whole.
+ * cancel: NULL, or looked at now and then, by one thread at a time: true ends it with -ECANCELED;
+ * what was put until then is put. -ENOMEM, or what read() or write() said. */
 int memory_image_put(struct memory_image *image, unsigned block, const uint64_t *bitmap,
                      const uint8_t *memory, bool (*cancel)(void *arg), void *arg,
                      struct memory_put_stats *stats);
@@ -102,14 +116,17 @@ int memory_image_put_page(struct memory_image *image, unsigned block, uint64_t p
 int memory_image_flush(struct memory_image *image);
 
 struct memory_blob {
-    const char *name;
+    const char *name; /* 1 to 63 bytes */
     const void *data;
     size_t bytes;
 };
 /* Write records, index, blobs and then page 0. When it returns all of it has been written (not
- * synced: a snapshot taken after it has it). What follows is the next state, on top of this. */
+ * synced: a snapshot taken after it has it). What follows is the next state, on top of this. The
+ * blobs are all that the state has; data: borrowed for the call. -EINVAL: a name; -ENOMEM, or what
+ * write() said. A trim that fails is tried again at the next commit. */
 int memory_image_commit(struct memory_image *image, const struct memory_blob *blobs, unsigned n);
-/* Forget what was put since the last commit; the pages count as not put. */
+/* Forget what was put since the last commit, and blocks that began since; the pages count as not
+ * put. Before the first commit there are then no blocks. */
 void memory_image_abandon(struct memory_image *image);
 
 /* Bytes that this state keeps, of them those that it shares with no earlier commit. */
