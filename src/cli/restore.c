@@ -51,7 +51,8 @@ static bool are_up(const json_t *job)
 
     json_array_foreach(machines, i, machine)
     {
-        if (!strcmp(member_text(machine, "state"), "starting"))
+        const char *state = member_text(machine, "state");
+        if (!strcmp(state, "starting") || !strcmp(state, "failed")) /* failed: so will be the job */
             return false;
     }
     return json_array_size(machines) > 0;

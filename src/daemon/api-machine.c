@@ -4,6 +4,7 @@
 #include "daemon/api-change.h"
 #include "daemon/fault.h"
 #include "daemon/machine.h"
+#include "daemon/restoring.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -67,6 +68,11 @@ static xmlrpc_value *vm_attach(xmlrpc_env *env, xmlrpc_value *args, struct api *
         strcpy(spec.qmp, qmp);
     take_disks(env, args, &spec);
     api_need_vm(env, api, spec.vm);
+    if (!env->fault_occurred && restoring_serves(api->restoring, spec.vm))
+        api_fault(env, FAULT_BUSY,
+                  "the memory of machine %s is still on its way; it is attached by itself when all "
+                  "is there",
+                  spec.vm);
     if (!env->fault_occurred)
         machine_fault(env, machines_attach(api->machines, &spec, &why), &why);
     return env->fault_occurred ? NULL : api_machine_value(env, api, spec.vm);

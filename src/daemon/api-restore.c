@@ -76,8 +76,10 @@ static xmlrpc_value *machine_value(xmlrpc_env *env, const struct restore_view *v
     api_put_int(env, value, "pid", v->pid);
     api_put_text(env, value, "directory", v->dir);
     api_put_u64(env, value, "running_us", v->running_us);
+    api_put_u64(env, value, "disks_us", v->disks_us);
     api_put_u64(env, value, "start_us", v->start_us);
     api_put_u64(env, value, "load_us", v->load_us);
+    api_put_u64(env, value, "run_us", v->run_us);
     api_put_u64(env, value, "pages", v->progress.pages);
     api_put_u64(env, value, "resident", v->progress.resident);
     api_put_u64(env, value, "faults", v->progress.faults);
@@ -115,8 +117,10 @@ const struct method api_restore_methods[] = {
      "paused (true: it is not let go on), qmp (the monitor socket of a QEMU that waits with "
      "-incoming defer: that one gets the state). The job is done when all pages are there; "
      "job.status shows under machines, for each: {name, state (starting, running, resident, ended, "
-     "failed), paused, pid, directory (of its sockets), running_us (from the call until it ran), "
-     "start_us, load_us, pages, resident, faults, fault_us, errors, resident_us, lost (what could "
+     "failed), paused, pid, directory (of its sockets), running_us (from the call until it ran; of "
+     "it) "
+     "disks_us, start_us, load_us, run_us, pages, resident, faults, fault_us, errors, resident_us, "
+     "lost (what could "
      "not be had again)}. Cancelling ends it before a machine runs, not after.",
      vm_restore},
     {},

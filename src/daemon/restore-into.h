@@ -8,7 +8,8 @@
 /* Fill its RAM, give it its devices' state, and let it go on. Its disks are its user's matter: they
  * must be what they are in the version. qmp: the path of its monitor. Errors with a sentence: those
  * of monitor_open(), ram_open() and restore_load(), -EBUSY (it does not wait), -EINVAL (another
- * machine: nothing was done), -ECANCELED. After an error beyond these its state is undefined. */
+ * machine), -ECANCELED. It waits on then, with RAM that may have been written: another state can be
+ * given to it. After an error of its own about the state it is to be ended. */
 int restore_into(struct restore_request *request, const char *qmp, struct restore_machine *machine,
                  struct why *why);
 

@@ -9,6 +9,7 @@
 #include "daemon/engine.h"
 #include "guest/launch.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -19,10 +20,13 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#define LIMIT_US  60000000
-#define STATE     "restore.json"
-#define PATH_ROOM (RESTORE_DIR_MAX + 64)
-#define KEPT      "before-restore-"
+#define LIMIT_US      60000000
+#define STATE         "restore.json"
+#define PATH_ROOM     (RESTORE_DIR_MAX + 64)
+#define KEPT          "before-restore-"
+#define MEMORY_PREFIX "/dev/shm/varve-restore-"
+#define CMDLINE_MAX   65536
+#define END_MS        10000
 
 void restore_machine_init(struct restore_machine *m, struct restore_request *request,
                           const char *name)
@@ -60,8 +64,9 @@ static json_t *describe(const struct restore_machine *m, const struct restore_ar
         json_array_append_new(memory, json_pack("{s:s, s:s, s:I}", "id", args->memory[i].id, "path",
                                                 args->memory[i].path, "bytes",
                                                 (json_int_t)args->memory[i].bytes));
-    return json_pack("{s:i, s:s, s:i, s:s, s:o}", "format", 1, "phase", phase, "pid", (int)m->pid,
-                     "guid", guid, "memory", memory);
+    return json_pack("{s:i, s:s, s:i, s:s, s:b, s:b, s:o}", "format", 1, "phase", phase, "pid",
+                     (int)m->pid, "guid", guid, "lazy", !m->request->eager, "paused", m->paused,
+                     "memory", memory);
 }
 
 /* Whole or not at all. */
@@ -229,6 +234,13 @@ static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
     return restore_source_read(m->request->source, (unsigned)m->area_blocks[area], page, n, out);
 }
 
+static bool may_fill(void *arg)
+{
+    struct restore_machine *m = arg;
+
+    return atomic_load(&m->request->all_run);
+}
+
 static int fill(void *arg, const char *id, int fd, uint64_t bytes, struct why *why)
 {
     struct restore_machine *m = arg;
@@ -287,7 +299,7 @@ int restore_machine_prepare(struct restore_machine *m, struct why *why)
         return r;
     if (getrandom(&number, sizeof(number), 0) != sizeof(number))
         return why_set(why, -EIO, "no random numbers for a name");
-    snprintf(m->memory_file, sizeof(m->memory_file), "/dev/shm/varve-restore-%016" PRIx64, number);
+    snprintf(m->memory_file, sizeof(m->memory_file), MEMORY_PREFIX "%016" PRIx64, number);
     struct restore_changes changes = make_changes(m);
     r = restore_args_make(s->argv, &changes, &args, why);
     if (r < 0)
@@ -295,8 +307,10 @@ int restore_machine_prepare(struct restore_machine *m, struct why *why)
     r = map_areas(m, &args, why);
     if (r == 0)
         r = make_dirs(m, m->request->api->run_path, why);
+    uint64_t begin_us = mono_us();
     if (r == 0)
         r = make_disks(m, why);
+    m->disks_us = mono_us() - begin_us;
     if (r == 0)
         r = remember(m, &args, "starting", why);
     restore_args_free(&args);
@@ -320,12 +334,13 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     char paths[SOURCE_FILES_MAX][PATH_ROOM], old[PATH_ROOM];
     const char *pairs[SOURCE_FILES_MAX][2];
     struct restore_changes changes = make_changes(m);
-    struct restore_memory_source memory = {.lazy = !q->eager,
-                                           .fill = fill,
-                                           .pages = {.fetch = fetch, .arg = m},
-                                           .first = q->first,
-                                           .n_first = q->n_first,
-                                           .arg = m};
+    struct restore_memory_source memory = {
+        .lazy = !q->eager,
+        .fill = fill,
+        .pages = {.fetch = fetch, .may_fill = may_fill, .arg = m},
+        .first = q->first,
+        .n_first = q->n_first,
+        .arg = m};
 
     /* That of a machine that ran here before under this name must not look like this one's. */
     snprintf(old, sizeof(old), "%s/qmp.sock", m->dir);
@@ -343,29 +358,32 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     if (r < 0)
         return r;
     m->started = true;
+    m->start_us = m->restored.start_us;
     m->pid = m->restored.pid;
     m->pidfd = (int)syscall(SYS_pidfd_open, m->pid, 0);
     if (m->pidfd < 0)
         return why_set(why, -ESRCH, "QEMU ended right after its start");
     name_monitor(m);
-    return restore_load(m->restored.monitor, &s->state, mono_us() + LIMIT_US, &m->restored.load_us,
-                        why);
+    return restore_load(m->restored.monitor, &s->state, mono_us() + LIMIT_US, &m->load_us, why);
 }
 
 int restore_machine_run(struct restore_machine *m, struct why *why)
 {
     struct restore_request *q = m->request;
 
-    int r = commit_disks(m, why);
-    if (r == 0 && !q->eager)
-        r = remember(m, &m->restored.args, "running", why);
     uint64_t begin_us = mono_us();
     m->paused = q->paused || !q->source->was_running;
+    int r = remember(m, &m->restored.args, "loaded", why);
+    if (r == 0)
+        r = commit_disks(m, why);
     if (r == 0 && !m->paused)
         r = restore_run(m->restored.monitor, mono_us() + LIMIT_US, why);
     if (r < 0)
         return r;
-    m->restored.run_us = mono_us() - begin_us;
+    m->run_us = mono_us() - begin_us;
+    /* Where this is not written a later daemon says "cont" once more. */
+    if (!q->eager && remember(m, &m->restored.args, "running", why) < 0)
+        report_warning("%s", why->text);
     /* Others may have the monitor. */
     monitor_close(m->restored.monitor);
     m->restored.monitor = NULL;
@@ -449,19 +467,60 @@ void restore_machine_leave(struct restore_machine *m)
 
 /* ---- what was left -------------------------------------------------------------------------- */
 
-static void end_half_made(const struct restore_machine *m, const json_t *memory, pid_t pid)
+static void end_process(pid_t pid)
+{
+    _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    struct pollfd ended = {.fd = fd, .events = POLLIN};
+
+    if (fd >= 0 && syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0) == 0)
+        (void)poll(&ended, 1, END_MS); /* its disks are in use until then */
+}
+
+static bool names_it(pid_t pid, const char *memory_path)
+{
+    _cleanup_free_ char *text = malloc(CMDLINE_MAX);
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = text && fd >= 0 ? read(fd, text, CMDLINE_MAX) : -1;
+    return n > 0 && memmem(text, (size_t)n, memory_path, strlen(memory_path));
+}
+
+/* A QEMU that was just being started has no pid file yet, and goes into the background in two
+ * processes: all that have this RAM, whose name nobody else has. */
+static void end_processes(const char *memory_path)
+{
+    const struct dirent *entry;
+    bool found = true;
+
+    while (found) {
+        DIR *dir = opendir("/proc");
+        found = false;
+        while (dir && (entry = readdir(dir))) {
+            pid_t pid = atoi(entry->d_name);
+            if (pid <= 0 || pid == getpid() || !names_it(pid, memory_path))
+                continue;
+            end_process(pid);
+            found = true;
+        }
+        if (dir)
+            closedir(dir);
+    }
+}
+
+static void end_half_made(const struct restore_machine *m, const json_t *memory)
 {
     size_t i;
     json_t *one;
 
-    _cleanup_close_ int fd = pid > 0 ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
-    if (fd >= 0)
-        (void)syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
     json_array_foreach(memory, i, one)
     {
         const char *path = json_string_value(json_object_get(one, "path"));
-        if (path && !strncmp(path, "/dev/shm/varve-restore-", strlen("/dev/shm/varve-restore-")))
-            (void)unlink(path);
+        if (!path || strncmp(path, MEMORY_PREFIX, strlen(MEMORY_PREFIX)) != 0)
+            continue;
+        end_processes(path);
+        (void)unlink(path); /* QEMU has no name of it, once it runs */
     }
     report_warning("the restore of machine %s was cut off, and is taken back", m->name);
     forget(m);
@@ -501,6 +560,62 @@ static bool read_guid(const char *text, uint8_t ret[GUID_BYTES])
     return true;
 }
 
+struct vm_lookup {
+    const char *name;
+    bool found;
+};
+
+static void on_look_up(struct engine_call *call)
+{
+    struct vm_lookup *l = call->arg;
+    struct vm_info *vms;
+    uint32_t n;
+
+    if (store_list(call->store, &vms, &n) == 0) {
+        for (uint32_t i = 0; i < n && !l->found; i++)
+            l->found = !strcmp(vms[i].name, l->name);
+        free(vms);
+    }
+    engine_call_done(call);
+}
+
+/* One that was not committed went when the store was opened. */
+static bool vm_exists(struct api *api, const char *name)
+{
+    struct vm_lookup l = {.name = name};
+
+    return engine_call(api->engine, on_look_up, &l) == 0 && l.found;
+}
+
+static const char *word(const json_t *text, const char *key)
+{
+    const char *value = json_string_value(json_object_get(text, key));
+    return value ? value : "";
+}
+
+/* What the file says, of a machine that runs as found says. */
+static bool take_up(struct restore_machine *m, struct api *api, const json_t *text,
+                    const struct launched *found, uint8_t ret_guid[GUID_BYTES])
+{
+    const json_t *memory = json_object_get(text, "memory");
+    const char *phase = word(text, "phase");
+    bool runs = found->pid > 0, loaded = !strcmp(phase, "loaded");
+
+    if (!strcmp(phase, "starting") || (loaded && !vm_exists(api, m->name))) {
+        end_half_made(m, memory);
+        return false;
+    }
+    m->pid = found->pid;
+    m->paused = json_is_true(json_object_get(text, "paused"));
+    m->is_lazy = json_is_true(json_object_get(text, "lazy"));
+    m->is_held = loaded && !m->paused;
+    if (runs && m->pid == (pid_t)json_integer_value(json_object_get(text, "pid")) &&
+        read_guid(word(text, "guid"), ret_guid) && read_memory(m, memory))
+        return true;
+    forget(m); /* it has ended */
+    return false;
+}
+
 bool restore_machine_find(struct restore_machine *m, struct api *api, const char *name,
                           uint8_t ret_guid[GUID_BYTES])
 {
@@ -515,20 +630,25 @@ bool restore_machine_find(struct restore_machine *m, struct api *api, const char
     json_t *text = json_load_file(path, 0, NULL);
     if (!text)
         return false;
-    const char *phase = json_string_value(json_object_get(text, "phase"));
-    const json_t *memory = json_object_get(text, "memory");
-    bool runs = launch_find(api->run_path, name, &found, &why) == 0;
-    bool waits = runs && phase && !strcmp(phase, "running") &&
-                 found.pid == (pid_t)json_integer_value(json_object_get(text, "pid")) &&
-                 read_guid(json_string_value(json_object_get(text, "guid")), ret_guid) &&
-                 read_memory(m, memory);
-    if (phase && !strcmp(phase, "starting"))
-        end_half_made(m, memory, runs ? found.pid : 0);
-    else if (!waits)
-        forget(m); /* it has ended */
-    m->pid = found.pid;
+    (void)launch_find(api->run_path, name, &found, &why); /* pid 0: it does not run */
+    bool waits = take_up(m, api, text, &found, ret_guid);
     json_decref(text);
     return waits;
+}
+
+/* It was to go on when its daemon died. */
+static int let_go_on(struct restore_machine *m, struct why *why)
+{
+    struct monitor *monitor;
+    char path[PATH_ROOM];
+
+    snprintf(path, sizeof(path), "%s/" RESTORE_MONITOR, m->dir);
+    int r = monitor_open(path, mono_us() + LIMIT_US, &monitor, why);
+    if (r < 0)
+        return r;
+    r = restore_run(monitor, mono_us() + LIMIT_US, why);
+    monitor_close(monitor);
+    return r;
 }
 
 int restore_machine_adopt(struct restore_machine *m, struct restore_request *request,
@@ -541,17 +661,21 @@ int restore_machine_adopt(struct restore_machine *m, struct restore_request *req
     struct restore_args args = m->restored.args;
 
     m->request = request;
-    int r = map_areas(m, &args, why);
+    int r = m->is_lazy ? map_areas(m, &args, why) : 0;
     if (r < 0)
         return r;
     m->pidfd = (int)syscall(SYS_pidfd_open, m->pid, 0);
     if (m->pidfd < 0)
         return why_set(why, -ESRCH, "machine %s has ended", m->name);
-    r = restore_adopt(m->pid, m->pidfd, args.memory, args.n_memory, &source, mono_us() + LIMIT_US,
-                      &m->restored, why);
+    if (m->is_lazy)
+        r = restore_adopt(m->pid, m->pidfd, args.memory, args.n_memory, &source,
+                          mono_us() + LIMIT_US, &m->restored, why);
     if (r < 0)
         return r;
-    m->started = true;
+    m->started = m->is_lazy;
     m->state = RESTORE_RUNNING;
-    return 0;
+    r = m->is_held ? let_go_on(m, why) : 0;
+    if (r == 0 && !m->is_lazy)
+        restore_machine_settle(m);
+    return r;
 }

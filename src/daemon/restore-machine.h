@@ -7,7 +7,8 @@
  *     restore_machine_settle()    all are there: it needs us no more
  *
  * A file in its directory, restore.json, says to a later daemon what it finds there: a machine that
- * is half-made ("starting"), which is ended, or one that waits for its pages ("running"), which is
+ * is half-made ("starting"), which is ended; one that has its state ("loaded"), which goes on if
+ * its vm was committed, and is ended if not; one that waits for its pages ("running"), which is
  * adopted. One thread at a time. */
 #ifndef VARVE_DAEMON_RESTORE_MACHINE_H
 #define VARVE_DAEMON_RESTORE_MACHINE_H
@@ -22,6 +23,7 @@
 #include <sys/types.h>
 
 #define RESTORE_DIR_MAX 256
+#define RESTORE_MONITOR "varve-qmp.sock" /* of every restored machine: restore-args.h */
 
 enum restore_state_word {
     RESTORE_STARTING,
@@ -41,14 +43,17 @@ struct restore_request {
     size_t n_first;
     atomic_uint_fast64_t filled_bytes;
     atomic_bool cancel;
+    atomic_bool all_run; /* what nobody touched may come now */
 };
 
 struct restore_machine {
     struct restore_request *request;
     char name[NAME_MAX_CHARS + 1]; /* of the machine and of its vm */
     enum restore_state_word state;
-    bool is_up;  /* it runs, or is paused; set by who shows it */
-    bool paused; /* it was not let go on */
+    bool is_up;            /* it runs, or is paused; set by who shows it */
+    bool paused;           /* it was not let go on */
+    bool is_lazy, is_held; /* adopted: it wants pages; it was not told to go on yet */
+    bool is_attached;      /* that was tried, by who watches */
     struct restored restored;
     bool started; /* restored is valid */
     pid_t pid;
@@ -58,7 +63,8 @@ struct restore_machine {
     char kept[NAME_MAX_CHARS + 1];       /* the version that keeps the head which was replaced */
     bool has_disks, committed;
     struct pager_progress progress;
-    uint64_t running_us; /* from the beginning until it ran */
+    uint64_t running_us; /* from the beginning until it ran; of it: */
+    uint64_t disks_us, start_us, load_us, run_us;
     int error;
     struct why why;
 };

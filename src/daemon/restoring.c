@@ -11,6 +11,7 @@
 #include "base/report.h"
 #include "base/size.h"
 #include "daemon/jobs.h"
+#include "daemon/machine.h"
 #include "daemon/restore-into.h"
 #include "daemon/working-set.h"
 
@@ -211,6 +212,7 @@ static void show(struct group *g)
         g->machines[i].running_us = g->adopted ? 0 : mono_us() - g->begin_us;
     }
     pthread_mutex_unlock(&g->lock);
+    atomic_store(&g->request.all_run, true);
 }
 
 /* Returns whether some machine still wants pages. */
@@ -236,6 +238,25 @@ static bool watch(struct group *g)
     pthread_mutex_unlock(&g->lock);
     job_work_tell(g->work, "pages", done, total);
     return wanted;
+}
+
+/* Those that have all their pages are machines like others: checkpoints can be taken of them. */
+static void attach(struct group *g)
+{
+    for (unsigned i = 0; i < g->n && !g->qmp; i++) {
+        struct restore_machine *m = &g->machines[i];
+        struct attached_spec spec = {.nbd_path = g->restoring->api->nbd_path};
+        struct why why;
+        if (m->state != RESTORE_RESIDENT || m->is_attached || m->paused)
+            continue;
+        strcpy(spec.vm, m->name);
+        snprintf(spec.qmp, sizeof(spec.qmp), "%.200s/" RESTORE_MONITOR, m->dir);
+        m->is_attached = true;
+        if (machines_attach(g->restoring->api->machines, &spec, &why) < 0)
+            report_warning("machine %s runs, but is not attached: %s; when that is mended: varve "
+                           "attach %s --qmp %s",
+                           m->name, why.text, m->name, spec.qmp);
+    }
 }
 
 /* Beside the coming up, which is in the hands of others: what was filled, and cancelling. */
@@ -274,13 +295,20 @@ static void *run_group(void *arg)
             report_warning("restore of %s@%s: %s", g->vm, g->version, why.text);
     }
     atomic_store(&g->ended, false);
-    show(g);
-    while (error == 0 && !atomic_load(&g->restoring->stop) && watch(g))
+    if (error == 0)
+        show(g);
+    while (error == 0 && !atomic_load(&g->restoring->stop) && watch(g)) {
+        attach(g);
         usleep(WATCH_US);
+    }
+    if (error == 0 && !atomic_load(&g->restoring->stop))
+        attach(g);
     if (error == 0 && atomic_load(&g->restoring->stop))
         for (unsigned i = 0; i < g->n; i++)
             restore_machine_leave(&g->machines[i]);
     job_work_end(g->work, error, error < 0 ? why.text : "");
+    if (error < 0) /* not before: who waits for machines to come up looks at the job first */
+        show(g);
     /* Its memory may go; what is shown stays. */
     pthread_mutex_lock(&g->lock);
     struct restore_source *source = g->request.source;
@@ -468,8 +496,10 @@ static void view(const struct restore_machine *m, struct restore_view *ret)
                                  .paused = m->paused,
                                  .pid = (int)m->pid,
                                  .running_us = m->running_us,
-                                 .start_us = d->start_us,
-                                 .load_us = d->load_us,
+                                 .disks_us = m->disks_us,
+                                 .start_us = m->start_us,
+                                 .run_us = m->run_us,
+                                 .load_us = m->load_us,
                                  .progress = m->progress};
     strcpy(ret->name, m->name);
     strcpy(ret->dir, m->dir);
@@ -511,7 +541,7 @@ void restoring_view_free(struct restore_view *views, int n)
     free(views);
 }
 
-bool restoring_serves(struct restoring *r, int pid)
+bool restoring_serves(struct restoring *r, const char *vm)
 {
     bool found = false;
 
@@ -519,9 +549,9 @@ bool restoring_serves(struct restoring *r, int pid)
     list_for_each (at, &r->groups) {
         struct group *g = container_of(at, struct group, link);
         pthread_mutex_lock(&g->lock);
-        for (unsigned i = 0; i < g->n; i++)
-            found |= g->machines[i].is_up && g->machines[i].state == RESTORE_RUNNING &&
-                     (int)g->machines[i].pid == pid;
+        for (unsigned i = 0; i < g->n && !atomic_load(&g->ended); i++)
+            found |= !strcmp(g->machines[i].name, vm) &&
+                     (!g->machines[i].is_up || g->machines[i].state == RESTORE_RUNNING);
         pthread_mutex_unlock(&g->lock);
     }
     pthread_mutex_unlock(&r->lock);

@@ -38,8 +38,9 @@ struct restore_view {
     enum restore_state_word state;
     bool paused; /* it was not let go on */
     int pid;
-    uint64_t running_us, start_us, load_us; /* running: from the request */
-    struct pager_progress progress;         /* lazy */
+    uint64_t running_us;                          /* from the request until it ran; of it: */
+    uint64_t disks_us, start_us, load_us, run_us; /* run: its vm is made, and cont */
+    struct pager_progress progress;               /* lazy */
     unsigned n_lost;
     char *lost[RESTORE_LOST_MAX];
 };
@@ -47,7 +48,7 @@ struct restore_view {
 int restoring_read(struct restoring *restoring, uint32_t job, struct restore_view **ret);
 void restoring_view_free(struct restore_view *views, int n);
 
-/* Whether the machine of that process still wants pages, which excludes that it is attached. */
-bool restoring_serves(struct restoring *restoring, int pid);
+/* Whether the machine of that vm still wants pages, which excludes that it is attached. */
+bool restoring_serves(struct restoring *restoring, const char *vm);
 
 #endif

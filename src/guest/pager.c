@@ -25,6 +25,7 @@
 #define MESSAGES    64
 #define STUCK_MAX   1024 /* faults whose page could not be brought: one for each vCPU and thread */
 #define RETRY_MS    100
+#define WAIT_MS     5
 #define TOUCHED_MAX 262144
 #define PAGE        ((uint64_t)PAGER_PAGE_BYTES)
 
@@ -343,6 +344,8 @@ static void *run_fill(void *arg)
     struct pollfd fd = {.fd = p->stop_fd, .events = POLLIN};
 
     fill_first(p);
+    while (p->source.may_fill && !atomic_load(&p->stop) && !p->source.may_fill(p->source.arg))
+        poll(&fd, 1, WAIT_MS);
     while (!atomic_load(&p->stop) && !fill_all(p))
         poll(&fd, 1, RETRY_MS);
     if (!atomic_load(&p->stop)) {

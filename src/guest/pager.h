@@ -46,6 +46,9 @@ struct pager_source {
      * threads and by callers of pager_populate(), at once. Returns 0 or -errno: then it is asked
      * again, page by page; the guest waits, and is never given anything else. */
     int (*fetch)(void *arg, unsigned area, uint64_t page, unsigned n, void *out);
+    /* Whether what nobody asked for may come already, behind the working set; asked again and again
+     * until it is true. So that who starts has the processors. NULL: at once. */
+    bool (*may_fill)(void *arg);
     void *arg;
 };
 
