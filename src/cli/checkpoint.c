@@ -1,8 +1,8 @@
 /* checkpoint.c - varve attach, detach and checkpoint: machines that run. */
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/job.h"
 #include "cli/process.h"
-#include "cli/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -11,8 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define POLL_FIRST_US 10000
-#define POLL_US       100000
+#define POLL_US 100000
 
 static json_t *disks_of(const char *text)
 {
@@ -109,38 +108,6 @@ enum exit_code cmd_detach(const struct invocation *inv)
     return call(inv, "vm.detach", json_pack("[s]", inv->args[0]), NULL);
 }
 
-/* Until the job has ended. Ctrl-C cancels it. */
-static enum exit_code wait_for_job(const struct invocation *inv, json_t *id, json_t **ret)
-{
-    bool cancelled = false;
-    struct progress progress;
-    useconds_t pause_us = POLL_FIRST_US;
-    json_t *job = NULL;
-    enum exit_code r;
-
-    interrupt_catch();
-    progress_start(&progress, "checkpoint");
-    for (;;) {
-        r = call(inv, "job.status", json_pack("[O]", id), &job);
-        if (r != EXIT_OK || strcmp(member_text(job, "state"), "running"))
-            break;
-        progress_update(&progress, member_u64(job, "done") * 4096, member_u64(job, "total") * 4096);
-        json_decref(job);
-        job = NULL;
-        if (interrupted() && !cancelled) {
-            cancelled = true;
-            r = call(inv, "job.cancel", json_pack("[O]", id), NULL);
-            if (r != EXIT_OK)
-                break;
-        }
-        usleep(pause_us);
-        pause_us = pause_us * 2 < POLL_US ? pause_us * 2 : POLL_US;
-    }
-    progress_end(&progress);
-    *ret = job;
-    return r;
-}
-
 static enum exit_code report_job(const struct invocation *inv, const json_t *job, const char *name)
 {
     json_t *version = NULL;
@@ -197,7 +164,7 @@ enum exit_code cmd_checkpoint(const struct invocation *inv)
     r = call(inv, "vm.checkpoint", json_pack("[s, o]", name.vm, options), &started);
     if (r != EXIT_OK)
         return r;
-    r = wait_for_job(inv, json_object_get(started, "job"), &job);
+    r = job_wait(inv, json_object_get(started, "job"), "checkpoint", POLL_US, NULL, &job);
     if (r == EXIT_OK)
         r = report_job(inv, job, member_text(started, "name"));
     json_decref(job);

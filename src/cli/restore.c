@@ -1,8 +1,8 @@
 /* restore.c - varve restore: machines that go on from a version. */
 #include "base/size.h"
 #include "cli/cli.h"
+#include "cli/job.h"
 #include "cli/process.h"
-#include "cli/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -42,7 +42,7 @@ static enum exit_code read_options(const struct invocation *inv, json_t *options
     return EXIT_OK;
 }
 
-/* Whether all machines have come up. */
+/* Whether all machines have come up; the job goes on until all memory is there. */
 static bool are_up(const json_t *job)
 {
     const json_t *machines = json_object_get(job, "machines");
@@ -56,36 +56,6 @@ static bool are_up(const json_t *job)
             return false;
     }
     return json_array_size(machines) > 0;
-}
-
-/* Until they run, or that has failed. */
-static enum exit_code wait_for(const struct invocation *inv, const json_t *id, json_t **ret)
-{
-    bool cancelled = false;
-    struct progress progress;
-    enum exit_code r;
-    json_t *job;
-
-    interrupt_catch();
-    progress_start(&progress, "restoring");
-    for (;;) {
-        r = call(inv, "job.status", json_pack("[O]", id), &job);
-        if (r != EXIT_OK || strcmp(member_text(job, "state"), "running") != 0 || are_up(job))
-            break;
-        progress_update(&progress, member_u64(job, "done") * 4096, member_u64(job, "total") * 4096);
-        json_decref(job);
-        if (interrupted() && !cancelled) {
-            cancelled = true;
-            r = call(inv, "job.cancel", json_pack("[O]", id), NULL);
-            if (r != EXIT_OK)
-                break;
-        }
-        usleep(POLL_US);
-    }
-    progress_end(&progress);
-    if (r == EXIT_OK)
-        *ret = job;
-    return r;
 }
 
 /* The paths that varve run shows too. */
@@ -150,7 +120,7 @@ enum exit_code cmd_restore(const struct invocation *inv)
         r = call(inv, "vm.restore", json_pack("[s, s, O]", name.vm, name.version, options), &id);
     json_decref(options);
     if (r == EXIT_OK)
-        r = wait_for(inv, id, &job);
+        r = job_wait(inv, id, "restoring", POLL_US, are_up, &job);
     if (r == EXIT_OK)
         r = report(inv, job);
     json_decref(id);

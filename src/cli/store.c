@@ -1,9 +1,9 @@
 /* store.c - commands on the store and the daemon. */
 #include "cli/cli.h"
+#include "cli/job.h"
 
 #include "base/size.h"
 #include "cli/process.h"
-#include "cli/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define POLL_MS 200
+#define POLL_US 200000
 
 /* ---- varved's own commands ------------------------------------------------------------------ */
 
@@ -80,31 +80,13 @@ static enum exit_code report_check(const struct invocation *inv, const json_t *j
 
 static enum exit_code check_online(const struct invocation *inv)
 {
-    bool tables = option_value(inv, "tables-only") != NULL, cancelled = false;
-    struct progress progress;
+    bool tables = option_value(inv, "tables-only") != NULL;
     json_t *id = NULL, *job = NULL;
     enum exit_code r = call(inv, "store.check", json_pack("[b]", !tables), &id);
 
     if (r != EXIT_OK)
         return r;
-    interrupt_catch();
-    progress_start(&progress, "checking");
-    for (;;) {
-        r = call(inv, "job.status", json_pack("[O]", id), &job);
-        if (r != EXIT_OK || strcmp(member_text(job, "state"), "running"))
-            break;
-        progress_update(&progress, member_u64(job, "done") * 4096, member_u64(job, "total") * 4096);
-        json_decref(job);
-        job = NULL;
-        if (interrupted() && !cancelled) {
-            cancelled = true;
-            r = call(inv, "job.cancel", json_pack("[O]", id), NULL);
-            if (r != EXIT_OK)
-                break;
-        }
-        usleep(POLL_MS * 1000);
-    }
-    progress_end(&progress);
+    r = job_wait(inv, id, "checking", POLL_US, NULL, &job);
     json_decref(id);
     if (r == EXIT_OK)
         r = report_check(inv, job);

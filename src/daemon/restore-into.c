@@ -11,19 +11,6 @@
 
 #define LIMIT_US 60000000
 
-static int check_waits(struct monitor *monitor, uint64_t end_us, struct why *why)
-{
-    char status[32];
-
-    int r = monitor_status(monitor, status, end_us, why);
-    if (r == 0 && strcmp(status, "inmigrate") != 0)
-        r = why_set(why, -EBUSY,
-                    "this QEMU does not wait for a state (it is \"%s\"); start it with -incoming "
-                    "defer -S",
-                    status);
-    return r;
-}
-
 /* The block of QEMU for one of the version; NULL: there is none that fits. */
 static const struct ram_block *find_block(const struct ram *ram, const struct memory_block *wanted)
 {
@@ -75,7 +62,7 @@ static int restore(struct restore_request *q, struct restore_machine *m, struct 
 {
     struct ram *ram = NULL;
 
-    int r = check_waits(monitor, mono_us() + LIMIT_US, why);
+    int r = restore_check_waits(monitor, mono_us() + LIMIT_US, why);
     if (r == 0)
         r = ram_open(monitor, mono_us() + LIMIT_US, &ram, why);
     if (r < 0)

@@ -289,7 +289,7 @@ void restore_abandon(struct restored *m)
 
 /* ---- load: is it the right machine? --------------------------------------------------------- */
 
-static int check_status(struct monitor *m, uint64_t end_us, struct why *why)
+int restore_check_waits(struct monitor *m, uint64_t end_us, struct why *why)
 {
     char status[32];
 
@@ -480,7 +480,7 @@ int restore_load(struct monitor *m, const struct restore_state *state, uint64_t 
     else if (r != -EBADMSG && r != -ENOMEM)
         r = why_set(why, -EBADMSG, "the version's description of its machine is damaged");
     if (r == 0)
-        r = check_status(m, end_us, why);
+        r = restore_check_waits(m, end_us, why);
     if (r == 0)
         r = check_machine(m, head.machine, end_us, why);
     if (r == 0)

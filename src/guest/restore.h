@@ -71,6 +71,10 @@ int restore_adopt(pid_t pid, int pidfd, const struct restore_memory *memory, uns
                   const struct restore_memory_source *source, uint64_t end_us, struct restored *ret,
                   struct why *why);
 
+/* Whether a QEMU waits for a state (-incoming defer): -EBUSY with a sentence when it does not, or
+ * as of monitor_run(). */
+int restore_check_waits(struct monitor *monitor, uint64_t end_us, struct why *why);
+
 /* Give a QEMU that waits for it (-incoming defer) the state. Errors with a sentence: -EBUSY (it
  * does not wait for a state), -EINVAL (another type of machine, or other RAM: nothing was done),
  * -EPROTO (QEMU refuses the state: it has other devices), -EBADMSG (the state is damaged), those of

@@ -141,6 +141,7 @@ static int begin(struct store *store)
     catalogue_save(store, c->buf + BLOCK_BYTES, &ignored);
     c->next_id = store->next_id;
     c->n_changes = store->n_changes;
+    c->any_dying = !list_empty(&store->dying);
     c->map_seq = 0;
     c->wanted = false;
     log->bytes_since_checkpoint = 0;
@@ -224,7 +225,7 @@ static void keep_whole(struct store *store)
     struct last_whole *last = &c->last;
     free(last->bytes);
     last->bytes = NULL;
-    if (!log_is_pressed(store->log))
+    if (!log_is_pressed(store->log) || c->any_dying)
         return;
     last->catalogue_bytes = c->catalogue_bytes;
     last->table_bytes = c->map.bytes - c->map.tables_at;

@@ -115,6 +115,7 @@ struct checkpoint {
     struct log_map_end map;
     uint32_t next_id;
     uint64_t n_changes, map_seq;
+    bool any_dying; /* removed versions stood in it */
     struct last_whole last;
     uint64_t started_us, batch_bytes;
     struct waiter waiter;
