@@ -10,6 +10,7 @@
 #include "base/mono.h"
 #include "base/report.h"
 #include "base/size.h"
+#include "daemon/engine.h"
 #include "daemon/jobs.h"
 #include "daemon/machine.h"
 #include "daemon/restore-into.h"
@@ -457,6 +458,41 @@ static void adopt_all(struct restoring *r)
         closedir(dir);
 }
 
+struct kept {
+    struct version_info *versions;
+    uint32_t n;
+    int result;
+};
+
+static void on_kept(struct engine_call *call)
+{
+    struct kept *k = call->arg;
+
+    k->result = store_list_versions(call->store, NULL, NULL, true, UINT32_MAX, &k->versions, &k->n);
+    engine_call_done(call);
+}
+
+static bool is_kept(void *arg, const uint8_t guid[GUID_BYTES])
+{
+    const struct kept *k = arg;
+
+    for (uint32_t i = 0; i < k->n; i++)
+        if (!k->versions[i].memory && !memcmp(k->versions[i].guid, guid, GUID_BYTES))
+            return true;
+    return false;
+}
+
+/* The working sets of versions that were removed since. */
+static void sweep_working_sets(const struct api *api)
+{
+    struct kept kept = {};
+
+    if (engine_ask(api->engine, on_kept, &kept, &kept.result) < 0)
+        return; /* no memory: then the next daemon */
+    working_set_sweep(api->store_path, is_kept, &kept);
+    free(kept.versions);
+}
+
 struct restoring *restoring_new(struct api *api)
 {
     struct restoring *r = calloc(1, sizeof(*r));
@@ -466,6 +502,7 @@ struct restoring *restoring_new(struct api *api)
     r->api = api;
     pthread_mutex_init(&r->lock, NULL);
     list_init(&r->groups);
+    sweep_working_sets(api);
     adopt_all(r);
     return r;
 }

@@ -13,7 +13,8 @@ struct qemu_start {
     int out_fd; /* what it says */
 };
 
-/* Start it. argv: borrowed for the call; cwd: NULL, or where to start it. Returns 0, -ENOENT (it
+/* Start it. The calling thread gets the kernel's default time slice (time-slice.h), and QEMU with
+ * it. argv: borrowed for the call; cwd: NULL, or where to start it. Returns 0, -ENOENT (it
  * is not installed), -errno, with a sentence. */
 int qemu_start(char *const *argv, const char *cwd, struct qemu_start *ret, struct why *why);
 /* Wait until the machine is up. Returns 0, or -EIO with what QEMU said. */
