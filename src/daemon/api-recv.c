@@ -9,7 +9,10 @@
 #include "daemon/compare.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
+#include "daemon/memory-list.h"
+#include "daemon/memory-names.h"
 #include "daemon/receive.h"
+#include "daemon/restore-source.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -73,11 +76,13 @@ struct begin {
     char vm[NAME_MAX_CHARS + 1]; /* the target */
     uint8_t from_guid[GUID_BYTES];
     bool incremental;
+    bool memory, memory_whole; /* it comes with memory: not as the difference */
     int role;
     uint64_t bytes; /* of data to come, about */
     struct wanted_disk *disks;
     unsigned n_disks;
     char from[NAME_MAX_CHARS + 1]; /* the version that has from_guid */
+    struct store_version memory_from;
 };
 
 static void take_size(xmlrpc_env *env, const char *text, uint64_t *out)
@@ -121,10 +126,26 @@ static void take_disks(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
     xmlrpc_DECREF(array); /* args keeps it */
 }
 
+static void take_memory(xmlrpc_env *env, const char *text, struct begin *b)
+{
+    if (env->fault_occurred)
+        return;
+    b->memory = text != NULL;
+    b->memory_whole = text && !strcmp(text, "whole");
+    if (text && !b->memory_whole && (strcmp(text, "difference") != 0 || !b->incremental))
+        api_fault(env, FAULT_BAD_ARGUMENT,
+                  "memory comes as \"whole\" or, with from_guid, as \"difference\", not as \"%.40s\"",
+                  text);
+    else if (text && b->what.consistency != CONSISTENCY_RAM)
+        api_fault(env, FAULT_BAD_ARGUMENT, "a version with memory has the consistency ram");
+    else if (!text && b->what.consistency == CONSISTENCY_RAM)
+        b->what.consistency = CONSISTENCY_CRASH; /* so it is, without its memory */
+}
+
 static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
 {
     const char *version = "", *guid = "", *from_guid = NULL, *note = "", *consistency = NULL;
-    const char *bytes = NULL, *created = NULL;
+    const char *bytes = NULL, *created = NULL, *memory = NULL;
     const struct api_option specs[] = {{"version", 's', &version},
                                        {"guid", 's', &guid},
                                        {"from_guid", 's', &from_guid},
@@ -133,6 +154,7 @@ static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
                                        {"role", 'i', &b->role},
                                        {"bytes", 's', &bytes},
                                        {"created_us", 's', &created},
+                                       {"memory", 's', &memory},
                                        {"force", 'b', &b->what.force},
                                        {}};
 
@@ -144,6 +166,7 @@ static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
     take_consistency(env, consistency, &b->what.consistency);
     take_created(env, created, &b->what.created_us);
     b->incremental = from_guid != NULL;
+    take_memory(env, memory, b);
     if (!env->fault_occurred && strlen(note) > NOTE_MAX_BYTES)
         api_fault(env, FAULT_BAD_ARGUMENT, "the note is longer than %u bytes", NOTE_MAX_BYTES);
     if (!env->fault_occurred && bytes && size_parse_decimal(bytes, &b->bytes) < 0)
@@ -277,6 +300,34 @@ static void check_fit(xmlrpc_env *env, const struct fit *fit, struct begin *b)
                   size_format(b->bytes, need), size_format(fit->available, have));
 }
 
+/* Where the memory is that the stream's goes on from. */
+static void find_memory_from(xmlrpc_env *env, struct api *api, struct begin *b)
+{
+    struct memory_list list;
+
+    if (env->fault_occurred || !b->memory || b->memory_whole)
+        return;
+    int r = memory_list_get(api->engine, &list);
+    if (r < 0) {
+        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
+        return;
+    }
+    const struct version_info *from = memory_list_version(&list, b->vm, b->from);
+    const struct version_info *memory = from && from->consistency == CONSISTENCY_RAM
+                                            ? memory_list_find(&list, b->from_guid)
+                                            : NULL;
+    if (memory) {
+        strcpy(b->memory_from.vm, memory->vm);
+        strcpy(b->memory_from.version, memory->name);
+    } else {
+        api_fault(env, FAULT_NO_VERSION,
+                  "the stream has what changed in the memory since \"%s@%s\", which came here "
+                  "without its memory; send the disks alone with --no-memory, or in full",
+                  b->vm, b->from);
+    }
+    memory_list_free(&list);
+}
+
 /* ---- recv.begin: whether the target has changed --------------------------------------------- */
 
 static int compare_disk(struct api *api, const struct begin *b, const char *disk, struct compare *c,
@@ -383,12 +434,49 @@ static void random_name(xmlrpc_env *env, char out[NAME_MAX_CHARS + 1])
         snprintf(out, NAME_MAX_CHARS + 1, "recv-%016" PRIx64, number);
 }
 
-static void remove_provisional(struct api *api, const char *vm)
+/* If this fails, the next opening of the store does it. */
+static void remove_provisional(struct api *api, const struct receive *what)
 {
     struct store_change c = {.kind = CHANGE_VM_REMOVE};
 
-    strcpy(c.vm, vm);
-    (void)api_try(api, &c); /* if this fails too, the next opening of the store removes it */
+    strcpy(c.vm, what->vm);
+    (void)api_try(api, &c);
+    if (!*what->memory_vm)
+        return;
+    c = (struct store_change){.kind = CHANGE_VM_REMOVE};
+    strcpy(c.vm, what->memory_vm);
+    (void)api_try(api, &c);
+}
+
+/* The provisional vm for the memory. */
+static void make_memory(xmlrpc_env *env, struct api *api, struct begin *b)
+{
+    struct store_change c = {.kind = b->memory_whole ? CHANGE_VM_CREATE : CHANGE_CLONE,
+                             .provisional = true,
+                             .memory = true};
+    char name[NAME_MAX_CHARS + 1];
+
+    if (env->fault_occurred || !b->memory)
+        return;
+    if (!memory_vm_name(name)) {
+        api_fault(env, FAULT_FAILED, "the system has no random number");
+        return;
+    }
+    strcpy(b->memory_whole ? c.vm : c.new_name, name);
+    if (!b->memory_whole) {
+        strcpy(c.vm, b->memory_from.vm);
+        strcpy(c.version, b->memory_from.version);
+    }
+    api_change(env, api, &c);
+    if (env->fault_occurred)
+        return;
+    strcpy(b->what.memory_vm, name);
+    if (!b->memory_whole)
+        return;
+    c = (struct store_change){.kind = CHANGE_DISK_ADD, .size_bytes = MEMORY_DISK_BYTES};
+    strcpy(c.vm, name);
+    strcpy(c.disk, MEMORY_DISK_NAME);
+    api_change(env, api, &c);
 }
 
 static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
@@ -412,6 +500,7 @@ static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
     if (env->fault_occurred)
         return;
     fit_disks(env, api, b, b->incremental ? find_guid(fit, b->vm, b->from_guid) : NULL);
+    make_memory(env, api, b);
     if (!env->fault_occurred) {
         int r = receives_add(api->receives, &b->what);
         if (r == -EAGAIN)
@@ -421,7 +510,7 @@ static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
             api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
     }
     if (env->fault_occurred)
-        remove_provisional(api, b->what.vm);
+        remove_provisional(api, &b->what);
 }
 
 static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
@@ -436,6 +525,7 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
         api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
     if (!env->fault_occurred)
         check_fit(env, &fit, &b);
+    find_memory_from(env, api, &b);
     if (!env->fault_occurred && b.incremental && !b.what.force)
         check_unchanged(env, api, &fit);
     if (!env->fault_occurred)
@@ -443,6 +533,7 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
     if (!env->fault_occurred) {
         value = xmlrpc_struct_new(env);
         api_put_text(env, value, "vm", b.what.vm);
+        api_put_text(env, value, "memory_vm", b.what.memory_vm);
         api_put_text(env, value, "from", b.from);
     }
     free(fit.vms);
@@ -497,10 +588,17 @@ static void place(xmlrpc_env *env, struct api *api, const struct receive *what)
         api_change_fault(env, api, &c, r);
 }
 
+/* All that is connected to what a stream goes into. */
 struct use {
-    char vm[NAME_MAX_CHARS + 1];
+    struct receives *receives;
+    char vm[NAME_MAX_CHARS + 1], memory_vm[NAME_MAX_CHARS + 1];
     uint32_t users;
 };
+
+static bool is_for(const struct use *use, const char *vm)
+{
+    return !strcmp(vm, use->vm) || (*use->memory_vm && !strcmp(vm, use->memory_vm));
+}
 
 static void on_use(struct engine_call *call)
 {
@@ -509,9 +607,10 @@ static void on_use(struct engine_call *call)
     uint32_t n;
 
     use->users = 0;
+    receives_memory_of(use->receives, use->vm, use->memory_vm);
     if (store_list(call->store, &vms, &n) == 0) {
         for (uint32_t i = 0; i < n; i++)
-            for (uint32_t d = 0; !strcmp(vms[i].name, use->vm) && d < vms[i].n_disks; d++)
+            for (uint32_t d = 0; is_for(use, vms[i].name) && d < vms[i].n_disks; d++)
                 use->users += vms[i].disks[d].users;
         free(vms);
     }
@@ -521,7 +620,7 @@ static void on_use(struct engine_call *call)
 /* The NBD server may see a moment later that its client has disconnected. */
 static void wait_idle(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
-    struct use use = {};
+    struct use use = {.receives = api->receives};
 
     api_take_name(env, "vm name", api_text(env, args, 0), use.vm);
     for (int i = 0; i < IDLE_TRIES && !env->fault_occurred; i++) {
@@ -532,6 +631,45 @@ static void wait_idle(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
     if (!env->fault_occurred)
         api_fault(env, FAULT_BUSY, "\"%s\" is still being written by %u client(s)", use.vm,
                   use.users);
+}
+
+/* The order is that of memory-names.h: while the version stands in its provisional vm, the memory
+ * becomes a version with the same guid, and keeps its place; then the version gets its own. A crash
+ * between leaves memory that belongs to no version, which is swept up. */
+static void place_memory(xmlrpc_env *env, struct api *api, const struct receive *what)
+{
+    struct store_change c = {.kind = CHANGE_SNAP, .consistency = CONSISTENCY_RAM};
+    struct store_version at;
+    struct memory_list list;
+    struct why why;
+
+    if (env->fault_occurred || !*what->memory_vm)
+        return;
+    strcpy(at.vm, what->memory_vm);
+    memory_version_name(what->guid, at.version);
+    strcpy(c.vm, at.vm);
+    strcpy(c.version, at.version);
+    memcpy(c.guid, what->guid, GUID_BYTES);
+    api_change(env, api, &c);
+    if (env->fault_occurred)
+        return;
+    int r = restore_source_check(api->engine, what->vm, what->version, &at, &why);
+    if (r < 0) {
+        api_fault(env, (int)fault_from_code(r), "no machine could go on from what was received: %s",
+                  why.text);
+        return;
+    }
+    r = memory_list_get(api->engine, &list);
+    if (r < 0) {
+        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
+        return;
+    }
+    /* Another vm may have the same version, and with it this memory. */
+    bool there = memory_list_find(&list, what->guid) != NULL;
+    memory_list_free(&list);
+    c = (struct store_change){.kind = there ? CHANGE_VM_REMOVE : CHANGE_VM_COMMIT};
+    strcpy(c.vm, what->memory_vm);
+    api_change(env, api, &c);
 }
 
 static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
@@ -551,9 +689,10 @@ static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api
     snap.created_us = what.created_us;
     memcpy(snap.guid, what.guid, GUID_BYTES);
     api_change(env, api, &snap);
+    place_memory(env, api, &what);
     place(env, api, &what);
     if (env->fault_occurred)
-        remove_provisional(api, what.vm);
+        remove_provisional(api, &what);
     return api_truth(env);
 }
 
@@ -567,6 +706,12 @@ static xmlrpc_value *recv_abort(xmlrpc_env *env, xmlrpc_value *args, struct api 
     struct store_change c = {.kind = CHANGE_VM_REMOVE};
     strcpy(c.vm, what.vm);
     int r = api_try(api, &c);
+    if (r == 0 && *what.memory_vm) {
+        struct store_change m = {.kind = CHANGE_VM_REMOVE};
+        *what.vm = '\0';
+        strcpy(m.vm, what.memory_vm);
+        r = api_try(api, &m);
+    }
     if (r < 0)
         (void)receives_add(api->receives, &what); /* to be removed when nobody is connected */
     if (r < 0)
@@ -581,8 +726,11 @@ const struct method api_recv_methods[] = {
      "new), note, consistency (crash, filesystem, application, ram), role (a number), bytes (of "
      "data, about), created_us (when the version was taken: microseconds of UTC since 1970; absent "
      "or "
-     "0: now), force (also if vm has changed since that version). Each disk: {name, size, "
-     "fresh (true: nothing of the version's disk)}. Returns {vm (to be written), from (the name of "
+     "0: now), force (also if vm has changed since that version), memory (whole, or difference to "
+     "that of the older version: it comes with a machine's memory; absent: the consistency ram "
+     "becomes crash). Each disk: {name, size, "
+     "fresh (true: nothing of the version's disk)}. Returns {vm (to be written), memory_vm (whose "
+     "disk \"memory\" is to be written; empty: none), from (the name of "
      "the version)}. The vm vanishes when no client has been connected to it for 10 seconds.",
      recv_begin},
     {"recv.finish", "b:s", "vm",
