@@ -215,7 +215,7 @@ const struct command commands[] = {
          "and pages where nothing is now (DISCARDED). It takes as long as there are differences, "
          "however large the disks are. The second may be of another vm with the same origin, "
          "such as a clone. Where both have RAM, the memory of the machine is compared too, block by "
-         "block as QEMU names them (memory:ram0).\n\n"
+         "block as QEMU names them (memory:ram).\n\n"
          "With --json all extents are printed: offset and length in bytes, as numbers, and type "
          "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
          "is compared with nothing. The same is there over NBD, as the context "
