@@ -70,6 +70,31 @@ int memory_image_read(const struct memory_image *image, unsigned block, uint64_t
     return memory_read_pages(image, image->table->first[block] + page, n, out);
 }
 
+int memory_image_read_some(const struct memory_image *image, unsigned block, const uint64_t *pages,
+                           unsigned n, void *out)
+{
+    struct memory_entry entries[BATCH_PAGES];
+    struct memory_scratch *scratch;
+    int code = memory_scratch_get(image, &scratch);
+
+    if (code)
+        return code;
+    for (unsigned done = 0; done < n && !code;) {
+        unsigned some = n - done < BATCH_PAGES ? n - done : BATCH_PAGES;
+        for (unsigned i = 0; i < some && !code; i++) {
+            code = in_block(image, block, pages[done + i], 1) ? 0 : -EINVAL;
+            if (!code)
+                entries[i] = image->table->entries[image->table->first[block] + pages[done + i]];
+        }
+        if (!code)
+            code = read_batch(image, scratch, entries, some,
+                              (uint8_t *)out + (size_t)done * MEMORY_PAGE_BYTES);
+        done += some;
+    }
+    memory_scratch_put(image, scratch);
+    return code;
+}
+
 uint64_t memory_image_next(const struct memory_image *image, unsigned block, uint64_t page)
 {
     if (!in_block(image, block, page, 0))
@@ -85,8 +110,8 @@ uint64_t memory_image_next(const struct memory_image *image, unsigned block, uin
 static bool same_record(const struct memory_image *a, memory_loc x, const struct memory_image *b,
                         memory_loc y)
 {
-    return x == y && (!x || memory_seed(a, memory_loc_offset(x)) ==
-                                memory_seed(b, memory_loc_offset(x)));
+    return x == y &&
+           (!x || memory_seed(a, memory_loc_offset(x)) == memory_seed(b, memory_loc_offset(x)));
 }
 
 static bool same_entry(const struct memory_image *a, const struct memory_entry *x,

@@ -155,8 +155,9 @@ static void check_version(struct run *run, const struct version *v)
             uint64_t next = memory_image_next_unlike(run->image, b, image, b, p);
             for (; p < next; p++)
                 WANT(run, memory_image_same(run->image, image, b, p), "passed over", (int)p);
-            WANT(run, p >= v->model.blocks[b].pages || p >= run->now.blocks[b].pages ||
-                          !memory_image_same(run->image, image, b, p),
+            WANT(run,
+                 p >= v->model.blocks[b].pages || p >= run->now.blocks[b].pages ||
+                     !memory_image_same(run->image, image, b, p),
                  "told, and the same", (int)p);
             p++;
         }

@@ -119,7 +119,8 @@ static void note_pause(const json_t *version, const char *name)
     if (!json_is_false(json_object_get(machine, "max_pause_met")))
         return;
     note("the guest was paused for %" PRIu64 ".%" PRIu64 " ms, longer than --max-pause %" PRIu64
-         ": %" PRIu64 " pages were left to copy; if that is often so, it writes faster than its pages "
+         ": %" PRIu64
+         " pages were left to copy; if that is often so, it writes faster than its pages "
          "are stored, or this host is busy (varve show %s has the phases)",
          member_u64(times, "pause") / 1000, member_u64(times, "pause") / 100 % 10,
          member_u64(machine, "max_pause") / 1000,

@@ -74,14 +74,15 @@ const struct command commands[] = {
     {.name = "ls",
      .arguments = "[VM]",
      .summary = "List the vms, or the versions of one",
-     .text = "List all vms, or the versions of the vm that is named, by age. Sizes are in powers "
-             "of 1024.\n\n"
-             "USED is what a version shows, and of one with RAM its memory, compressed; EXCLUSIVE is "
-             "the part of it that nothing else shows, "
-             "which is what its removal alone frees; SHARED is the rest. MEMORY is how much of "
-             "USED is memory; varve show has that of the others, too. The daemon looks for what "
-             "is exclusive for a moment only: what it did not find out is shown as -, and is null "
-             "in JSON.",
+     .text =
+         "List all vms, or the versions of the vm that is named, by age. Sizes are in powers "
+         "of 1024.\n\n"
+         "USED is what a version shows, and of one with RAM its memory, compressed; EXCLUSIVE is "
+         "the part of it that nothing else shows, "
+         "which is what its removal alone frees; SHARED is the rest. MEMORY is how much of "
+         "USED is memory; varve show has that of the others, too. The daemon looks for what "
+         "is exclusive for a moment only: what it did not find out is shown as -, and is null "
+         "in JSON.",
      .max_args = 1,
      .options = {{"versions", NULL, "List versions: of all vms, if none is named."},
                  {"unmeasured", NULL, "Do not look for what is exclusive: quicker, for scripts."},
@@ -214,7 +215,8 @@ const struct command commands[] = {
          "the vm holds now: pages with other data (DATA), pages that read as zeros now (ZERO) "
          "and pages where nothing is now (DISCARDED). It takes as long as there are differences, "
          "however large the disks are. The second may be of another vm with the same origin, "
-         "such as a clone. Where both have RAM, the memory of the machine is compared too, block by "
+         "such as a clone. Where both have RAM, the memory of the machine is compared too, block "
+         "by "
          "block as QEMU names them (memory:ram).\n\n"
          "With --json all extents are printed: offset and length in bytes, as numbers, and type "
          "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
@@ -271,8 +273,7 @@ const struct command commands[] = {
      .max_args = 1,
      .options = {{"from", "VERSION", "Send the difference to this older version of the same vm."},
                  {"output", "FILE", "Write into FILE, which must not exist, or is a pipe.", 'o'},
-                 {"level", "N",
-                  "Compression: 1 (fast, the default) to 19 (small), or 0 for none."},
+                 {"level", "N", "Compression: 1 (fast, the default) to 19 (small), or 0 for none."},
                  {"no-memory", NULL,
                   "Send the disks alone of a version with RAM: it arrives as one that has none."}},
      .examples = {"varve send web1@monday -o web1-monday.varve",
@@ -289,7 +290,8 @@ const struct command commands[] = {
          "been changed since. The version keeps its name, its note and what it is known by, so "
          "that "
          "the next difference fits.\n\n"
-         "A version with RAM arrives with its memory, and varve restore goes on from it here, where "
+         "A version with RAM arrives with its memory, and varve restore goes on from it here, "
+         "where "
          "the machine's QEMU and the files of its command line are. That command line is part of "
          "the stream: restore only what comes from somebody whom you would let start programs.\n\n"
          "The stream is checked as it comes, and as a whole, before anything is seen of it. One "

@@ -98,12 +98,11 @@ static void print_versions(const json_t *versions)
     json_array_foreach(versions, i, v)
     {
         snprintf(name, sizeof(name), "%s@%s", member_text(v, "vm"), member_text(v, "name"));
-        table_row(table, name, member_text(v, "created"), member_text(v, "consistency"),
-                  size_cell(v, "used", used), size_cell(v, "exclusive", exclusive),
-                  size_cell(v, "shared", shared),
-                  size_cell(json_object_get(v, "memory"), "used", memory),
-                  json_is_true(json_object_get(v, "held")) ? "held" : "", member_text(v, "note"),
-                  NULL);
+        table_row(
+            table, name, member_text(v, "created"), member_text(v, "consistency"),
+            size_cell(v, "used", used), size_cell(v, "exclusive", exclusive),
+            size_cell(v, "shared", shared), size_cell(json_object_get(v, "memory"), "used", memory),
+            json_is_true(json_object_get(v, "held")) ? "held" : "", member_text(v, "note"), NULL);
     }
     table_print(table);
 }

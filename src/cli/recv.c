@@ -117,9 +117,9 @@ static enum exit_code begin(struct recv *r)
     if (*info->from)
         json_object_set_new(options, "from_guid", guid_json(info->from_guid));
     if (stream_has_memory(info))
-        json_object_set_new(options, "memory",
-                            json_string(*info->from && !info->disks[0].fresh ? "difference"
-                                                                             : "whole"));
+        json_object_set_new(
+            options, "memory",
+            json_string(*info->from && !info->disks[0].fresh ? "difference" : "whole"));
     enum exit_code code =
         call(r->inv, "recv.begin", json_pack("[s, o, o]", r->target, options, disks_json(info)),
              &answer);

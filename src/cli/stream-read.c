@@ -248,7 +248,9 @@ static int decode_header(struct stream_reader *r, size_t len)
     if (!info->disks)
         return why_set(&r->why, STREAM_FAULT_MEMORY, "no memory for %" PRIu32 " disks",
                        info->n_disks);
-    return decode_disks(&p, info, r->memory) ? 0 : damaged(r, "the header's list of disks makes no sense");
+    return decode_disks(&p, info, r->memory)
+               ? 0
+               : damaged(r, "the header's list of disks makes no sense");
 }
 
 int stream_reader_open(struct stream_reader *r)

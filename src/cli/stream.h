@@ -22,7 +22,7 @@ struct stream_zstd;
 struct stream_disk {
     char name[STREAM_NAME_MAX + 1];
     uint64_t size_bytes;
-    bool fresh; /* starts empty, whatever the from-version has under this name */
+    bool fresh;  /* starts empty, whatever the from-version has under this name */
     bool memory; /* the disk of the machine's memory: the first, without a name; size_bytes: those
                     of its image */
 };

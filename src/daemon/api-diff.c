@@ -311,9 +311,10 @@ static void take_memory_place(xmlrpc_env *env, const char *text, struct memory_c
         memcpy(block, text, (size_t)(colon - text));
     if (!colon || size_parse_decimal(block, &number) < 0 || number > 2 * MEMORY_BLOCKS_MAX ||
         size_parse_decimal(colon + 1, &c->offset) < 0)
-        api_fault(env, FAULT_BAD_ARGUMENT,
-                  "\"%.80s\" is no place in a memory; give \"after\" the \"next\" of the last answer",
-                  text);
+        api_fault(
+            env, FAULT_BAD_ARGUMENT,
+            "\"%.80s\" is no place in a memory; give \"after\" the \"next\" of the last answer",
+            text);
     c->block = (unsigned)number;
 }
 
@@ -391,10 +392,12 @@ static xmlrpc_value *memory_diff(xmlrpc_env *env, xmlrpc_value *args, struct api
 const struct method api_diff_methods[] = {
     {"vm.diff", "S:ssss", "vm, version, to_vm, to_version",
      "Which disks there are to compare between two versions, or vms as they are now (empty "
-     "version). Returns {disks: [{name, state, from_size, to_size}], memory}; state is both, added, "
+     "version). Returns {disks: [{name, state, from_size, to_size}], memory}; state is both, "
+     "added, "
      "removed, "
      "or replaced (by another disk of that name); memory is both (memory.diff compares it), added, "
-     "removed, none (neither has RAM), or unknown (a vm as it is now). A fault (unrelated) when they are of different "
+     "removed, none (neither has RAM), or unknown (a vm as it is now). A fault (unrelated) when "
+     "they are of different "
      "vms "
      "and no disk can be compared.",
      vm_diff},
@@ -410,7 +413,8 @@ const struct method api_diff_methods[] = {
      "What became of a machine's memory from one version with RAM to another, a page at a time: of "
      "the pages only those are read that the indexes of both do not tell to be the same. Option: "
      "after (next of the answer before). Returns {blocks: [{name (QEMU's), state (both, added, "
-     "removed), ram (else a ROM, or of a device), from_size, to_size}], extents: [[block (its place "
+     "removed), ram (else a ROM, or of a device), from_size, to_size}], extents: [[block (its "
+     "place "
      "in blocks), offset, length, kind]], next (empty: that is all)}; kind is data or zero.",
      memory_diff},
     {},

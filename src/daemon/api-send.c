@@ -141,8 +141,7 @@ static void on_memory(struct engine_call *call)
     disk = m->of ? store_find_version_disk(call->store, m->of->vm, m->of->name, MEMORY_DISK_NAME)
                  : NULL;
     if (m->base)
-        base =
-            store_find_version_disk(call->store, m->base->vm, m->base->name, MEMORY_DISK_NAME);
+        base = store_find_version_disk(call->store, m->base->vm, m->base->name, MEMORY_DISK_NAME);
     m->related = disk && base && disk_is_related(disk, base);
     engine_call_done(call);
 }
@@ -183,16 +182,16 @@ static void add_memory(xmlrpc_env *env, struct api *api, const struct look *l, x
 {
     struct memory_look m = {};
     struct restore_source *source = NULL;
-    struct why why;
+    struct why why = {};
 
     if (env->fault_occurred || l->of->consistency != CONSISTENCY_RAM)
         return;
     int r = find_memory(api, l, &m);
-    if (r < 0)
+    if (r < 0 && r != -ENOENT)
         why_set(&why, r, "the RAM of %s@%s cannot be opened: %s", l->vm, l->version, err_text(r));
     else
         r = restore_source_open(api->engine, l->vm, l->version, false, &source, &why);
-    if (r < 0)
+    if (r < 0 || !m.of)
         api_put_text(env, value, "memory_error", why.text);
     else
         put_memory(env, value, &m, memory_image_end(source->image));

@@ -100,8 +100,8 @@ static xmlrpc_value *version_value(xmlrpc_env *env, const struct version_info *v
     api_put_bool(env, value, "held", v->held);
     api_put_int(env, value, "users", (int)v->users);
     uint64_t used = v->used_bytes + (m->known ? m->used_bytes : 0);
-    bool measured = v->exclusive_bytes != BYTES_UNKNOWN &&
-                    (!m->known || m->exclusive_bytes != BYTES_UNKNOWN);
+    bool measured =
+        v->exclusive_bytes != BYTES_UNKNOWN && (!m->known || m->exclusive_bytes != BYTES_UNKNOWN);
     api_put_u64(env, value, "used", used);
     if (measured) {
         uint64_t exclusive = v->exclusive_bytes + (m->known ? m->exclusive_bytes : 0);

@@ -272,7 +272,8 @@ const struct method api_version_methods[] = {
      "version: what it was made from}.",
      vm_clone},
     {"vm.measure", "S:s", "vm",
-     "Find out what removing a vm with all its versions and their memory would free. Returns {bytes (absent when "
+     "Find out what removing a vm with all its versions and their memory would free. Returns "
+     "{bytes (absent when "
      "that takes longer than 20 seconds)}.",
      vm_measure},
     {"version.hold", "b:ssb", "vm, version, hold",
@@ -284,7 +285,8 @@ const struct method api_version_methods[] = {
     {"version.select", "S:sA,S:sAS", "vm, versions, options",
      "Which versions names and ranges mean. A range is two names with two dots between them, in "
      "the order of age, both included; an end may be left out. Options: measure (true: find out "
-     "what removing all of them together would free, with their memory). Returns {names, bytes (if measured; absent "
+     "what removing all of them together would free, with their memory). Returns {names, bytes (if "
+     "measured; absent "
      "when it takes longer than 20 seconds)}.",
      version_select},
     {"version.remove", "i:sA", "vm, versions",

@@ -21,8 +21,8 @@ static bool is_text_object(const json_t *object)
     const char *name;
     json_t *value;
 
-    json_object_foreach((json_t *)(uintptr_t)object, name, value) if (!json_is_string(value))
-        return false;
+    json_object_foreach((json_t *)(uintptr_t)object, name,
+                        value) if (!json_is_string(value)) return false;
     return json_is_object(object);
 }
 

@@ -138,9 +138,8 @@ static int look_up(const struct checkpoint_run *run, struct why *why)
     if (!vm_is_there)
         r = why_set(why, -ENOENT, "there is no vm \"%s\"; see varve ls", run->vm);
     else if (memory_list_version(&list, run->vm, run->what->version))
-        r = why_set(why, -EEXIST,
-                    "vm \"%s\" has a version \"%s\" already; choose another name", run->vm,
-                    run->what->version);
+        r = why_set(why, -EEXIST, "vm \"%s\" has a version \"%s\" already; choose another name",
+                    run->vm, run->what->version);
     memory_list_free(&list);
     return r;
 }
@@ -179,9 +178,8 @@ static struct memory_io memory_io_of(struct disk_io *io)
  * for one that can go. */
 static int make_memory_vm(struct engine *engine, const char *name, const struct store_version *base)
 {
-    struct store_change c = {.kind = base ? CHANGE_CLONE : CHANGE_VM_CREATE,
-                             .memory = true,
-                             .provisional = true};
+    struct store_change c = {
+        .kind = base ? CHANGE_CLONE : CHANGE_VM_CREATE, .memory = true, .provisional = true};
 
     strcpy(base ? c.new_name : c.vm, name);
     if (base) {

@@ -159,57 +159,63 @@ static bool is_zero(const uint8_t *page)
     return page[0] == 0 && !memcmp(page, page + 1, MEMORY_PAGE_BYTES - 1);
 }
 
-static int read_pages(const struct run *run, const struct side *side, unsigned block, uint64_t page,
-                      unsigned n, uint8_t *out)
-{
-    int r = memory_image_read(side->image, block, page, n, out);
+/* Pages of a block that may differ. */
+struct batch {
+    int old; /* the block in from; -1: it was not there */
+    uint64_t pages[BATCH_PAGES];
+    unsigned n, n_old; /* of them in from, too: the first ones */
+};
 
-    return r < 0 ? why_set(run->why, r, "cannot read the RAM of %s@%s (block %s, at %" PRIu64 "): %s",
+static int read_pages(const struct run *run, const struct side *side, unsigned block,
+                      const struct batch *batch, unsigned n, uint8_t *out)
+{
+    int r = memory_image_read_some(side->image, block, batch->pages, n, out);
+
+    return r < 0 ? why_set(run->why, r,
+                           "cannot read the RAM of %s@%s (block %s, from %" PRIu64 " on): %s",
                            side->name->vm, side->name->version, side->blocks[block].name,
-                           page * MEMORY_PAGE_BYTES, err_text(r))
+                           batch->pages[0] * MEMORY_PAGE_BYTES, err_text(r))
                  : 0;
 }
 
-/* How many pages from page on may differ, at most BATCH_PAGES: 0: from next on at the earliest.
- * old: -1: the block was not there. */
-static unsigned next_pages(const struct run *run, int old, uint64_t page, uint64_t *ret_next)
-{
-    unsigned block = run->compare->block, n = 0;
-    uint64_t end = run->to.blocks[block].pages;
-    uint64_t old_end = old < 0 ? 0 : run->from.blocks[old].pages;
-
-    for (*ret_next = page; n < BATCH_PAGES && page < end; n++, page++) {
-        uint64_t next =
-            page < old_end ? memory_image_next_unlike(run->from.image, (unsigned)old, run->to.image,
-                                                      block, page)
-                           : memory_image_next(run->to.image, block, page);
-        if (next != page) {
-            if (n == 0)
-                *ret_next = next;
-            break;
-        }
-    }
-    return n;
-}
-
-/* n pages at page. Returns 1 when the answer is full. */
-static int compare_pages(struct run *run, int old, uint64_t page, unsigned n)
+/* Gather the next ones, from c->offset on, which moves behind them. */
+static void gather(const struct run *run, struct batch *batch)
 {
     struct memory_compare *c = run->compare;
-    uint64_t old_end = old < 0 ? 0 : run->from.blocks[old].pages;
-    unsigned n_old = page >= old_end ? 0 : old_end - page < n ? (unsigned)(old_end - page) : n;
+    uint64_t end = run->to.blocks[c->block].pages, page = c->offset / MEMORY_PAGE_BYTES;
+    uint64_t old_end = batch->old < 0 ? 0 : run->from.blocks[batch->old].pages;
 
-    int r = read_pages(run, &run->to, c->block, page, n, run->now);
-    if (r == 0 && n_old)
-        r = read_pages(run, &run->from, (unsigned)old, page, n_old, run->old);
-    for (unsigned i = 0; r == 0 && i < n; i++) {
+    old_end = old_end < end ? old_end : end;
+    batch->n = batch->n_old = 0;
+    while (page < end && batch->n < BATCH_PAGES) {
+        bool in_both = page < old_end;
+        page = in_both ? memory_image_next_unlike(run->from.image, (unsigned)batch->old,
+                                                  run->to.image, c->block, page)
+                       : memory_image_next(run->to.image, c->block, page);
+        if (page == (in_both ? old_end : end))
+            continue;
+        batch->n_old += in_both;
+        batch->pages[batch->n++] = page++;
+    }
+    c->offset = page * MEMORY_PAGE_BYTES;
+}
+
+/* Returns 1 when the answer is full. */
+static int compare_pages(struct run *run, const struct batch *batch)
+{
+    struct memory_compare *c = run->compare;
+
+    int r = batch->n ? read_pages(run, &run->to, c->block, batch, batch->n, run->now) : 0;
+    if (r == 0 && batch->n_old)
+        r = read_pages(run, &run->from, (unsigned)batch->old, batch, batch->n_old, run->old);
+    for (unsigned i = 0; r == 0 && i < batch->n; i++) {
         const uint8_t *now = run->now + (size_t)i * MEMORY_PAGE_BYTES;
-        bool same = i < n_old ? !memcmp(now, run->old + (size_t)i * MEMORY_PAGE_BYTES,
-                                        MEMORY_PAGE_BYTES)
-                              : is_zero(now);
-        if (!same && !add_page(c, page + i, is_zero(now)))
-            return 1;
-        c->offset = (page + i + 1) * MEMORY_PAGE_BYTES;
+        const uint8_t *old = run->old + (size_t)i * MEMORY_PAGE_BYTES;
+        bool same = i < batch->n_old ? !memcmp(now, old, MEMORY_PAGE_BYTES) : is_zero(now);
+        if (same || add_page(c, batch->pages[i], is_zero(now)))
+            continue;
+        c->offset = batch->pages[i] * MEMORY_PAGE_BYTES;
+        return 1;
     }
     return r;
 }
@@ -218,16 +224,13 @@ static int compare_pages(struct run *run, int old, uint64_t page, unsigned n)
 static int compare_block(struct run *run)
 {
     struct memory_compare *c = run->compare;
-    int old = find_block(&run->from, run->to.blocks[c->block].name);
-    uint64_t end = run->to.blocks[c->block].pages, page, next;
+    uint64_t end = run->to.blocks[c->block].pages;
+    struct batch batch = {.old = find_block(&run->from, run->to.blocks[c->block].name)};
     int r = 0;
 
-    while (r == 0 && (page = c->offset / MEMORY_PAGE_BYTES) < end) {
-        unsigned n = next_pages(run, old, page, &next);
-        if (n)
-            r = compare_pages(run, old, page, n);
-        else
-            c->offset = next * MEMORY_PAGE_BYTES;
+    while (r == 0 && c->offset / MEMORY_PAGE_BYTES < end) {
+        gather(run, &batch);
+        r = compare_pages(run, &batch);
         if (r == 0 && mono_us() > run->deadline_us)
             r = 1;
     }

@@ -31,7 +31,7 @@ struct memory_compare {
     struct store_version from, to; /* in: names of versions with RAM */
     unsigned block;                /* in, out: where to begin, and to go on */
     uint64_t offset;
-    bool done; /* out: there is no more */
+    bool done;                                                /* out: there is no more */
     struct memory_block_change blocks[2 * MEMORY_BLOCKS_MAX]; /* out: to's, then those gone */
     unsigned n_blocks;
     struct memory_extent extents[MEMORY_COMPARE_EXTENTS]; /* out: neighbours of a kind are one */

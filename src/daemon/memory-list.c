@@ -111,6 +111,19 @@ const struct version_info *memory_list_version(const struct memory_list *list, c
     return NULL;
 }
 
+/* The version before it on its line; mostly the one before it in the list. NULL: none. */
+static const struct version_info *before(const struct memory_list *list,
+                                         const struct version_info *v)
+{
+    const struct version_info *last = v > list->versions ? v - 1 : NULL;
+
+    if (!*v->origin)
+        return NULL;
+    if (last && !strcmp(last->name, v->origin) && !strcmp(last->vm, v->origin_vm))
+        return last;
+    return memory_list_version(list, v->origin_vm, v->origin);
+}
+
 const struct version_info *memory_list_origin(const struct memory_list *list, const char *vm)
 {
     const struct vm_info *head = find_vm(list, vm);
@@ -118,7 +131,7 @@ const struct version_info *memory_list_origin(const struct memory_list *list, co
         head && *head->origin ? memory_list_version(list, head->origin_vm, head->origin) : NULL;
 
     while (v && v->consistency != CONSISTENCY_RAM)
-        v = *v->origin ? memory_list_version(list, v->origin_vm, v->origin) : NULL;
+        v = before(list, v);
     return v ? memory_list_find(list, v->guid) : NULL;
 }
 
@@ -139,8 +152,7 @@ static bool has_ram(const struct version_info *v)
 }
 
 /* Does a version have this guid that stays? going: for each version of the list. */
-static bool stays(const struct memory_list *list, const bool *going,
-                  const uint8_t guid[GUID_BYTES])
+static bool stays(const struct memory_list *list, const bool *going, const uint8_t guid[GUID_BYTES])
 {
     for (uint32_t i = 0; i < list->n; i++)
         if (has_ram(&list->versions[i]) && !going[i] &&

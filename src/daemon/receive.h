@@ -17,7 +17,7 @@ struct engine;
 struct receives;
 
 struct receive {
-    char vm[NAME_MAX_CHARS + 1];     /* the provisional one */
+    char vm[NAME_MAX_CHARS + 1];        /* the provisional one */
     char memory_vm[NAME_MAX_CHARS + 1]; /* the same for the version's memory; "": it has none */
     char target[NAME_MAX_CHARS + 1]; /* whose next version it becomes; "": it is committed itself */
     char version[NAME_MAX_CHARS + 1];

@@ -531,6 +531,9 @@ static int open_image(struct engine *engine, struct restore_source *s,
     struct store_version found;
 
     int r = at ? 0 : find_memory(engine, s, &found);
+    if (r == -ENOENT)
+        return why_set(why, r, "the RAM of %s@%s is not in this store: it came without it", s->vm,
+                       s->version);
     if (r == 0 && !at)
         at = &found;
     if (r == 0)
