@@ -1221,6 +1221,7 @@ static void measured_together(void **state)
     assert_int_equal(measure_with(env, "a", twice, 2), -EINVAL);
     assert_int_equal(measure_with(env, "a", &b, 1), 50);
     for (int with_checkpoint = 0; with_checkpoint < 2; with_checkpoint++) {
+        write_pages(env, 200, 1, 3); /* something for a checkpoint */
         if (with_checkpoint)
             checkpoint(env);
         kill_store(env);
@@ -1272,6 +1273,7 @@ static void received_with_memory(void **state)
         unsigned steps = i / 2;
         for (unsigned k = 0; k < steps; k++)
             assert_int_equal(receive_step(env, k), 0);
+        write_pages(env, 0, 1, i);
         if (i % 2)
             checkpoint(env);
         kill_store(env);
