@@ -220,7 +220,9 @@ const struct command commands[] = {
          "block as QEMU names them (memory:ram).\n\n"
          "With --json all extents are printed: offset and length in bytes, as numbers, and type "
          "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
-         "is compared with nothing. The same is there over NBD, as the context "
+         "is compared with nothing. memory says where there is RAM (both, added, removed, none, or "
+         "unknown for a vm as it is now), and memory_blocks has QEMU's blocks with their extents. "
+         "The same is there over NBD, as the context "
          "varve:diff:VERSION of an export, and as QEMU's dirty bitmaps "
          "have it as varve:changed:VERSION.",
      .min_args = 2,
