@@ -86,7 +86,7 @@ connect() {
         and .origin == ""' "$TOP/ls"
     jq -e '.[1] | .name == "two" and .origin == "w@one" and .exclusive == "0"' "$TOP/ls"
     jq -e '.[0].created | fromdateiso8601 > 1600000000' "$TOP/ls"
-    varve ls w | grep -q '^w@one .* crash  *1.1M  *128K  *960K  *the first$'
+    varve ls w | grep -q '^w@one .* crash  *1.1M  *128K  *960K  *-  *the first$'
     varve show w@one | grep -q '^note  *the first$'
     [ "$(varve --json show w@two | jq -r '[.disks[].name] | sort | join(" ")')" = "data root" ]
     varve --json show w | jq -e '.versions == 2 and .origin == "w@two"'

@@ -70,6 +70,31 @@ int memory_image_read(const struct memory_image *image, unsigned block, uint64_t
     return memory_read_pages(image, image->table->first[block] + page, n, out);
 }
 
+int memory_image_read_some(const struct memory_image *image, unsigned block, const uint64_t *pages,
+                           unsigned n, void *out)
+{
+    struct memory_entry entries[BATCH_PAGES];
+    struct memory_scratch *scratch;
+    int code = memory_scratch_get(image, &scratch);
+
+    if (code)
+        return code;
+    for (unsigned done = 0; done < n && !code;) {
+        unsigned some = n - done < BATCH_PAGES ? n - done : BATCH_PAGES;
+        for (unsigned i = 0; i < some && !code; i++) {
+            code = in_block(image, block, pages[done + i], 1) ? 0 : -EINVAL;
+            if (!code)
+                entries[i] = image->table->entries[image->table->first[block] + pages[done + i]];
+        }
+        if (!code)
+            code = read_batch(image, scratch, entries, some,
+                              (uint8_t *)out + (size_t)done * MEMORY_PAGE_BYTES);
+        done += some;
+    }
+    memory_scratch_put(image, scratch);
+    return code;
+}
+
 uint64_t memory_image_next(const struct memory_image *image, unsigned block, uint64_t page)
 {
     if (!in_block(image, block, page, 0))
@@ -81,20 +106,41 @@ uint64_t memory_image_next(const struct memory_image *image, unsigned block, uin
     return page;
 }
 
+/* The same place, and by the same writer. */
+static bool same_record(const struct memory_image *a, memory_loc x, const struct memory_image *b,
+                        memory_loc y)
+{
+    return x == y &&
+           (!x || memory_seed(a, memory_loc_offset(x)) == memory_seed(b, memory_loc_offset(x)));
+}
+
+static bool same_entry(const struct memory_image *a, const struct memory_entry *x,
+                       const struct memory_image *b, const struct memory_entry *y)
+{
+    return same_record(a, x->whole, b, y->whole) && same_record(a, x->delta, b, y->delta);
+}
+
 bool memory_image_same(const struct memory_image *a, const struct memory_image *b, unsigned block,
                        uint64_t page)
 {
-    if (!in_block(a, block, page, 1) || !in_block(b, block, page, 1))
-        return false;
-    struct memory_entry x = a->table->entries[a->table->first[block] + page];
-    struct memory_entry y = b->table->entries[b->table->first[block] + page];
-    if (x.whole != y.whole || x.delta != y.delta)
-        return false;
-    /* The same place, but by the same writer? */
-    return (!x.whole || memory_seed(a, memory_loc_offset(x.whole)) ==
-                            memory_seed(b, memory_loc_offset(x.whole))) &&
-           (!x.delta || memory_seed(a, memory_loc_offset(x.delta)) ==
-                            memory_seed(b, memory_loc_offset(x.delta)));
+    return in_block(a, block, page, 1) && in_block(b, block, page, 1) &&
+           same_entry(a, &a->table->entries[a->table->first[block] + page], b,
+                      &b->table->entries[b->table->first[block] + page]);
+}
+
+uint64_t memory_image_next_unlike(const struct memory_image *a, unsigned block_a,
+                                  const struct memory_image *b, unsigned block_b, uint64_t page)
+{
+    if (!in_block(a, block_a, 0, 0) || !in_block(b, block_b, 0, 0))
+        return 0;
+    const struct memory_entry *x = a->table->entries + a->table->first[block_a];
+    const struct memory_entry *y = b->table->entries + b->table->first[block_b];
+    uint64_t end = a->table->blocks[block_a].pages < b->table->blocks[block_b].pages
+                       ? a->table->blocks[block_a].pages
+                       : b->table->blocks[block_b].pages;
+    while (page < end && same_entry(a, &x[page], b, &y[page]))
+        page++;
+    return page < end ? page : end;
 }
 
 int memory_image_blob(const struct memory_image *image, const char *name, uint8_t **ret,

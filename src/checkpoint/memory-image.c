@@ -111,6 +111,11 @@ void memory_image_close(struct memory_image *image)
     free(image);
 }
 
+uint64_t memory_image_end(const struct memory_image *image)
+{
+    return image->tail;
+}
+
 unsigned memory_image_blocks(const struct memory_image *image, const struct memory_block **ret)
 {
     *ret = image->table ? image->table->blocks : NULL;

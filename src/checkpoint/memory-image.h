@@ -63,6 +63,9 @@ int memory_image_open(const struct memory_io *io, bool writer, struct memory_ima
                       struct why *why);
 void memory_image_close(struct memory_image *image);
 
+/* Bytes of the disk that hold the state; what stands behind them belongs to none. 0 before the
+ * first commit. */
+uint64_t memory_image_end(const struct memory_image *image);
 /* The blocks of the image; 0 before the first commit. Borrowed. */
 unsigned memory_image_blocks(const struct memory_image *image, const struct memory_block **ret);
 
@@ -73,6 +76,9 @@ unsigned memory_image_blocks(const struct memory_image *image, const struct memo
  * -ENOMEM, or what read() said. No lock is held while it reads and decodes. */
 int memory_image_read(const struct memory_image *image, unsigned block, uint64_t page, unsigned n,
                       void *out);
+/* The same for n pages that lie anywhere in the block. */
+int memory_image_read_some(const struct memory_image *image, unsigned block, const uint64_t *pages,
+                           unsigned n, void *out);
 /* Where a page is not zeros: the first one at or after page; pages of the block when there is none.
  * So that who fills a file leaves holes. */
 uint64_t memory_image_next(const struct memory_image *image, unsigned block, uint64_t page);
@@ -84,6 +90,11 @@ int memory_image_blob(const struct memory_image *image, const char *name, uint8_
  * equal bytes were stored twice, or a record was written again to make room. */
 bool memory_image_same(const struct memory_image *a, const struct memory_image *b, unsigned block,
                        uint64_t page);
+/* The first page at or after page that may differ between a block of a and one of b, as far as the
+ * indexes tell (memory_image_same()): reads nothing. Where there is none, or one of the blocks ends
+ * before, the number of pages of the smaller one. */
+uint64_t memory_image_next_unlike(const struct memory_image *a, unsigned block_a,
+                                  const struct memory_image *b, unsigned block_b, uint64_t page);
 
 /* ---- writing: begin, put, put ..., commit ----
  *

@@ -150,6 +150,17 @@ static void check_version(struct run *run, const struct version *v)
                 WANT(run,
                      !memcmp(v->model.memory[b] + p * PAGE, run->now.memory[b] + p * PAGE, PAGE),
                      "same, but differ", (int)p);
+    for (unsigned b = 0; b < v->model.n_blocks && b < run->now.n_blocks; b++)
+        for (uint64_t p = 0; p < v->model.blocks[b].pages && p < run->now.blocks[b].pages;) {
+            uint64_t next = memory_image_next_unlike(run->image, b, image, b, p);
+            for (; p < next; p++)
+                WANT(run, memory_image_same(run->image, image, b, p), "passed over", (int)p);
+            WANT(run,
+                 p >= v->model.blocks[b].pages || p >= run->now.blocks[b].pages ||
+                     !memory_image_same(run->image, image, b, p),
+                 "told, and the same", (int)p);
+            p++;
+        }
     memory_image_close(image);
 }
 

@@ -75,7 +75,9 @@ void print_checkpoint(const json_t *v)
         printf("%s %s %" PRIu64, i ? "," : "",
                strcmp(phases[i], "device") ? phases[i] : "device state and resume",
                member_u64(times, phases[i]));
-    putchar('\n');
+    printf("%s\n", json_is_false(json_object_get(machine, "max_pause_met"))
+                       ? ": longer than was asked for"
+                       : "");
     json_array_foreach(json_object_get(machine, "lost"), i, lost)
         printf("lost         %s\n", json_string_value(lost));
 }
@@ -108,6 +110,23 @@ enum exit_code cmd_detach(const struct invocation *inv)
     return call(inv, "vm.detach", json_pack("[s]", inv->args[0]), NULL);
 }
 
+/* The version was taken all the same: that is what was asked for in the first place. */
+static void note_pause(const json_t *version, const char *name)
+{
+    const json_t *machine = json_object_get(version, "machine");
+    const json_t *times = json_object_get(machine, "times");
+
+    if (!json_is_false(json_object_get(machine, "max_pause_met")))
+        return;
+    note("the guest was paused for %" PRIu64 ".%" PRIu64 " ms, longer than --max-pause %" PRIu64
+         ": %" PRIu64
+         " pages were left to copy; if that is often so, it writes faster than its pages "
+         "are stored, or this host is busy (varve show %s has the phases)",
+         member_u64(times, "pause") / 1000, member_u64(times, "pause") / 100 % 10,
+         member_u64(machine, "max_pause") / 1000,
+         member_u64(json_object_get(machine, "sizes"), "left"), name);
+}
+
 static enum exit_code report_job(const struct invocation *inv, const json_t *job, const char *name)
 {
     json_t *version = NULL;
@@ -121,6 +140,11 @@ static enum exit_code report_job(const struct invocation *inv, const json_t *job
     r = call(inv, "version.show", json_pack("[s, s]", inv->args[0], name), &version);
     if (r != EXIT_OK)
         return r;
+    if (option_value(inv, "max-pause")) {
+        char full[600];
+        snprintf(full, sizeof(full), "%s@%s", inv->args[0], name);
+        note_pause(version, full);
+    }
     if (inv->json) {
         r = print_json(version);
     } else {

@@ -74,12 +74,15 @@ const struct command commands[] = {
     {.name = "ls",
      .arguments = "[VM]",
      .summary = "List the vms, or the versions of one",
-     .text = "List all vms, or the versions of the vm that is named, by age. Sizes are in powers "
-             "of 1024.\n\n"
-             "USED is what a version shows; EXCLUSIVE is the part of it that nothing else shows, "
-             "which is what its removal alone frees; SHARED is the rest. The daemon looks for what "
-             "is exclusive for a moment only: what it did not find out is shown as -, and is null "
-             "in JSON.",
+     .text =
+         "List all vms, or the versions of the vm that is named, by age. Sizes are in powers "
+         "of 1024.\n\n"
+         "USED is what a version shows, and of one with RAM its memory, compressed; EXCLUSIVE is "
+         "the part of it that nothing else shows, "
+         "which is what its removal alone frees; SHARED is the rest. MEMORY is how much of "
+         "USED is memory; varve show has that of the others, too. The daemon looks for what "
+         "is exclusive for a moment only: what it did not find out is shown as -, and is null "
+         "in JSON.",
      .max_args = 1,
      .options = {{"versions", NULL, "List versions: of all vms, if none is named."},
                  {"unmeasured", NULL, "Do not look for what is exclusive: quicker, for scripts."},
@@ -212,10 +215,14 @@ const struct command commands[] = {
          "the vm holds now: pages with other data (DATA), pages that read as zeros now (ZERO) "
          "and pages where nothing is now (DISCARDED). It takes as long as there are differences, "
          "however large the disks are. The second may be of another vm with the same origin, "
-         "such as a clone.\n\n"
+         "such as a clone. Where both have RAM, the memory of the machine is compared too, block "
+         "by "
+         "block as QEMU names them (memory:ram).\n\n"
          "With --json all extents are printed: offset and length in bytes, as numbers, and type "
          "(data, zero, discarded). A disk that was added, or replaced by another one of its name, "
-         "is compared with nothing. The same is there over NBD, as the context "
+         "is compared with nothing. memory says where there is RAM (both, added, removed, none, or "
+         "unknown for a vm as it is now), and memory_blocks has QEMU's blocks with their extents. "
+         "The same is there over NBD, as the context "
          "varve:diff:VERSION of an export, and as QEMU's dirty bitmaps "
          "have it as varve:changed:VERSION.",
      .min_args = 2,
@@ -260,13 +267,17 @@ const struct command commands[] = {
          "since that older version is in it. The stream is compressed and carries checksums of all "
          "of it. The machine may run meanwhile; the versions cannot be removed until the stream is "
          "complete.\n\n"
+         "A version with RAM is sent with its memory and the state of its machine: whole, or as "
+         "the difference, where the older version has RAM too. Varve without memory in its "
+         "streams refuses to read such a one.\n\n"
          "FILE appears when it is complete and on its disk. The format is in docs/format-send.md.",
      .min_args = 1,
      .max_args = 1,
      .options = {{"from", "VERSION", "Send the difference to this older version of the same vm."},
                  {"output", "FILE", "Write into FILE, which must not exist, or is a pipe.", 'o'},
-                 {"level", "N",
-                  "Compression: 1 (fast, the default) to 19 (small), or 0 for none."}},
+                 {"level", "N", "Compression: 1 (fast, the default) to 19 (small), or 0 for none."},
+                 {"no-memory", NULL,
+                  "Send the disks alone of a version with RAM: it arrives as one that has none."}},
      .examples = {"varve send web1@monday -o web1-monday.varve",
                   "varve send web1@tuesday --from monday | ssh host varve recv"},
      .run = cmd_send},
@@ -281,6 +292,10 @@ const struct command commands[] = {
          "been changed since. The version keeps its name, its note and what it is known by, so "
          "that "
          "the next difference fits.\n\n"
+         "A version with RAM arrives with its memory, and varve restore goes on from it here, "
+         "where "
+         "the machine's QEMU and the files of its command line are. That command line is part of "
+         "the stream: restore only what comes from somebody whom you would let start programs.\n\n"
          "The stream is checked as it comes, and as a whole, before anything is seen of it. One "
          "that is cut or damaged, or does not fit, changes nothing.",
      .max_args = 1,
@@ -357,7 +372,8 @@ const struct command commands[] = {
      .options = {{"note", "TEXT", "Keep a note with it, as varve snap does.", 'm'},
                  {"max-pause", "MS",
                   "Copy while the machine runs until the pause is likely to be shorter than that, "
-                  "or that does not help. Default 4."},
+                  "or that does not help; 1 to 10000, default 4. A longer pause is taken all the "
+                  "same: a message says so, and max_pause_met in JSON."},
                  {"verbose", NULL, "Print what it took, too.", 'v'}},
      .examples = {"varve checkpoint web1@before", "varve checkpoint web1 --max-pause 10"},
      .run = cmd_checkpoint},

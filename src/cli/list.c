@@ -88,22 +88,31 @@ static const char *size_cell(const json_t *object, const char *key, char text[SI
 static void print_versions(const json_t *versions)
 {
     char used[SIZE_TEXT_CHARS], exclusive[SIZE_TEXT_CHARS], shared[SIZE_TEXT_CHARS], name[600];
-    struct table *table = table_new("lllrrrll");
+    char memory[SIZE_TEXT_CHARS];
+    struct table *table = table_new("lllrrrrll");
     json_t *v;
     size_t i;
 
-    table_row(table, "VERSION", "TAKEN", "CONSISTENCY", "USED", "EXCLUSIVE", "SHARED", "HELD",
-              "NOTE", NULL);
+    table_row(table, "VERSION", "TAKEN", "CONSISTENCY", "USED", "EXCLUSIVE", "SHARED", "MEMORY",
+              "HELD", "NOTE", NULL);
     json_array_foreach(versions, i, v)
     {
         snprintf(name, sizeof(name), "%s@%s", member_text(v, "vm"), member_text(v, "name"));
-        table_row(table, name, member_text(v, "created"), member_text(v, "consistency"),
-                  size_cell(v, "used", used), size_cell(v, "exclusive", exclusive),
-                  size_cell(v, "shared", shared),
-                  json_is_true(json_object_get(v, "held")) ? "held" : "", member_text(v, "note"),
-                  NULL);
+        table_row(
+            table, name, member_text(v, "created"), member_text(v, "consistency"),
+            size_cell(v, "used", used), size_cell(v, "exclusive", exclusive),
+            size_cell(v, "shared", shared), size_cell(json_object_get(v, "memory"), "used", memory),
+            json_is_true(json_object_get(v, "held")) ? "held" : "", member_text(v, "note"), NULL);
     }
     table_print(table);
+}
+
+static void set_unknown(json_t *object)
+{
+    if (json_object_get(object, "exclusive"))
+        return;
+    json_object_set_new(object, "exclusive", json_null());
+    json_object_set_new(object, "shared", json_null());
 }
 
 static enum exit_code list_versions(const struct invocation *inv)
@@ -116,10 +125,14 @@ static enum exit_code list_versions(const struct invocation *inv)
     if (r != EXIT_OK)
         return r;
     if (inv->json) {
-        json_array_foreach(versions, i, v) if (!json_object_get(v, "exclusive"))
+        json_array_foreach(versions, i, v)
         {
-            json_object_set_new(v, "exclusive", json_null());
-            json_object_set_new(v, "shared", json_null());
+            json_t *memory = json_object_get(v, "memory");
+            set_unknown(v);
+            if (memory)
+                set_unknown(memory);
+            else
+                json_object_set_new(v, "memory", json_null());
         }
         r = print_json(versions);
     } else {

@@ -23,6 +23,7 @@ struct recv {
     struct stream_reader reader;
     char target[STREAM_NAME_MAX + 1];
     char vm[STREAM_NAME_MAX + 1]; /* the provisional one; "": not made yet */
+    char memory_vm[STREAM_NAME_MAX + 1];
     char nbd_socket[256];
     struct nbd_session session;
     struct recv_data data;
@@ -92,7 +93,7 @@ static json_t *disks_json(const struct stream_info *info)
 {
     json_t *disks = json_array();
 
-    for (uint32_t i = 0; i < info->n_disks; i++)
+    for (uint32_t i = stream_has_memory(info); i < info->n_disks; i++)
         json_array_append_new(disks,
                               json_pack("{s:s, s:o, s:b}", "name", info->disks[i].name, "size",
                                         json_sprintf("%" PRIu64, info->disks[i].size_bytes),
@@ -115,13 +116,37 @@ static enum exit_code begin(struct recv *r)
 
     if (*info->from)
         json_object_set_new(options, "from_guid", guid_json(info->from_guid));
+    if (stream_has_memory(info))
+        json_object_set_new(
+            options, "memory",
+            json_string(*info->from && !info->disks[0].fresh ? "difference" : "whole"));
     enum exit_code code =
         call(r->inv, "recv.begin", json_pack("[s, o, o]", r->target, options, disks_json(info)),
              &answer);
     if (code != EXIT_OK)
         return code;
     snprintf(r->vm, sizeof(r->vm), "%s", member_text(answer, "vm"));
+    snprintf(r->memory_vm, sizeof(r->memory_vm), "%s", member_text(answer, "memory_vm"));
     json_decref(answer);
+    return EXIT_OK;
+}
+
+static enum exit_code connect_disk(struct recv *r, uint32_t i)
+{
+    const struct stream_disk *disk = &r->reader.info.disks[i];
+    char name[256];
+
+    if (disk->memory)
+        snprintf(name, sizeof(name), "%s/memory", r->memory_vm);
+    else
+        snprintf(name, sizeof(name), "%s/%s", r->vm, disk->name);
+    if (nbd_session_connect(&r->session, i, name, NULL) < 0)
+        return EXIT_FAILED;
+    int64_t size = libnbd.get_size(r->session.handles[i]);
+    if (disk->memory ? size < (int64_t)disk->size_bytes : size != (int64_t)disk->size_bytes) {
+        nbd_session_fail(&r->session, "%s has not the size that it was given", name);
+        return EXIT_FAILED;
+    }
     return EXIT_OK;
 }
 
@@ -135,18 +160,11 @@ static enum exit_code connect_all(struct recv *r)
         return code;
     snprintf(r->nbd_socket, sizeof(r->nbd_socket), "%s", member_text(answer, "nbd_socket"));
     json_decref(answer);
-    int n = nbd_session_init(&r->session, r->nbd_socket, info->n_disks);
-    for (uint32_t i = 0; n == 0 && i < info->n_disks; i++) {
-        char name[256];
-        snprintf(name, sizeof(name), "%s/%s", r->vm, info->disks[i].name);
-        n = nbd_session_connect(&r->session, i, name, NULL);
-        if (n == 0 &&
-            libnbd.get_size(r->session.handles[i]) != (int64_t)info->disks[i].size_bytes) {
-            nbd_session_fail(&r->session, "%s has not the size that it was given", name);
-            n = -1;
-        }
-    }
-    return n == 0 ? EXIT_OK : error(EXIT_FAILED, "%s", r->session.why.text);
+    if (nbd_session_init(&r->session, r->nbd_socket, info->n_disks) < 0)
+        code = EXIT_FAILED;
+    for (uint32_t i = 0; code == EXIT_OK && i < info->n_disks; i++)
+        code = connect_disk(r, i);
+    return code == EXIT_OK ? code : error(code, "%s", r->session.why.text);
 }
 
 /* ---- the end -------------------------------------------------------------------------------- */

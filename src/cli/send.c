@@ -16,12 +16,18 @@
 
 #define LEVEL_MAX 19
 
+/* enum consistency */
+#define CONSISTENCY_CRASH 0
+#define CONSISTENCY_RAM   3
+
 struct send {
     const struct invocation *inv;
     struct version_name name;
     const char *from; /* "": a full stream */
     int level;
+    bool no_memory;
     char nbd_socket[256];
+    struct version_name memory, memory_from; /* where they are in the store */
     struct stream_info info;
     struct nbd_session session;
     struct send_data data;
@@ -39,6 +45,7 @@ static enum exit_code read_names(struct send *s)
     if (r != EXIT_OK)
         return r;
     s->from = "";
+    s->no_memory = option_value(s->inv, "no-memory") != NULL;
     if (from) {
         /* "A" or "VM@A" */
         version_name_split(from, &from_name);
@@ -76,6 +83,22 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct stream_disk *)a)->name, ((const struct stream_disk *)b)->name);
 }
 
+/* The version's memory as a disk without a name. */
+static void take_memory(struct send *s, const json_t *memory)
+{
+    struct stream_disk *d = &s->info.disks[s->info.n_disks++];
+
+    snprintf(s->memory.vm, sizeof(s->memory.vm), "%s", member_text(memory, "vm"));
+    snprintf(s->memory.version, sizeof(s->memory.version), "%s", member_text(memory, "version"));
+    snprintf(s->memory_from.vm, sizeof(s->memory_from.vm), "%s", member_text(memory, "from_vm"));
+    snprintf(s->memory_from.version, sizeof(s->memory_from.version), "%s",
+             member_text(memory, "from_version"));
+    *d = (struct stream_disk){.size_bytes = member_u64(memory, "size"),
+                              .fresh = *s->from && !*s->memory_from.vm,
+                              .memory = true};
+    s->info.data_bytes += member_u64(memory, "used");
+}
+
 static void take_disks(struct send *s, const json_t *disks)
 {
     json_t *disk;
@@ -83,14 +106,30 @@ static void take_disks(struct send *s, const json_t *disks)
 
     json_array_foreach(disks, i, disk)
     {
-        struct stream_disk *d = &s->info.disks[i];
+        struct stream_disk *d = &s->info.disks[s->info.n_disks++];
         snprintf(d->name, sizeof(d->name), "%s", member_text(disk, "name"));
         d->size_bytes = member_u64(disk, "size");
         d->fresh = *s->from && !json_is_true(json_object_get(disk, "related"));
         s->info.data_bytes += member_u64(disk, "used");
     }
-    s->info.n_disks = (uint32_t)json_array_size(disks);
     qsort(s->info.disks, s->info.n_disks, sizeof(*s->info.disks), by_name);
+}
+
+/* A version with RAM is sent with it, or as one that has none. */
+static enum exit_code choose_memory(struct send *s, const json_t *json)
+{
+    const json_t *memory = json_object_get(json, "memory");
+
+    if (s->info.consistency != CONSISTENCY_RAM)
+        return EXIT_OK;
+    if (s->no_memory)
+        s->info.consistency = CONSISTENCY_CRASH;
+    else if (*member_text(json, "memory_error"))
+        return error(EXIT_FAILED, "%s; send its disks alone with --no-memory",
+                     member_text(json, "memory_error"));
+    else
+        take_memory(s, memory);
+    return EXIT_OK;
 }
 
 static enum exit_code read_info(struct send *s)
@@ -110,30 +149,51 @@ static enum exit_code read_info(struct send *s)
     s->info.consistency = (uint8_t)member_u64(json, "consistency");
     s->info.role = (uint8_t)member_u64(json, "role");
     s->info.created_us = member_u64(json, "created_us");
-    s->info.disks = calloc(json_array_size(disks) + 1, sizeof(*s->info.disks));
+    s->info.disks = calloc(json_array_size(disks) + 2, sizeof(*s->info.disks));
     if (!s->info.disks)
         r = error(EXIT_FAILED, "no memory");
     else if (!read_guid(json, "guid", s->info.guid) ||
              !read_guid(json, "from_guid", s->info.from_guid))
         r = error(EXIT_FAILED, "the daemon does not say how the version is known");
     else
+        r = choose_memory(s, json);
+    if (r == EXIT_OK)
         take_disks(s, disks);
     json_decref(json);
     return r;
 }
 
+/* The export of a disk, and the context that says what of it is sent. */
+static void name_disk(const struct send *s, const struct stream_disk *disk, char export_name[256],
+                      char context[192])
+{
+    bool whole = !*s->from || disk->fresh;
+
+    strcpy(context, "base:allocation");
+    if (disk->memory) {
+        snprintf(export_name, 256, "%.64s/memory@%.64s", s->memory.vm, s->memory.version);
+        if (!whole)
+            snprintf(context, 192, "varve:diff:%.64s@%.64s", s->memory_from.vm,
+                     s->memory_from.version);
+        return;
+    }
+    snprintf(export_name, 256, "%s/%s@%s", s->info.vm, disk->name, s->info.version);
+    if (!whole)
+        snprintf(context, 192, "varve:diff:%s", s->info.from);
+}
+
 static enum exit_code connect_disk(struct send *s, uint32_t i)
 {
     const struct stream_disk *disk = &s->info.disks[i];
-    char export_name[256], context[128] = "base:allocation";
+    char export_name[256], context[192];
 
-    snprintf(export_name, sizeof(export_name), "%s/%s@%s", s->info.vm, disk->name, s->info.version);
-    if (*s->from && !disk->fresh)
-        snprintf(context, sizeof(context), "varve:diff:%s", s->info.from);
+    name_disk(s, disk, export_name, context);
     if (nbd_session_connect(&s->session, i, export_name, context) < 0)
         return EXIT_FAILED;
     struct nbd_handle *h = s->session.handles[i];
-    if (libnbd.can_meta_context(h, context) != 1 || libnbd.get_size(h) != (int64_t)disk->size_bytes)
+    int64_t size = libnbd.get_size(h);
+    if (libnbd.can_meta_context(h, context) != 1 ||
+        (disk->memory ? size < (int64_t)disk->size_bytes : size != (int64_t)disk->size_bytes))
         nbd_session_fail(&s->session,
                          "%s@%s or %s@%s has been removed or renamed just now; send it again",
                          s->info.vm, s->info.version, s->info.vm, *s->from ? s->from : "?");

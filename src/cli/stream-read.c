@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SIZE_MAX_BYTES (1ULL << 57) /* of a disk */
+#define SIZE_MAX_BYTES  (1ULL << 57) /* of a disk */
+#define CONSISTENCY_RAM 3            /* enum consistency */
 
 /* ---- faults --------------------------------------------------------------------------------- */
 
@@ -64,7 +65,8 @@ static int read_prologue(struct stream_reader *r)
         return damaged(r, "its first bytes do not match their checksum");
     stream_sum_add(r->sum, &p, sizeof(p));
     uint32_t version = le32toh(p.version);
-    if (version > STREAM_VERSION || p.incompat)
+    r->memory = le32toh(p.incompat) & STREAM_INCOMPAT_MEMORY;
+    if (version > STREAM_VERSION || le32toh(p.incompat) & ~STREAM_INCOMPAT_MEMORY)
         return why_set(&r->why, STREAM_FAULT_NEWER,
                        "the stream was written by a newer Varve (format %" PRIu32
                        ", flags %#" PRIx32 "; this one reads format %u); update this one",
@@ -190,23 +192,28 @@ static bool is_note(const char *note)
     return true;
 }
 
-static bool decode_disks(struct piece *p, struct stream_info *info)
+/* memory: the first is that. */
+static bool decode_disks(struct piece *p, struct stream_info *info, bool memory)
 {
     for (uint32_t i = 0; i < info->n_disks; i++) {
         struct stream_disk *disk = &info->disks[i];
         struct stream_disk_entry entry;
         if (!cut_off(p, &entry, sizeof(entry)) ||
-            !cut_text(p, disk->name, entry.name_len, STREAM_NAME_MAX) || !is_name(disk->name))
+            !cut_text(p, disk->name, entry.name_len, STREAM_NAME_MAX))
             return false;
         disk->size_bytes = le64toh(entry.size_bytes);
         disk->fresh = entry.flags & STREAM_DISK_FRESH;
+        disk->memory = entry.flags & STREAM_DISK_MEMORY;
+        if (disk->memory != (memory && i == 0) ||
+            (disk->memory ? *disk->name != 0 : !is_name(disk->name)))
+            return false;
         if (!disk->size_bytes || disk->size_bytes > SIZE_MAX_BYTES ||
             disk->size_bytes % STREAM_UNIT)
             return false;
         if (i && strcmp(disk[-1].name, disk->name) >= 0)
             return false;
     }
-    return p->left == 0;
+    return p->left == 0 && (info->n_disks || !memory);
 }
 
 static int decode_header(struct stream_reader *r, size_t len)
@@ -232,7 +239,8 @@ static int decode_header(struct stream_reader *r, size_t len)
     bool is_full = !memcmp(info->from_guid, no_guid, sizeof(no_guid));
     if (!is_name(info->vm) || !is_name(info->version) || !is_note(info->note) ||
         is_full != !*info->from || (!is_full && !is_name(info->from)) ||
-        !memcmp(info->guid, no_guid, sizeof(no_guid)))
+        !memcmp(info->guid, no_guid, sizeof(no_guid)) ||
+        (r->memory && info->consistency != CONSISTENCY_RAM))
         return damaged(r, "the header makes no sense");
     if (info->n_disks > p.left / sizeof(struct stream_disk_entry))
         return damaged(r, "the header's lengths do not fit");
@@ -240,7 +248,9 @@ static int decode_header(struct stream_reader *r, size_t len)
     if (!info->disks)
         return why_set(&r->why, STREAM_FAULT_MEMORY, "no memory for %" PRIu32 " disks",
                        info->n_disks);
-    return decode_disks(&p, info) ? 0 : damaged(r, "the header's list of disks makes no sense");
+    return decode_disks(&p, info, r->memory)
+               ? 0
+               : damaged(r, "the header's list of disks makes no sense");
 }
 
 int stream_reader_open(struct stream_reader *r)

@@ -30,9 +30,12 @@ static int put_record(struct stream_writer *w, enum stream_record_kind kind, con
     return r ? r : put(w, body, body_bytes);
 }
 
-static int put_prologue(struct stream_writer *w)
+static int put_prologue(struct stream_writer *w, const struct stream_info *info)
 {
-    struct stream_prologue prologue = {.version = htole32(STREAM_VERSION)};
+    struct stream_prologue prologue = {
+        .version = htole32(STREAM_VERSION),
+        .incompat = htole32(stream_has_memory(info) ? STREAM_INCOMPAT_MEMORY : 0),
+    };
 
     memcpy(prologue.magic, STREAM_MAGIC, sizeof(prologue.magic));
     prologue.checksum =
@@ -73,7 +76,8 @@ static size_t encode_header(const struct stream_info *info, uint8_t *body)
         const struct stream_disk *disk = &info->disks[i];
         struct stream_disk_entry entry = {
             .size_bytes = htole64(disk->size_bytes),
-            .flags = disk->fresh ? STREAM_DISK_FRESH : 0,
+            .flags = (uint8_t)((disk->fresh ? STREAM_DISK_FRESH : 0) |
+                               (disk->memory ? STREAM_DISK_MEMORY : 0)),
             .name_len = (uint8_t)strlen(disk->name),
         };
         append(&at, &entry, sizeof(entry));
@@ -94,7 +98,7 @@ int stream_writer_open(struct stream_writer *w, const struct stream_info *info)
                   info->n_disks * (sizeof(struct stream_disk_entry) + STREAM_NAME_MAX);
     if (most > STREAM_HEADER_MAX)
         return -E2BIG;
-    int r = put_prologue(w);
+    int r = put_prologue(w, info);
     return r ? r
              : put_record(w, STREAM_HEADER, w->body, encode_header(info, w->body), STREAM_PLAIN, 0);
 }

@@ -22,7 +22,9 @@ struct stream_zstd;
 struct stream_disk {
     char name[STREAM_NAME_MAX + 1];
     uint64_t size_bytes;
-    bool fresh; /* starts empty, whatever the from-version has under this name */
+    bool fresh;  /* starts empty, whatever the from-version has under this name */
+    bool memory; /* the disk of the machine's memory: the first, without a name; size_bytes: those
+                    of its image */
 };
 
 struct stream_info {
@@ -35,6 +37,11 @@ struct stream_info {
     uint32_t n_disks;
     struct stream_disk *disks; /* by name; free() */
 };
+
+static inline bool stream_has_memory(const struct stream_info *info)
+{
+    return info->n_disks && info->disks[0].memory;
+}
 
 struct stream_run {
     uint64_t offset, length; /* bytes */
@@ -107,6 +114,7 @@ struct stream_reader {
     void *arg;
     uint64_t at; /* bytes read */
     struct stream_info info;
+    bool memory; /* the prologue says that it has some */
     struct stream_totals totals;
     uint32_t disk; /* of the last frame, and where its runs ended */
     uint64_t end;

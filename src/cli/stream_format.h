@@ -22,10 +22,13 @@ struct stream_prologue {
     uint32_t version;
     uint32_t zero;
     uint32_t compat, incompat; /* flags: unknown ones of the first kind are ignored, of the second
-                                  refused; none are defined */
+                                  refused */
     uint64_t checksum;         /* of what stands before it */
 };
 static_assert(sizeof(struct stream_prologue) == 32, "stream prologue");
+
+/* incompat: the first of the disks is the machine's memory. */
+#define STREAM_INCOMPAT_MEMORY 1u
 
 enum stream_record_kind {
     STREAM_HEADER = 1,
@@ -67,7 +70,8 @@ struct stream_header {
 };
 static_assert(sizeof(struct stream_header) == 64, "stream header");
 
-#define STREAM_DISK_FRESH 1u /* does not go on from the disk of its name in the from-version */
+#define STREAM_DISK_FRESH  1u /* does not go on from the disk of its name in the from-version */
+#define STREAM_DISK_MEMORY 2u /* the memory of the machine, whose name is empty */
 
 struct stream_disk_entry { /* then its name; in the order of names, by their bytes */
     uint64_t size_bytes;

@@ -221,11 +221,14 @@ static void test_other_formats(void **state)
         uint32_t version, incompat, compat;
         int fault;
     } cases[] = {{2, 0, 0, STREAM_FAULT_NEWER},
-                 {1, 1, 0, STREAM_FAULT_NEWER},
+                 {1, 2, 0, STREAM_FAULT_NEWER},
+                 {1, 3, 0, STREAM_FAULT_NEWER},
                  {1, 1u << 31, 0, STREAM_FAULT_NEWER},
                  {0, 0, 0, STREAM_FAULT_OLDER},
                  /* Known at the prologue; then the checksum of all says that it was changed. */
-                 {1, 0, 5, STREAM_FAULT_DAMAGED}};
+                 {1, 0, 5, STREAM_FAULT_DAMAGED},
+                 /* Memory is announced, and none of the disks is that. */
+                 {1, STREAM_INCOMPAT_MEMORY, 0, STREAM_FAULT_DAMAGED}};
     struct bytes b = {};
     struct stream_reader r;
 
@@ -277,6 +280,43 @@ static void test_exchanged_frames(void **state)
     free(b.data);
 }
 
+/* The memory is a disk without a name, the first, of a version with RAM, and the prologue says so:
+ * all of this or none of it. */
+static void test_memory(void **state)
+{
+    struct stream_disk disks[3], sample[2];
+    struct stream_info info = sample_info(sample);
+    struct bytes b = {};
+    struct stream_reader r;
+
+    (void)state;
+    disks[0] = (struct stream_disk){.size_bytes = 8192, .fresh = true, .memory = true};
+    memcpy(disks + 1, sample, sizeof(sample));
+    info.disks = disks;
+    info.n_disks = 3;
+    for (unsigned i = 0; i < 4; i++) {
+        struct stream_writer w = {.write = write_bytes, .arg = &b};
+        b = (struct bytes){};
+        info.consistency = i == 1 ? 0 : 3;
+        strcpy(disks[0].name, i == 2 ? "a" : "");
+        disks[0].memory = true;
+        assert_int_equal(stream_writer_open(&w, &info), 0);
+        assert_int_equal(stream_write_end(&w), 0);
+        stream_writer_close(&w);
+        if (i == 3)
+            set_prologue(&b, 1, 0, 0);
+        assert_int_equal(read_all(&b, &r), i == 0 ? 0 : STREAM_FAULT_DAMAGED);
+        if (i == 0) {
+            assert_true(stream_has_memory(&r.info) && r.info.disks[0].fresh);
+            assert_string_equal(r.info.disks[0].name, "");
+            assert_int_equal(r.info.disks[0].size_bytes, 8192);
+            assert_false(r.info.disks[1].memory);
+        }
+        stream_reader_close(&r);
+        free(b.data);
+    }
+}
+
 static void test_foreign(void **state)
 {
     static char text[] = "QFI\xfb this is something else, and longer than a prologue";
@@ -294,7 +334,7 @@ int main(void)
         cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_incompressible),
         cmocka_unit_test(test_cut_anywhere),  cmocka_unit_test(test_flip_any_bit),
         cmocka_unit_test(test_other_formats), cmocka_unit_test(test_exchanged_frames),
-        cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_foreign),       cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

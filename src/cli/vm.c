@@ -62,6 +62,16 @@ static void print_vm(const json_t *vm)
     print_disks(vm);
 }
 
+/* "; of it 80.0 MiB memory", where there is some. */
+static void print_memory_part(const json_t *memory, const char *key)
+{
+    char text[SIZE_TEXT_CHARS];
+
+    if (json_object_get(memory, key))
+        printf("; of it %s of memory", size_format(member_u64(memory, key), text));
+    putchar('\n');
+}
+
 static void print_version(const json_t *v)
 {
     static const char *const sizes[] = {"used", "exclusive", "shared"};
@@ -70,8 +80,10 @@ static void print_version(const json_t *v)
     printf("name         %s@%s\ntaken        %s\nconsistency  %s\n", member_text(v, "vm"),
            member_text(v, "name"), member_text(v, "created"), member_text(v, "consistency"));
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
-        if (json_object_get(v, sizes[i]))
-            printf("%-12s %s\n", sizes[i], size_format(member_u64(v, sizes[i]), text));
+        if (json_object_get(v, sizes[i])) {
+            printf("%-12s %s", sizes[i], size_format(member_u64(v, sizes[i]), text));
+            print_memory_part(json_object_get(v, "memory"), sizes[i]);
+        }
     if (*member_text(v, "origin"))
         printf("origin       %s\n", member_text(v, "origin"));
     if (json_is_true(json_object_get(v, "held")))

@@ -7,6 +7,7 @@
 #include "daemon/compare.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
+#include "daemon/memory-compare.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -23,6 +24,7 @@ struct state {
     struct version_info *versions;
     const struct disk_info *disks;
     uint32_t n_disks;
+    bool has_ram;
     int result;
 };
 
@@ -41,6 +43,7 @@ static int look_at_version(struct store *store, struct state *s)
         if (!strcmp(s->versions[i].name, s->version)) {
             s->disks = s->versions[i].disks;
             s->n_disks = s->versions[i].n_disks;
+            s->has_ram = s->versions[i].consistency == CONSISTENCY_RAM;
             return 0;
         }
     return r < 0 ? r : ERR_NO_VERSION;
@@ -188,6 +191,13 @@ static xmlrpc_value *disk_states(xmlrpc_env *env, struct api *api, const struct 
     return disks;
 }
 
+static const char *memory_state(const struct state *from, const struct state *to)
+{
+    if (from->has_ram)
+        return to->has_ram ? "both" : *to->version ? "removed" : "unknown";
+    return to->has_ram ? "added" : "none";
+}
+
 static xmlrpc_value *vm_diff(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
     _cleanup_(state_free) struct state from = {}, to = {};
@@ -201,6 +211,7 @@ static xmlrpc_value *vm_diff(xmlrpc_env *env, xmlrpc_value *args, struct api *ap
         return NULL;
     xmlrpc_value *value = xmlrpc_struct_new(env);
     api_put(env, value, "disks", disk_states(env, api, &from, &to, &n_related));
+    api_put_text(env, value, "memory", memory_state(&from, &to));
     if (strcmp(from.vm, to.vm) && !n_related && !env->fault_occurred)
         api_fault(env, FAULT_UNRELATED,
                   "no disk of \"%s\" and \"%s\" has a common origin: what differs between them is "
@@ -285,12 +296,108 @@ static xmlrpc_value *disk_diff(xmlrpc_env *env, xmlrpc_value *args, struct api *
     return api_result(env, value);
 }
 
+/* ---- memory.diff ---------------------------------------------------------------------------- */
+
+/* Where an answer ended: "BLOCK:OFFSET". */
+static void take_memory_place(xmlrpc_env *env, const char *text, struct memory_compare *c)
+{
+    const char *colon = text ? strchr(text, ':') : NULL;
+    char block[24] = "";
+    uint64_t number = 0;
+
+    if (!text || env->fault_occurred)
+        return;
+    if (colon && colon - text < (long)sizeof(block))
+        memcpy(block, text, (size_t)(colon - text));
+    if (!colon || size_parse_decimal(block, &number) < 0 || number > 2 * MEMORY_BLOCKS_MAX ||
+        size_parse_decimal(colon + 1, &c->offset) < 0)
+        api_fault(
+            env, FAULT_BAD_ARGUMENT,
+            "\"%.80s\" is no place in a memory; give \"after\" the \"next\" of the last answer",
+            text);
+    c->block = (unsigned)number;
+}
+
+static xmlrpc_value *memory_extents(xmlrpc_env *env, const struct memory_compare *c)
+{
+    xmlrpc_value *extents = xmlrpc_array_new(env);
+    char text[24];
+
+    for (unsigned i = 0; i < c->n_extents && !env->fault_occurred; i++) {
+        const struct memory_extent *e = &c->extents[i];
+        xmlrpc_value *extent = xmlrpc_array_new(env);
+        api_append(env, extent, xmlrpc_int_new(env, (int)e->block));
+        snprintf(text, sizeof(text), "%" PRIu64, e->offset);
+        api_append(env, extent, xmlrpc_string_new(env, text));
+        snprintf(text, sizeof(text), "%" PRIu64, e->length);
+        api_append(env, extent, xmlrpc_string_new(env, text));
+        api_append(env, extent, xmlrpc_string_new(env, e->zero ? "zero" : "data"));
+        api_append(env, extents, extent);
+    }
+    return extents;
+}
+
+static xmlrpc_value *memory_blocks(xmlrpc_env *env, const struct memory_compare *c)
+{
+    xmlrpc_value *blocks = xmlrpc_array_new(env);
+
+    for (unsigned i = 0; i < c->n_blocks && !env->fault_occurred; i++) {
+        const struct memory_block_change *b = &c->blocks[i];
+        xmlrpc_value *block = xmlrpc_struct_new(env);
+        api_put_text(env, block, "name", b->name);
+        api_put_text(env, block, "state",
+                     !b->from_bytes && b->to_bytes   ? "added"
+                     : b->from_bytes && !b->to_bytes ? "removed"
+                                                     : "both");
+        api_put_bool(env, block, "ram", b->shared);
+        api_put_u64(env, block, "from_size", b->from_bytes);
+        api_put_u64(env, block, "to_size", b->to_bytes);
+        api_append(env, blocks, block);
+    }
+    return blocks;
+}
+
+static xmlrpc_value *memory_diff(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
+{
+    _cleanup_free_ struct memory_compare *c = calloc(1, sizeof(*c));
+    const char *after = NULL;
+    const struct api_option options[] = {{"after", 's', &after}, {}};
+    char next[48] = "";
+    struct why why;
+
+    if (!c) {
+        api_fault(env, FAULT_NO_MEMORY, "no memory");
+        return NULL;
+    }
+    take_state(env, args, 0, c->from.vm, c->from.version);
+    take_state(env, args, 2, c->to.vm, c->to.version);
+    api_take_options(env, "memory.diff", args, 4, options);
+    take_memory_place(env, after, c);
+    if (env->fault_occurred)
+        return NULL;
+    int r = memory_compare(api->engine, c, &why);
+    if (r < 0) {
+        api_fault(env, (int)fault_from_code(r), "%s", why.text);
+        return NULL;
+    }
+    if (!c->done)
+        snprintf(next, sizeof(next), "%u:%" PRIu64, c->block, c->offset);
+    xmlrpc_value *value = xmlrpc_struct_new(env);
+    api_put(env, value, "blocks", memory_blocks(env, c));
+    api_put(env, value, "extents", memory_extents(env, c));
+    api_put_text(env, value, "next", next);
+    return api_result(env, value);
+}
+
 const struct method api_diff_methods[] = {
     {"vm.diff", "S:ssss", "vm, version, to_vm, to_version",
      "Which disks there are to compare between two versions, or vms as they are now (empty "
-     "version). Returns {disks: [{name, state, from_size, to_size}]}; state is both, added, "
+     "version). Returns {disks: [{name, state, from_size, to_size}], memory}; state is both, "
+     "added, "
      "removed, "
-     "or replaced (by another disk of that name). A fault (unrelated) when they are of different "
+     "or replaced (by another disk of that name); memory is both (memory.diff compares it), added, "
+     "removed, none (neither has RAM), or unknown (a vm as it is now). A fault (unrelated) when "
+     "they are of different "
      "vms "
      "and no disk can be compared.",
      vm_diff},
@@ -302,5 +409,13 @@ const struct method api_diff_methods[] = {
      "data, "
      "zero (it reads as zeros) or discarded (nothing is there now).",
      disk_diff},
+    {"memory.diff", "S:ssss,S:ssssS", "vm, version, to_vm, to_version, options",
+     "What became of a machine's memory from one version with RAM to another, a page at a time: of "
+     "the pages only those are read that the indexes of both do not tell to be the same. Option: "
+     "after (next of the answer before). Returns {blocks: [{name (QEMU's), state (both, added, "
+     "removed), ram (else a ROM, or of a device), from_size, to_size}], extents: [[block (its "
+     "place "
+     "in blocks), offset, length, kind]], next (empty: that is all)}; kind is data or zero.",
+     memory_diff},
     {},
 };

@@ -25,8 +25,9 @@ void api_need_vm(xmlrpc_env *env, struct api *api, const char *vm);
     "ram, attached, checkpoints (since then), last_error (of the last checkpoint)}"
 
 #define API_CHECKPOINT_STRUCT                                                                      \
-    "{qemu, cwd, ram_bytes, was_running, by_migrate (QEMU refused the quick way), times: {rounds " \
-    "(while the guest ran), stop, scan, copy, disks, device, pause (all of these together), rest " \
+    "{qemu, cwd, ram_bytes, was_running, by_migrate (QEMU refused the quick way), max_pause (as "  \
+    "it was asked for), max_pause_met (boolean: the pause was not longer), times: {rounds (while " \
+    "the guest ran), stop, scan, copy, disks, device, pause (all of these together), rest "        \
     "(what the pause left to write)}, sizes: {full, rounds, left (pages, of the pause), pages, "   \
     "same, zero, delta, packed, plain, bytes}, disks: {NAME: node}, lost: [sentences]}"
 

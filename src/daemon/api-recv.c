@@ -1,14 +1,17 @@
-/* api-recv.c - methods for varve recv. The data come over NBD; here are the names, and the two ends
- * of a receive: recv.begin makes a provisional vm to write into, recv.finish makes a
- * version of it and gives it its place. */
+/* api-recv.c - recv.begin: a provisional vm for a version that comes in, and one for its memory.
+ * The data come over NBD; here are the names, and whether it fits. api-recv-end.c has the end. */
+#include "daemon/api-recv.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/size.h"
+#include "checkpoint/memory-image.h"
 #include "daemon/api-change.h"
 #include "daemon/api-version.h"
 #include "daemon/compare.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
+#include "daemon/memory-list.h"
+#include "daemon/memory-names.h"
 #include "daemon/receive.h"
 
 #include <errno.h>
@@ -16,11 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #define GUID_CHARS     (2 * GUID_BYTES)
 #define DISK_MIN       4096u
-#define IDLE_TRIES     200 /* of 10 ms: until our own client's end is seen */
 #define CREATED_MAX_US 253402300799999999ULL
 
 /* ---- words ---------------------------------------------------------------------------------- */
@@ -73,11 +74,13 @@ struct begin {
     char vm[NAME_MAX_CHARS + 1]; /* the target */
     uint8_t from_guid[GUID_BYTES];
     bool incremental;
+    bool memory, memory_whole; /* it comes with memory: not as the difference */
     int role;
     uint64_t bytes; /* of data to come, about */
     struct wanted_disk *disks;
     unsigned n_disks;
     char from[NAME_MAX_CHARS + 1]; /* the version that has from_guid */
+    struct store_version memory_from;
 };
 
 static void take_size(xmlrpc_env *env, const char *text, uint64_t *out)
@@ -121,10 +124,27 @@ static void take_disks(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
     xmlrpc_DECREF(array); /* args keeps it */
 }
 
+static void take_memory(xmlrpc_env *env, const char *text, struct begin *b)
+{
+    if (env->fault_occurred)
+        return;
+    b->memory = text != NULL;
+    b->memory_whole = text && !strcmp(text, "whole");
+    if (text && !b->memory_whole && (strcmp(text, "difference") != 0 || !b->incremental))
+        api_fault(
+            env, FAULT_BAD_ARGUMENT,
+            "memory comes as \"whole\" or, with from_guid, as \"difference\", not as \"%.40s\"",
+            text);
+    else if (text && b->what.consistency != CONSISTENCY_RAM)
+        api_fault(env, FAULT_BAD_ARGUMENT, "a version with memory has the consistency ram");
+    else if (!text && b->what.consistency == CONSISTENCY_RAM)
+        b->what.consistency = CONSISTENCY_CRASH; /* so it is, without its memory */
+}
+
 static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
 {
     const char *version = "", *guid = "", *from_guid = NULL, *note = "", *consistency = NULL;
-    const char *bytes = NULL, *created = NULL;
+    const char *bytes = NULL, *created = NULL, *memory = NULL;
     const struct api_option specs[] = {{"version", 's', &version},
                                        {"guid", 's', &guid},
                                        {"from_guid", 's', &from_guid},
@@ -133,6 +153,7 @@ static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
                                        {"role", 'i', &b->role},
                                        {"bytes", 's', &bytes},
                                        {"created_us", 's', &created},
+                                       {"memory", 's', &memory},
                                        {"force", 'b', &b->what.force},
                                        {}};
 
@@ -144,6 +165,7 @@ static void take_begin(xmlrpc_env *env, xmlrpc_value *args, struct begin *b)
     take_consistency(env, consistency, &b->what.consistency);
     take_created(env, created, &b->what.created_us);
     b->incremental = from_guid != NULL;
+    take_memory(env, memory, b);
     if (!env->fault_occurred && strlen(note) > NOTE_MAX_BYTES)
         api_fault(env, FAULT_BAD_ARGUMENT, "the note is longer than %u bytes", NOTE_MAX_BYTES);
     if (!env->fault_occurred && bytes && size_parse_decimal(bytes, &b->bytes) < 0)
@@ -277,6 +299,33 @@ static void check_fit(xmlrpc_env *env, const struct fit *fit, struct begin *b)
                   size_format(b->bytes, need), size_format(fit->available, have));
 }
 
+/* Where the memory is that the stream's goes on from. */
+static void find_memory_from(xmlrpc_env *env, struct api *api, struct begin *b)
+{
+    struct memory_list list;
+
+    if (env->fault_occurred || !b->memory || b->memory_whole)
+        return;
+    int r = memory_list_get(api->engine, &list);
+    if (r < 0) {
+        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
+        return;
+    }
+    const struct version_info *from = memory_list_version(&list, b->vm, b->from);
+    const struct version_info *memory =
+        from && from->consistency == CONSISTENCY_RAM ? memory_list_find(&list, b->from_guid) : NULL;
+    if (memory) {
+        strcpy(b->memory_from.vm, memory->vm);
+        strcpy(b->memory_from.version, memory->name);
+    } else {
+        api_fault(env, FAULT_NO_VERSION,
+                  "the stream has what changed in the memory since \"%s@%s\", which came here "
+                  "without its memory; send the disks alone with --no-memory, or in full",
+                  b->vm, b->from);
+    }
+    memory_list_free(&list);
+}
+
 /* ---- recv.begin: whether the target has changed --------------------------------------------- */
 
 static int compare_disk(struct api *api, const struct begin *b, const char *disk, struct compare *c,
@@ -383,12 +432,35 @@ static void random_name(xmlrpc_env *env, char out[NAME_MAX_CHARS + 1])
         snprintf(out, NAME_MAX_CHARS + 1, "recv-%016" PRIx64, number);
 }
 
-static void remove_provisional(struct api *api, const char *vm)
+/* The provisional vm for the memory. */
+static void make_memory(xmlrpc_env *env, struct api *api, struct begin *b)
 {
-    struct store_change c = {.kind = CHANGE_VM_REMOVE};
+    struct store_change c = {.kind = b->memory_whole ? CHANGE_VM_CREATE : CHANGE_CLONE,
+                             .provisional = true,
+                             .memory = true};
+    char name[NAME_MAX_CHARS + 1];
 
-    strcpy(c.vm, vm);
-    (void)api_try(api, &c); /* if this fails too, the next opening of the store removes it */
+    if (env->fault_occurred || !b->memory)
+        return;
+    if (!memory_vm_name(name)) {
+        api_fault(env, FAULT_FAILED, "the system has no random number");
+        return;
+    }
+    strcpy(b->memory_whole ? c.vm : c.new_name, name);
+    if (!b->memory_whole) {
+        strcpy(c.vm, b->memory_from.vm);
+        strcpy(c.version, b->memory_from.version);
+    }
+    api_change(env, api, &c);
+    if (env->fault_occurred)
+        return;
+    strcpy(b->what.memory_vm, name);
+    if (!b->memory_whole)
+        return;
+    c = (struct store_change){.kind = CHANGE_DISK_ADD, .size_bytes = MEMORY_DISK_BYTES};
+    strcpy(c.vm, name);
+    strcpy(c.disk, MEMORY_DISK_NAME);
+    api_change(env, api, &c);
 }
 
 static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
@@ -412,6 +484,7 @@ static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
     if (env->fault_occurred)
         return;
     fit_disks(env, api, b, b->incremental ? find_guid(fit, b->vm, b->from_guid) : NULL);
+    make_memory(env, api, b);
     if (!env->fault_occurred) {
         int r = receives_add(api->receives, &b->what);
         if (r == -EAGAIN)
@@ -421,7 +494,7 @@ static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
             api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
     }
     if (env->fault_occurred)
-        remove_provisional(api, b->what.vm);
+        api_recv_undo(api, &b->what);
 }
 
 static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
@@ -436,6 +509,7 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
         api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
     if (!env->fault_occurred)
         check_fit(env, &fit, &b);
+    find_memory_from(env, api, &b);
     if (!env->fault_occurred && b.incremental && !b.what.force)
         check_unchanged(env, api, &fit);
     if (!env->fault_occurred)
@@ -443,135 +517,13 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
     if (!env->fault_occurred) {
         value = xmlrpc_struct_new(env);
         api_put_text(env, value, "vm", b.what.vm);
+        api_put_text(env, value, "memory_vm", b.what.memory_vm);
         api_put_text(env, value, "from", b.from);
     }
     free(fit.vms);
     free(fit.versions);
     free(b.disks);
     return api_result(env, value);
-}
-
-/* ---- recv.finish, recv.abort ---------------------------------------------------------------- */
-
-static void take_receive(xmlrpc_env *env, xmlrpc_value *args, struct api *api, struct receive *ret)
-{
-    char vm[NAME_MAX_CHARS + 1] = "";
-
-    api_take_name(env, "vm name", api_text(env, args, 0), vm);
-    if (env->fault_occurred)
-        return;
-    int r = receives_take(api->receives, vm, ret);
-    if (r == -ENOENT)
-        api_fault(env, FAULT_NOT_FOUND,
-                  "nothing is being received into \"%s\" any more: it was given up because nobody "
-                  "was connected",
-                  vm);
-    else if (r < 0)
-        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
-}
-
-static void place(xmlrpc_env *env, struct api *api, const struct receive *what)
-{
-    struct store_change c = {.kind = *what->target ? CHANGE_ADOPT : CHANGE_VM_COMMIT,
-                             .hold = what->force};
-
-    strcpy(c.vm, what->vm);
-    strcpy(c.new_name, what->target);
-    int r = env->fault_occurred ? 0 : api_try(api, &c);
-    if (r == -ESTALE)
-        api_fault(env, FAULT_CHANGED,
-                  "vm \"%s\" has been changed while the stream came in, and was left as it is; "
-                  "receive it again, with --force to replace the changes",
-                  what->target);
-    else if (r == -EBUSY)
-        api_fault(env, FAULT_BUSY,
-                  "vm \"%s\" has been taken into use while the stream came in, and was left as it "
-                  "is; stop the machine, and receive again",
-                  what->target);
-    else if (r == -EEXIST)
-        api_fault(env, FAULT_EXISTS,
-                  "a version \"%s@%s\" has been made while the stream came in; rename it, and "
-                  "receive again",
-                  what->target, what->version);
-    else if (r < 0)
-        api_change_fault(env, api, &c, r);
-}
-
-struct use {
-    char vm[NAME_MAX_CHARS + 1];
-    uint32_t users;
-};
-
-static void on_use(struct engine_call *call)
-{
-    struct use *use = call->arg;
-    struct vm_info *vms;
-    uint32_t n;
-
-    use->users = 0;
-    if (store_list(call->store, &vms, &n) == 0) {
-        for (uint32_t i = 0; i < n; i++)
-            for (uint32_t d = 0; !strcmp(vms[i].name, use->vm) && d < vms[i].n_disks; d++)
-                use->users += vms[i].disks[d].users;
-        free(vms);
-    }
-    engine_call_done(call);
-}
-
-/* The NBD server may see a moment later that its client has disconnected. */
-static void wait_idle(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    struct use use = {};
-
-    api_take_name(env, "vm name", api_text(env, args, 0), use.vm);
-    for (int i = 0; i < IDLE_TRIES && !env->fault_occurred; i++) {
-        if (engine_call(api->engine, on_use, &use) < 0 || !use.users)
-            return;
-        usleep(10000);
-    }
-    if (!env->fault_occurred)
-        api_fault(env, FAULT_BUSY, "\"%s\" is still being written by %u client(s)", use.vm,
-                  use.users);
-}
-
-static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    struct receive what = {};
-    struct store_change snap = {.kind = CHANGE_SNAP};
-
-    wait_idle(env, args, api);
-    if (!env->fault_occurred)
-        take_receive(env, args, api, &what);
-    if (env->fault_occurred)
-        return NULL;
-    strcpy(snap.vm, what.vm);
-    strcpy(snap.version, what.version);
-    snap.note = *what.note ? what.note : NULL;
-    snap.consistency = what.consistency;
-    snap.created_us = what.created_us;
-    memcpy(snap.guid, what.guid, GUID_BYTES);
-    api_change(env, api, &snap);
-    place(env, api, &what);
-    if (env->fault_occurred)
-        remove_provisional(api, what.vm);
-    return api_truth(env);
-}
-
-static xmlrpc_value *recv_abort(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
-{
-    struct receive what = {};
-
-    take_receive(env, args, api, &what);
-    if (env->fault_occurred)
-        return NULL;
-    struct store_change c = {.kind = CHANGE_VM_REMOVE};
-    strcpy(c.vm, what.vm);
-    int r = api_try(api, &c);
-    if (r < 0)
-        (void)receives_add(api->receives, &what); /* to be removed when nobody is connected */
-    if (r < 0)
-        api_change_fault(env, api, &c, r);
-    return api_truth(env);
 }
 
 const struct method api_recv_methods[] = {
@@ -581,16 +533,12 @@ const struct method api_recv_methods[] = {
      "new), note, consistency (crash, filesystem, application, ram), role (a number), bytes (of "
      "data, about), created_us (when the version was taken: microseconds of UTC since 1970; absent "
      "or "
-     "0: now), force (also if vm has changed since that version). Each disk: {name, size, "
-     "fresh (true: nothing of the version's disk)}. Returns {vm (to be written), from (the name of "
+     "0: now), force (also if vm has changed since that version), memory (whole, or difference to "
+     "that of the older version: it comes with a machine's memory; absent: the consistency ram "
+     "becomes crash). Each disk: {name, size, "
+     "fresh (true: nothing of the version's disk)}. Returns {vm (to be written), memory_vm (whose "
+     "disk \"memory\" is to be written; empty: none), from (the name of "
      "the version)}. The vm vanishes when no client has been connected to it for 10 seconds.",
      recv_begin},
-    {"recv.finish", "b:s", "vm",
-     "All is written, flushed, checked and disconnected: what recv.begin made becomes the version, "
-     "with its vm "
-     "or as the next of the vm that it goes on from, whose disks are replaced. On any fault it is "
-     "removed.",
-     recv_finish},
-    {"recv.abort", "b:s", "vm", "Remove what recv.begin made.", recv_abort},
     {},
 };

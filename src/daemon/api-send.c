@@ -3,6 +3,9 @@
 #include "daemon/api-change.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
+#include "daemon/memory-list.h"
+#include "daemon/memory-names.h"
+#include "daemon/restore-source.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -120,6 +123,82 @@ static xmlrpc_value *look_value(xmlrpc_env *env, const struct look *l)
     return value;
 }
 
+/* ---- its memory ----------------------------------------------------------------------------- */
+
+/* Where it is, and what it is sent as the difference to. */
+struct memory_look {
+    struct memory_list list;
+    const struct version_info *of, *base; /* base: NULL: it goes whole */
+    bool related;
+    int result;
+};
+
+static void on_memory(struct engine_call *call)
+{
+    struct memory_look *m = call->arg;
+    const struct disk *disk, *base = NULL;
+
+    disk = m->of ? store_find_version_disk(call->store, m->of->vm, m->of->name, MEMORY_DISK_NAME)
+                 : NULL;
+    if (m->base)
+        base = store_find_version_disk(call->store, m->base->vm, m->base->name, MEMORY_DISK_NAME);
+    m->related = disk && base && disk_is_related(disk, base);
+    engine_call_done(call);
+}
+
+static int find_memory(struct api *api, const struct look *l, struct memory_look *m)
+{
+    int r = memory_list_get(api->engine, &m->list);
+
+    if (r < 0)
+        return r;
+    m->of = memory_list_find(&m->list, l->of->guid);
+    if (l->base && l->base->consistency == CONSISTENCY_RAM)
+        m->base = memory_list_find(&m->list, l->base->guid);
+    r = engine_call(api->engine, on_memory, m);
+    if (!m->related)
+        m->base = NULL;
+    return r < 0 ? r : m->of ? 0 : -ENOENT;
+}
+
+static void put_memory(xmlrpc_env *env, xmlrpc_value *value, const struct memory_look *m,
+                       uint64_t bytes)
+{
+    xmlrpc_value *memory = xmlrpc_struct_new(env);
+
+    api_put_text(env, memory, "vm", m->of->vm);
+    api_put_text(env, memory, "version", m->of->name);
+    api_put_u64(env, memory, "size", bytes);
+    api_put_u64(env, memory, "used", m->of->used_bytes);
+    if (m->base) {
+        api_put_text(env, memory, "from_vm", m->base->vm);
+        api_put_text(env, memory, "from_version", m->base->name);
+    }
+    api_put(env, value, "memory", memory);
+}
+
+/* What cannot go on here is not sent either. */
+static void add_memory(xmlrpc_env *env, struct api *api, const struct look *l, xmlrpc_value *value)
+{
+    struct memory_look m = {};
+    struct restore_source *source = NULL;
+    struct why why = {};
+
+    if (env->fault_occurred || l->of->consistency != CONSISTENCY_RAM)
+        return;
+    int r = find_memory(api, l, &m);
+    if (r < 0 && r != -ENOENT)
+        why_set(&why, r, "the RAM of %s@%s cannot be opened: %s", l->vm, l->version, err_text(r));
+    else
+        r = restore_source_open(api->engine, l->vm, l->version, false, &source, &why);
+    if (r < 0 || !m.of)
+        api_put_text(env, value, "memory_error", why.text);
+    else
+        put_memory(env, value, &m, memory_image_end(source->image));
+    restore_source_close(source);
+    memory_list_free(&m.list);
+}
+
 static xmlrpc_value *send_info(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
     char vm[NAME_MAX_CHARS + 1] = "", version[NAME_MAX_CHARS + 1] = "";
@@ -140,6 +219,8 @@ static xmlrpc_value *send_info(xmlrpc_env *env, xmlrpc_value *args, struct api *
     look_fault(env, &l);
     if (!env->fault_occurred)
         value = look_value(env, &l);
+    if (!env->fault_occurred)
+        add_memory(env, api, &l, value);
     free(l.versions);
     free(l.related);
     return api_result(env, value);
@@ -150,7 +231,9 @@ const struct method api_send_methods[] = {
      "What a stream of a version, or of its difference to the older version from, begins with: "
      "{guid, from_guid (zeros without from), note, consistency and role (as numbers, see "
      "docs/format-send.md), created_us, disks: [{name, size, used, related (to the disk of this "
-     "name in from)}]}.",
+     "name in from)}]}, and of a version with RAM memory: {vm, version (whose disk \"memory\" has "
+     "it), size, used, from_vm, from_version (what it is sent as the difference to; both absent: "
+     "whole)}, or memory_error, a sentence.",
      send_info},
     {},
 };

@@ -9,6 +9,7 @@
 #include "daemon/engine.h"
 #include "daemon/fault.h"
 #include "daemon/measure.h"
+#include "daemon/memory-list.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -57,7 +58,31 @@ static xmlrpc_value *disks_value(xmlrpc_env *env, const struct version_info *v)
     return disks;
 }
 
-static xmlrpc_value *version_value(xmlrpc_env *env, const struct version_info *v)
+/* What the memory of a version is. */
+struct memory_use {
+    bool known; /* it has one */
+    uint64_t used_bytes, exclusive_bytes;
+};
+
+static uint64_t rest(uint64_t used, uint64_t exclusive)
+{
+    return used > exclusive ? used - exclusive : 0;
+}
+
+static xmlrpc_value *memory_value(xmlrpc_env *env, const struct memory_use *m)
+{
+    xmlrpc_value *value = xmlrpc_struct_new(env);
+
+    api_put_u64(env, value, "used", m->used_bytes);
+    if (m->exclusive_bytes != BYTES_UNKNOWN) {
+        api_put_u64(env, value, "exclusive", m->exclusive_bytes);
+        api_put_u64(env, value, "shared", rest(m->used_bytes, m->exclusive_bytes));
+    }
+    return value;
+}
+
+static xmlrpc_value *version_value(xmlrpc_env *env, const struct version_info *v,
+                                   const struct memory_use *m)
 {
     xmlrpc_value *value = xmlrpc_struct_new(env);
     char guid[2 * GUID_BYTES + 1];
@@ -74,26 +99,66 @@ static xmlrpc_value *version_value(xmlrpc_env *env, const struct version_info *v
     put_origin(env, value, v->origin_vm, v->origin);
     api_put_bool(env, value, "held", v->held);
     api_put_int(env, value, "users", (int)v->users);
-    api_put_u64(env, value, "used", v->used_bytes);
-    if (v->exclusive_bytes != BYTES_UNKNOWN) {
-        uint64_t exclusive = v->exclusive_bytes;
+    uint64_t used = v->used_bytes + (m->known ? m->used_bytes : 0);
+    bool measured =
+        v->exclusive_bytes != BYTES_UNKNOWN && (!m->known || m->exclusive_bytes != BYTES_UNKNOWN);
+    api_put_u64(env, value, "used", used);
+    if (measured) {
+        uint64_t exclusive = v->exclusive_bytes + (m->known ? m->exclusive_bytes : 0);
         api_put_u64(env, value, "exclusive", exclusive);
-        api_put_u64(env, value, "shared",
-                    v->used_bytes > exclusive ? v->used_bytes - exclusive : 0);
+        api_put_u64(env, value, "shared", rest(used, exclusive));
     }
+    if (m->known)
+        api_put(env, value, "memory", memory_value(env, m));
     api_put_text(env, value, "note", v->note);
     api_put(env, value, "disks", disks_value(env, v));
     return value;
 }
 
-/* What the store does not know at once is looked for, as long as there is time. */
-static void measure(struct api *api, struct version_info *v, uint64_t deadline_us)
+/* What removing it would free of the disks, and of its memory: each is looked for, as long as there
+ * is time. list: NULL where no version of the answer has RAM. */
+static void measure(struct api *api, struct version_info *v, const struct memory_list *list,
+                    bool wanted, uint64_t deadline_us, struct memory_use *ret)
 {
-    const char *names[] = {v->name};
+    const struct version_info *memory =
+        list && v->consistency == CONSISTENCY_RAM ? memory_list_find(list, v->guid) : NULL;
+    const char *names[] = {v->name}, *memory_names[] = {memory ? memory->name : NULL};
+    struct store_version *going = NULL;
+    uint32_t n_going = 0;
 
-    if (v->exclusive_bytes == BYTES_UNKNOWN && mono_us() < deadline_us &&
-        measure_versions(api->engine, v->vm, names, 1, deadline_us, &v->exclusive_bytes) < 0)
-        v->exclusive_bytes = BYTES_UNKNOWN; /* damage is what check tells of */
+    *ret = (struct memory_use){.known = memory != NULL,
+                               .used_bytes = memory ? memory->used_bytes : 0,
+                               .exclusive_bytes = BYTES_UNKNOWN};
+    if (!wanted || mono_us() >= deadline_us)
+        return;
+    /* Damage is what check tells of. */
+    if (measure_versions(api->engine, v->vm, names, 1, NULL, 0, deadline_us, &v->exclusive_bytes) <
+        0)
+        v->exclusive_bytes = BYTES_UNKNOWN;
+    if (!memory || mono_us() >= deadline_us ||
+        memory_list_going(list, v->vm, names, 1, &going, &n_going) < 0)
+        return;
+    if (n_going == 0)
+        ret->exclusive_bytes = 0; /* it is another version's, too */
+    else if (measure_versions(api->engine, memory->vm, memory_names, 1, NULL, 0, deadline_us,
+                              &ret->exclusive_bytes) < 0)
+        ret->exclusive_bytes = BYTES_UNKNOWN;
+    free(going);
+}
+
+/* *ret is empty where no version has RAM. */
+static void get_memory(xmlrpc_env *env, struct api *api, const struct version_listing *l,
+                       struct memory_list *ret)
+{
+    bool any = false;
+
+    *ret = (struct memory_list){};
+    for (uint32_t i = 0; i < l->n; i++)
+        any |= l->versions[i].consistency == CONSISTENCY_RAM;
+    int r = any && !env->fault_occurred ? memory_list_get(api->engine, ret) : 0;
+    if (r < 0)
+        api_fault(env, (int)fault_from_code(r), "cannot list the memory of the versions: %s",
+                  err_text(r));
 }
 
 /* ---- version.list --------------------------------------------------------------------------- */
@@ -124,13 +189,16 @@ static xmlrpc_value *page(xmlrpc_env *env, struct api *api, const struct version
     xmlrpc_value *value = xmlrpc_struct_new(env), *versions = xmlrpc_array_new(env);
     uint64_t deadline_us = mono_us() + MEASURE_SECONDS * 1000000ULL;
     char next[NAME_MAX_CHARS + 16] = "";
+    struct memory_list list;
+    struct memory_use use;
     uint32_t i = 0;
 
+    get_memory(env, api, l, &list);
     for (; i < l->n && i < PAGE_VERSIONS && !env->fault_occurred; i++) {
-        if (measured)
-            measure(api, &l->versions[i], deadline_us);
-        api_append(env, versions, version_value(env, &l->versions[i]));
+        measure(api, &l->versions[i], &list, measured, deadline_us, &use);
+        api_append(env, versions, version_value(env, &l->versions[i], &use));
     }
+    memory_list_free(&list);
     api_put(env, value, "versions", versions);
     if (i < l->n && i > 0)
         snprintf(next, sizeof(next), "%s@%" PRIu32, l->versions[i - 1].vm, l->versions[i - 1].id);
@@ -165,20 +233,24 @@ static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct ap
     char vm[NAME_MAX_CHARS + 1] = "", name[NAME_MAX_CHARS + 1] = "";
     struct version_listing l = {.vm = vm};
     xmlrpc_value *value = NULL;
+    struct memory_list list;
+    struct memory_use use;
 
     api_take_name(env, "vm name", api_text(env, args, 0), vm);
     if (!env->fault_occurred)
         api_take_version(env, api_text(env, args, 1), name);
     if (!api_list_versions(env, api, &l))
         return NULL;
-    for (uint32_t i = 0; i < l.n && !value; i++) {
+    get_memory(env, api, &l, &list);
+    for (uint32_t i = 0; i < l.n && !value && !env->fault_occurred; i++) {
         if (strcmp(l.versions[i].name, name))
             continue;
-        measure(api, &l.versions[i], mono_us() + MEASURE_SECONDS * 1000000ULL);
-        value = version_value(env, &l.versions[i]);
+        measure(api, &l.versions[i], &list, true, mono_us() + MEASURE_SECONDS * 1000000ULL, &use);
+        value = version_value(env, &l.versions[i], &use);
         if (l.versions[i].consistency == CONSISTENCY_RAM)
             api_put_checkpoint(env, api, value, vm, name);
     }
+    memory_list_free(&list);
     free(l.versions);
     if (!value && !env->fault_occurred)
         api_fault(env, FAULT_NO_VERSION, "vm \"%s\" has no version \"%s\"; see varve ls %s", vm,
@@ -191,8 +263,9 @@ static xmlrpc_value *version_show(xmlrpc_env *env, xmlrpc_value *args, struct ap
     "created, received (it came in a stream: created is when it was made where it came from), "    \
     "consistency (crash, filesystem, application, ram), origin (the version before it, "           \
     "maybe of another vm, as VM@NAME; empty: none, or removed), held, users, used (bytes that it " \
-    "shows), exclusive (bytes that its removal frees) and shared (the rest of used; both absent "  \
-    "when that is not known), note, "                                                              \
+    "shows, its memory too), exclusive (bytes that its removal frees) and shared (the rest of "    \
+    "used; both absent when that is not known), memory (of one with RAM, of these sums: {used, "   \
+    "exclusive, shared}), note, "                                                                  \
     "disks: [{name, size, used, users}]}"
 
 const struct method api_version_list_methods[] = {

@@ -167,7 +167,7 @@ static xmlrpc_value *vm_measure(xmlrpc_env *env, xmlrpc_value *args, struct api 
     api_take_name(env, "vm name", api_text(env, args, 0), vm);
     if (env->fault_occurred)
         return NULL;
-    int r = measure_vm(api->engine, vm, measure_deadline(), &bytes);
+    int r = measure_removal(api->engine, vm, NULL, 0, measure_deadline(), &bytes);
     xmlrpc_value *value = xmlrpc_struct_new(env);
     put_measured(env, value, r, bytes);
     return api_result(env, value);
@@ -186,7 +186,7 @@ static xmlrpc_value *version_select(xmlrpc_env *env, xmlrpc_value *args, struct 
     if (env->fault_occurred)
         return NULL;
     if (measure && s.n > 0)
-        r = measure_versions(api->engine, s.vm, s.names, s.n, measure_deadline(), &bytes);
+        r = measure_removal(api->engine, s.vm, s.names, s.n, measure_deadline(), &bytes);
     xmlrpc_value *value = xmlrpc_struct_new(env), *names = xmlrpc_array_new(env);
     for (uint32_t i = 0; i < s.n && !env->fault_occurred; i++)
         api_append(env, names, xmlrpc_string_new(env, s.names[i]));
@@ -272,7 +272,8 @@ const struct method api_version_methods[] = {
      "version: what it was made from}.",
      vm_clone},
     {"vm.measure", "S:s", "vm",
-     "Find out what removing a vm with all its versions would free. Returns {bytes (absent when "
+     "Find out what removing a vm with all its versions and their memory would free. Returns "
+     "{bytes (absent when "
      "that takes longer than 20 seconds)}.",
      vm_measure},
     {"version.hold", "b:ssb", "vm, version, hold",
@@ -284,7 +285,8 @@ const struct method api_version_methods[] = {
     {"version.select", "S:sA,S:sAS", "vm, versions, options",
      "Which versions names and ranges mean. A range is two names with two dots between them, in "
      "the order of age, both included; an end may be left out. Options: measure (true: find out "
-     "what removing all of them together would free). Returns {names, bytes (if measured; absent "
+     "what removing all of them together would free, with their memory). Returns {names, bytes (if "
+     "measured; absent "
      "when it takes longer than 20 seconds)}.",
      version_select},
     {"version.remove", "i:sA", "vm, versions",

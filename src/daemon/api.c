@@ -10,10 +10,19 @@
 #include <string.h>
 #include <time.h>
 
-const struct method *const api_methods[] = {
-    api_vm_methods,           api_snap_methods,    api_version_methods, api_rollback_methods,
-    api_version_list_methods, api_diff_methods,    api_send_methods,    api_recv_methods,
-    api_machine_methods,      api_restore_methods, api_store_methods,   NULL};
+const struct method *const api_methods[] = {api_vm_methods,
+                                            api_snap_methods,
+                                            api_version_methods,
+                                            api_rollback_methods,
+                                            api_version_list_methods,
+                                            api_diff_methods,
+                                            api_send_methods,
+                                            api_recv_methods,
+                                            api_recv_end_methods,
+                                            api_machine_methods,
+                                            api_restore_methods,
+                                            api_store_methods,
+                                            NULL};
 
 /* What the registry hands to each call. */
 struct bound {

@@ -47,7 +47,8 @@ struct method {
 extern const struct method *const api_methods[];
 extern const struct method api_vm_methods[], api_snap_methods[], api_version_methods[],
     api_rollback_methods[], api_version_list_methods[], api_diff_methods[], api_send_methods[],
-    api_recv_methods[], api_store_methods[], api_machine_methods[], api_restore_methods[];
+    api_recv_methods[], api_recv_end_methods[], api_store_methods[], api_machine_methods[],
+    api_restore_methods[];
 
 /* NULL: no memory. api: borrowed for the registry's life. */
 struct api_registry;

@@ -13,6 +13,8 @@
 #include "checkpoint/memory-image.h"
 #include "daemon/disk-io.h"
 #include "daemon/engine.h"
+#include "daemon/kept.h"
+#include "daemon/memory-list.h"
 #include "daemon/memory-names.h"
 #include "guest/monitor.h"
 
@@ -101,80 +103,45 @@ int checkpoint_change(struct engine *engine, struct store_change *change)
 
 /* ---- the memory vm -------------------------------------------------------------------------- */
 
-void machine_memory_close(struct machine_memory *memory)
+void machine_memory_close(struct engine *engine, struct machine_memory *memory)
 {
+    struct store_change c = {.kind = CHANGE_DISK_REMOVE};
+
     memory_image_close(memory->image);
     disk_io_close(memory->io);
+    if (memory->io) {
+        strcpy(c.vm, memory->vm);
+        strcpy(c.disk, MEMORY_DISK_NAME);
+        /* What the head alone holds is free again; if that fails, memory-sweep.c sees to it. */
+        (void)checkpoint_change(engine, &c);
+    }
     *memory = (struct machine_memory){};
 }
 
-struct lookup {
-    const char *vm, *version;
-    uint32_t vm_id; /* 0: there is no such vm */
-    bool version_is_there;
-    char memory_vm[NAME_MAX_CHARS + 1];
-    bool memory_is_there;
-    int result;
-};
-
-static void on_lookup(struct engine_call *call)
+static int list_memory(const struct checkpoint_run *run, struct memory_list *ret, struct why *why)
 {
-    struct lookup *l = call->arg;
-    struct version_info *versions;
-    struct vm_info *vms;
-    uint32_t n;
+    int r = memory_list_get(run->engine, ret);
 
-    l->result = store_list(call->store, &vms, &n);
-    for (uint32_t i = 0; l->result == 0 && i < n; i++)
-        if (!strcmp(vms[i].name, l->vm))
-            l->vm_id = vms[i].id;
-    if (l->result == 0)
-        free(vms);
-    memory_vm_name(l->vm_id, l->memory_vm);
-    l->memory_is_there = store_find_disk(call->store, l->memory_vm, MEMORY_DISK_NAME) != NULL;
-    if (l->result == 0 && l->vm_id && l->version &&
-        (l->result =
-             store_list_versions(call->store, l->vm, NULL, true, UINT32_MAX, &versions, &n)) == 0) {
-        for (uint32_t i = 0; i < n; i++)
-            l->version_is_there |= !strcmp(versions[i].name, l->version);
-        free(versions);
-    }
-    engine_call_done(call);
+    return r < 0 ? why_set(why, r, "cannot look into the store: %s", err_text(r)) : 0;
 }
 
-static int look_up(const struct checkpoint_run *run, struct lookup *l, struct why *why)
+static int look_up(const struct checkpoint_run *run, struct why *why)
 {
-    *l = (struct lookup){.vm = run->vm, .version = run->what->version};
-    int r = engine_call(run->engine, on_lookup, l);
+    struct memory_list list;
+    bool vm_is_there = false;
 
-    if (r == 0)
-        r = l->result;
-    if (r < 0)
-        return why_set(why, r, "cannot look into the store: %s", err_text(r));
-    if (!l->vm_id)
-        return why_set(why, -ENOENT, "there is no vm \"%s\"; see varve ls", run->vm);
-    if (l->version_is_there)
-        return why_set(why, -EEXIST, "vm \"%s\" has a version \"%s\" already; choose another name",
-                       run->vm, run->what->version);
-    return 0;
-}
-
-/* A daemon that dies between two of these leaves what the next opening removes. */
-static int make_memory_vm(struct engine *engine, const char *name)
-{
-    struct store_change c = {.kind = CHANGE_VM_CREATE, .memory = true, .provisional = true};
-
-    strcpy(c.vm, name);
-    int r = checkpoint_change(engine, &c);
+    int r = list_memory(run, &list, why);
     if (r < 0)
         return r;
-    c = (struct store_change){.kind = CHANGE_DISK_ADD, .size_bytes = MEMORY_DISK_BYTES};
-    strcpy(c.vm, name);
-    strcpy(c.disk, MEMORY_DISK_NAME);
-    r = checkpoint_change(engine, &c);
-    c.kind = r == 0 ? CHANGE_VM_COMMIT : CHANGE_VM_REMOVE;
-    int end = checkpoint_change(engine, &c);
-    return r < 0 ? r : end;
+    for (uint32_t i = 0; i < list.n_vms; i++)
+        vm_is_there |= !strcmp(list.vms[i].name, run->vm);
+    if (!vm_is_there)
+        r = why_set(why, -ENOENT, "there is no vm \"%s\"; see varve ls", run->vm);
+    else if (memory_list_version(&list, run->vm, run->what->version))
+        r = why_set(why, -EEXIST, "vm \"%s\" has a version \"%s\" already; choose another name",
+                    run->vm, run->what->version);
+    memory_list_free(&list);
+    return r;
 }
 
 static int image_read(void *arg, const struct memory_io_part *parts, size_t n)
@@ -207,30 +174,86 @@ static struct memory_io memory_io_of(struct disk_io *io)
     return (struct memory_io){image_read, image_write, image_trim, io};
 }
 
-static int open_memory(const struct checkpoint_run *run, const struct lookup *l, struct why *why)
+/* Empty, or as base has it (NULL: empty). It is provisional until it is in use: so nobody takes it
+ * for one that can go. */
+static int make_memory_vm(struct engine *engine, const char *name, const struct store_version *base)
+{
+    struct store_change c = {
+        .kind = base ? CHANGE_CLONE : CHANGE_VM_CREATE, .memory = true, .provisional = true};
+
+    strcpy(base ? c.new_name : c.vm, name);
+    if (base) {
+        strcpy(c.vm, base->vm);
+        strcpy(c.version, base->version);
+        return checkpoint_change(engine, &c);
+    }
+    int r = checkpoint_change(engine, &c);
+    if (r < 0)
+        return r;
+    c = (struct store_change){.kind = CHANGE_DISK_ADD, .size_bytes = MEMORY_DISK_BYTES};
+    strcpy(c.vm, name);
+    strcpy(c.disk, MEMORY_DISK_NAME);
+    return checkpoint_change(engine, &c);
+}
+
+/* On failure nothing of it stays. */
+static int make_memory(const struct checkpoint_run *run, const struct store_version *base,
+                       struct why *why)
 {
     struct machine_memory memory = {};
+    struct store_change c = {.kind = CHANGE_VM_COMMIT};
     struct memory_io io;
 
-    if (run->memory->image && !strcmp(run->memory->vm, l->memory_vm))
-        return 0;
-    machine_memory_close(run->memory);
-    int r = l->memory_is_there ? 0 : make_memory_vm(run->engine, l->memory_vm);
+    if (!memory_vm_name(memory.vm))
+        return why_set(why, -EIO, "the system has no random numbers");
+    int r = make_memory_vm(run->engine, memory.vm, base);
     if (r == 0)
-        r = disk_io_open(run->engine, l->memory_vm, NULL, MEMORY_DISK_NAME, &memory.io);
-    if (r < 0)
-        return why_set(why, r, "cannot open where the memory of %s is kept: %s", run->vm,
-                       err_text(r));
-    strcpy(memory.vm, l->memory_vm);
-    io = memory_io_of(memory.io);
-    r = memory_image_open(&io, true, &memory.image, why);
-    if (r < 0) {
-        disk_io_close(memory.io);
-        return r;
+        r = disk_io_open(run->engine, memory.vm, NULL, MEMORY_DISK_NAME, &memory.io);
+    if (r == 0) {
+        strcpy(c.vm, memory.vm);
+        r = checkpoint_change(run->engine, &c);
     }
-    *run->memory = memory;
-    capture_forget(run->attached->capture);
-    return 0;
+    if (r < 0)
+        why_set(why, r, "cannot open where the memory of %s is kept: %s", run->vm, err_text(r));
+    if (r == 0) {
+        io = memory_io_of(memory.io);
+        r = memory_image_open(&io, true, &memory.image, why);
+    }
+    if (r == 0) {
+        *run->memory = memory;
+        return 0;
+    }
+    disk_io_close(memory.io);
+    c = (struct store_change){.kind = CHANGE_VM_REMOVE};
+    strcpy(c.vm, memory.vm);
+    (void)checkpoint_change(run->engine, &c); /* as in machine_memory_close() */
+    return r;
+}
+
+/* Writing goes on where the memory of the version ends that the vm goes on from. Where that cannot
+ * be read all is written anew. */
+static int open_memory(const struct checkpoint_run *run, struct why *why)
+{
+    struct memory_list list;
+    struct store_version base;
+
+    if (run->memory->image)
+        return 0;
+    int r = list_memory(run, &list, why);
+    if (r < 0)
+        return r;
+    const struct version_info *origin = memory_list_origin(&list, run->vm);
+    if (origin) {
+        strcpy(base.vm, origin->vm);
+        strcpy(base.version, origin->name);
+    }
+    memory_list_free(&list);
+    r = make_memory(run, origin ? &base : NULL, why);
+    if (r < 0 && origin && r != ERR_STORE_FULL && r != ERR_READ_ONLY)
+        r = make_memory(run, NULL, why);
+    if (r == 0)
+        capture_forget(run->attached->capture);
+    return r;
 }
 
 /* ---- in the pause --------------------------------------------------------------------------- */
@@ -387,6 +410,9 @@ static int add_description(struct blobs *b, const struct checkpoint_run *run,
         json_object_set_new(json, "times", times_of(result));
         json_object_set_new(json, "sizes", sizes_of(result));
         json_object_set_new(json, "by_migrate", json_boolean(result->by_migrate));
+        json_object_set_new(json, "max_pause", json_integer((json_int_t)run->what->max_pause_us));
+        json_object_set_new(json, "max_pause_met",
+                            json_boolean(result->times.pause_us <= run->what->max_pause_us));
     }
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
@@ -465,13 +491,12 @@ int checkpoint_run(const struct checkpoint_run *run, struct why *why)
                                 .provisional = true,
                                 .consistency = CONSISTENCY_RAM,
                                 .note = *run->what->note ? run->what->note : NULL}};
-    struct lookup l;
 
-    int r = look_up(run, &l, why);
+    int r = look_up(run, why);
     if (r == 0)
         r = device_state_check(run->attached->monitor, false, mono_us() + 5000000, NULL, why);
     if (r == 0)
-        r = open_memory(run, &l, why);
+        r = open_memory(run, why);
     if (r < 0)
         return r;
     strcpy(t.snap.vm, run->vm);
@@ -490,63 +515,47 @@ int checkpoint_run(const struct checkpoint_run *run, struct why *why)
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-struct reading {
-    const char *vm, *version;
-    char memory_vm[NAME_MAX_CHARS + 1], memory_version[NAME_MAX_CHARS + 1];
-    int result;
-};
-
-static void on_reading(struct engine_call *call)
+/* Where the memory of a version is. */
+static int find_memory(struct engine *engine, const char *vm, const char *version,
+                       struct store_version *ret)
 {
-    struct reading *q = call->arg;
-    struct version_info *versions;
-    struct vm_info *vms;
-    uint32_t n;
+    struct memory_list list;
 
-    q->result = store_list(call->store, &vms, &n);
-    for (uint32_t i = 0; q->result == 0 && i < n; i++)
-        if (!strcmp(vms[i].name, q->vm))
-            memory_vm_name(vms[i].id, q->memory_vm);
-    if (q->result == 0) {
-        free(vms);
-        q->result = store_list_versions(call->store, q->vm, NULL, true, UINT32_MAX, &versions, &n);
+    int r = memory_list_get(engine, &list);
+    if (r < 0)
+        return r;
+    const struct version_info *v = memory_list_version(&list, vm, version);
+    const struct version_info *memory =
+        v && v->consistency == CONSISTENCY_RAM ? memory_list_find(&list, v->guid) : NULL;
+    if (memory) {
+        strcpy(ret->vm, memory->vm);
+        strcpy(ret->version, memory->name);
     }
-    if (q->result == 0) {
-        q->result = -ENOENT;
-        for (uint32_t i = 0; i < n; i++)
-            if (!strcmp(versions[i].name, q->version) &&
-                versions[i].consistency == CONSISTENCY_RAM && !versions[i].provisional) {
-                memory_version_name(versions[i].guid, q->memory_version);
-                q->result = 0;
-            }
-        free(versions);
-    }
-    engine_call_done(call);
+    memory_list_free(&list);
+    return memory ? 0 : -ENOENT;
 }
 
 int machine_of_version(struct engine *engine, const char *vm, const char *version, json_t **ret,
                        struct why *why)
 {
-    struct reading q = {.vm = vm, .version = version};
+    struct store_version at;
     struct memory_image *image = NULL;
     struct disk_io *disk = NULL;
     struct memory_io io;
     uint8_t *text = NULL;
     size_t bytes;
 
-    int r = engine_call(engine, on_reading, &q);
+    int r = find_memory(engine, vm, version, &at);
     if (r == 0)
-        r = q.result;
-    if (r == 0)
-        r = disk_io_open(engine, q.memory_vm, q.memory_version, MEMORY_DISK_NAME, &disk);
+        r = disk_io_open(engine, at.vm, at.version, MEMORY_DISK_NAME, &disk);
     if (r < 0)
         return why_set(why, r, "%s@%s has no memory: %s", vm, version, err_text(r));
     io = memory_io_of(disk);
     r = memory_image_open(&io, false, &image, why);
     if (r == 0) {
         r = memory_image_blob(image, "machine.json", &text, &bytes);
-        if (r == 0 && !(*ret = json_loadb((const char *)text, bytes, 0, NULL)))
-            r = ERR_DAMAGED;
+        if (r == 0)
+            r = kept_machine_parse(text, bytes, ret);
         if (r < 0)
             why_set(why, r, "cannot read what the checkpoint %s@%s took: %s", vm, version,
                     err_text(r));

@@ -14,7 +14,7 @@ struct machine_memory {
     struct memory_image *image;
     char vm[NAME_MAX_CHARS + 1]; /* memory_vm_name() */
 };
-void machine_memory_close(struct machine_memory *memory);
+void machine_memory_close(struct engine *engine, struct machine_memory *memory);
 
 struct checkpoint_run {
     struct engine *engine;

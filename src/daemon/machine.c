@@ -17,6 +17,7 @@
 #include "base/report.h"
 #include "daemon/engine.h"
 #include "daemon/jobs.h"
+#include "daemon/kept.h"
 #include "daemon/machine-checkpoint.h"
 #include "guest/monitor.h"
 #include "guest/tracker.h"
@@ -297,7 +298,7 @@ static void end_machine(struct machine *m)
         job_work_end(work, -ECANCELED, "the machine was detached");
         job_work_put(work);
     }
-    machine_memory_close(&m->memory);
+    machine_memory_close(ms->engine, &m->memory);
     if (m->attached.monitor)
         attached_close(&m->attached, !stays);
     pthread_mutex_lock(&ms->lock);
@@ -511,32 +512,6 @@ struct machines *machines_new(struct engine *engine, struct jobs *jobs, const ch
     return ms;
 }
 
-static bool read_spec(const json_t *entry, struct attached_spec *spec)
-{
-    const char *vm = json_string_value(json_object_get(entry, "vm"));
-    const char *qmp = json_string_value(json_object_get(entry, "qmp"));
-    const char *name;
-    json_t *node;
-
-    *spec = (struct attached_spec){};
-    if (!vm || !qmp || !name_is_valid(vm) || strlen(qmp) >= sizeof(spec->qmp))
-        return false;
-    strcpy(spec->vm, vm);
-    strcpy(spec->qmp, qmp);
-    json_object_foreach(json_object_get(entry, "disks"), name, node)
-    {
-        struct attached_disk *disk = &spec->disks[spec->n_disks];
-        const char *text = json_string_value(node);
-        if (!text || !name_is_valid(name) || strlen(text) >= sizeof(disk->node) ||
-            spec->n_disks == ATTACHED_DISKS_MAX)
-            return false;
-        strcpy(disk->name, name);
-        strcpy(disk->node, text);
-        spec->n_disks++;
-    }
-    return true;
-}
-
 void machines_recall(struct machines *ms)
 {
     json_t *list = json_load_file(ms->path, 0, NULL), *entry;
@@ -548,7 +523,7 @@ void machines_recall(struct machines *ms)
         report_warning("cannot read %s: machines are to be attached by hand", ms->path);
     json_array_foreach(list, i, entry)
     {
-        if (!read_spec(entry, &spec) || start_machine(ms, &spec, true, &m) < 0) {
+        if (!kept_spec_read(entry, &spec) || start_machine(ms, &spec, true, &m) < 0) {
             report_warning("cannot attach the %zu. machine of %s", i + 1, ms->path);
             continue;
         }

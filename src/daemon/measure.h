@@ -6,13 +6,17 @@
 #include <stdint.h>
 
 struct engine;
+struct store_version;
 
-/* What removing n versions of vm together would free, in bytes. deadline_us: by mono_us().
- * Returns 0, -ETIMEDOUT, or an error of store_measure(). */
+/* What removing n versions of vm (versions NULL: the vm, and all of them) would free together with
+ * those of other vms, in bytes. deadline_us: by mono_us(). Returns 0, -ETIMEDOUT, or an error of
+ * store_measure(). */
 int measure_versions(struct engine *engine, const char *vm, const char *const *versions, uint32_t n,
-                     uint64_t deadline_us, uint64_t *ret_bytes);
+                     const struct store_version *with, uint32_t n_with, uint64_t deadline_us,
+                     uint64_t *ret_bytes);
 
-/* The same for a whole vm. */
-int measure_vm(struct engine *engine, const char *vm, uint64_t deadline_us, uint64_t *ret_bytes);
+/* The same with the memory that goes with them (memory-list.h). */
+int measure_removal(struct engine *engine, const char *vm, const char *const *versions, uint32_t n,
+                    uint64_t deadline_us, uint64_t *ret_bytes);
 
 #endif

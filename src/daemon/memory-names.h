@@ -1,30 +1,43 @@
 /* memory-names.h - where the memory of a vm's versions is kept. Any thread.
  *
- * In a vm of its own, marked as memory (vm_info.memory), with one disk: so the disks can be frozen
- * in the pause of a checkpoint and the memory written after it. Both get a version with the same
- * guid:
+ * In a vm that nobody sees, marked as memory (vm_info.memory), with one disk: so the disks can be
+ * frozen in the pause of a checkpoint and the memory written after it. Both get a version with the
+ * same guid:
  *
  *   1. in the pause: CHANGE_SNAP of the vm, provisional, CONSISTENCY_RAM
  *   2. the memory image is written into the head of the memory vm, and committed
  *   3. CHANGE_SNAP of the memory vm, under the guid's name, durable
  *   4. CHANGE_VERSION_COMMIT of the vm's version: now it is there
  *
+ * A version finds its memory by the guid alone (memory-list.h), in whichever memory vm it stands:
+ * one is made for each stretch of time that a machine is attached, as a clone of the memory that
+ * the vm goes on from, so that what both have is there once; and one for each version that is
+ * received (api-recv.c). Its head is written by the machine or the receiver, and is in use as long.
+ *
  * A crash before 4 leaves a provisional version, which the next opening removes, and perhaps a
  * version of the memory vm whose guid no version has: the daemon removes such now and then, as it
- * does when a version was removed. Names follow the id and the guid, which no renaming changes. */
+ * does when a version was removed, and with it heads that nobody writes any more, and memory vms
+ * without versions (memory-sweep.h). So what a version has of memory is freed with it. */
 #ifndef VARVE_DAEMON_MEMORY_NAMES_H
 #define VARVE_DAEMON_MEMORY_NAMES_H
 
 #include "image/store.h"
 
+#include <inttypes.h>
 #include <stdio.h>
+#include <sys/random.h>
 
 #define MEMORY_DISK_NAME "memory"
 
-/* The memory vm of the vm with this id. */
-static inline void memory_vm_name(uint32_t vm_id, char ret[NAME_MAX_CHARS + 1])
+/* A name for a new memory vm. False: the system has no random numbers. */
+static inline bool memory_vm_name(char ret[NAME_MAX_CHARS + 1])
 {
-    snprintf(ret, NAME_MAX_CHARS + 1, ".memory-%u", vm_id);
+    uint64_t number;
+
+    if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+        return false;
+    snprintf(ret, NAME_MAX_CHARS + 1, ".memory-%016" PRIx64, number);
+    return true;
 }
 
 /* Its version that belongs to the version with this guid. */

@@ -3,7 +3,6 @@
 
 #include "base/cleanup.h"
 #include "daemon/engine.h"
-#include "daemon/memory-names.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +26,9 @@ static void removed(struct store_change *change)
     struct memory_sweep *sweep = container_of(change, struct memory_sweep, change);
     struct engine *engine = sweep->engine;
 
-    /* What was in use is tried again at the next time. */
+    /* What was in use is tried again at the next time; else there may be more. */
     sweep->busy = false;
+    sweep->seconds = change->error < 0 ? 0 : EVERY_SECONDS - 1;
     if (sweep->waits)
         engine_call_done(sweep->waits);
     engine_release(engine);
@@ -84,22 +84,29 @@ static void choose_versions(struct memory_sweep *sweep, const struct version_inf
     }
 }
 
-/* Choose a memory vm without versions whose machine is gone. */
+static bool is_in_use(const struct vm_info *vm)
+{
+    uint32_t users = 0;
+
+    for (uint32_t i = 0; i < vm->n_disks; i++)
+        users += vm->disks[i].users;
+    return users > 0;
+}
+
+/* Choose a memory vm that nobody writes into: without versions it goes, else its head, which holds
+ * what its last version had, also if that is removed. */
 static bool choose_vm(struct memory_sweep *sweep, const struct vm_info *vms, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        char name[NAME_MAX_CHARS + 1];
-        bool owned = false;
-        if (!vms[i].memory || vms[i].n_versions)
+        const struct vm_info *vm = &vms[i];
+        if (!vm->memory || vm->provisional || is_in_use(vm) || (vm->n_versions && !vm->n_disks))
             continue;
-        for (uint32_t k = 0; k < n && !owned; k++) {
-            memory_vm_name(vms[k].id, name);
-            owned = strcmp(name, vms[i].name) == 0;
-        }
-        if (owned)
-            continue;
-        sweep->change = (struct store_change){.kind = CHANGE_VM_REMOVE};
-        strcpy(sweep->change.vm, vms[i].name);
+        sweep->change = (struct store_change){
+            .kind = vm->n_versions ? CHANGE_DISK_REMOVE : CHANGE_VM_REMOVE,
+        };
+        strcpy(sweep->change.vm, vm->name);
+        if (vm->n_versions)
+            strcpy(sweep->change.disk, vm->disks[0].name);
         return true;
     }
     return false;

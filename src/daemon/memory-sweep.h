@@ -1,6 +1,6 @@
-/* memory-sweep.h - removes the memory that belongs to no version any more (memory-names.h). A
- * version is removed by the store alone, and its memory some seconds after it. Main thread; the
- * sweeping is done on the engine's. */
+/* memory-sweep.h - removes the memory that belongs to no version any more (memory-names.h), and the
+ * heads that nobody writes. A version is removed by the store alone, and its memory some seconds
+ * after it. Main thread; the sweeping is done on the engine's. */
 #ifndef VARVE_DAEMON_MEMORY_SWEEP_H
 #define VARVE_DAEMON_MEMORY_SWEEP_H
 

@@ -45,9 +45,14 @@ static void removed(struct store_change *change)
     slot->removing = false;
     slot->idle_seconds = 0;
     /* Busy: somebody has connected after all. Any other error would only come again; the next
-     * opening of the store removes it. */
-    if (change->error != -EBUSY)
-        slot->used = false;
+     * opening of the store removes it. The memory goes in the next second. */
+    if (change->error != -EBUSY && !strcmp(change->vm, slot->what.memory_vm))
+        *slot->what.memory_vm = '\0';
+    else if (change->error != -EBUSY)
+        *slot->what.vm = '\0';
+    slot->used = *slot->what.vm || *slot->what.memory_vm;
+    if (slot->used && change->error != -EBUSY)
+        slot->idle_seconds = RECEIVE_GRACE_SECONDS;
     if (--r->removing == 0 && r->abandoned)
         free(r);
     engine_release(engine);
@@ -56,7 +61,7 @@ static void removed(struct store_change *change)
 static void remove_vm(struct slot *slot, struct store *store)
 {
     slot->change = (struct store_change){.kind = CHANGE_VM_REMOVE, .done = removed};
-    strcpy(slot->change.vm, slot->what.vm);
+    strcpy(slot->change.vm, *slot->what.vm ? slot->what.vm : slot->what.memory_vm);
     slot->removing = true;
     slot->receives->removing++;
     engine_hold(slot->receives->engine);
@@ -85,7 +90,7 @@ static void tick(struct engine_ticker *ticker, struct store *store)
             continue;
         if (!vms && store_list(store, &vms, &n) < 0)
             return; /* no memory: the next tick sees to it */
-        if (users_of(vms, n, slot->what.vm))
+        if (users_of(vms, n, slot->what.vm) + users_of(vms, n, slot->what.memory_vm))
             slot->idle_seconds = 0;
         else if (++slot->idle_seconds > RECEIVE_GRACE_SECONDS)
             remove_vm(slot, store);
@@ -124,6 +129,13 @@ int receives_add(struct receives *receives, const struct receive *what)
     struct receive copy = *what;
     struct request q = {.receives = receives, .what = &copy};
     return engine_ask(receives->engine, on_add, &q, &q.result);
+}
+
+void receives_memory_of(struct receives *receives, const char *vm, char ret[NAME_MAX_CHARS + 1])
+{
+    const struct slot *slot = find(receives, vm);
+
+    strcpy(ret, slot ? slot->what.memory_vm : "");
 }
 
 static void on_take(struct engine_call *call)

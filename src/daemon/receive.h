@@ -1,8 +1,8 @@
-/* receive.h - streams that are being received: for each the provisional vm that it goes into, and
- * what becomes of that at the end.
+/* receive.h - streams that are being received: for each the provisional vm that it goes into, with
+ * another for the machine's memory, and what becomes of them at the end.
  *
  * The one who receives holds NBD connections to the vm's disks from soon after its beginning. When
- * there has been none for RECEIVE_GRACE_SECONDS, he has died, and the vm is removed: nothing
+ * there has been none for RECEIVE_GRACE_SECONDS, he has died, and they are removed: nothing
  * half-made stays behind. All of it belongs to the engine's thread; these functions come from
  * control threads and go there by engine_call(). */
 #ifndef VARVE_DAEMON_RECEIVE_H
@@ -17,7 +17,8 @@ struct engine;
 struct receives;
 
 struct receive {
-    char vm[NAME_MAX_CHARS + 1];     /* the provisional one */
+    char vm[NAME_MAX_CHARS + 1];        /* the provisional one */
+    char memory_vm[NAME_MAX_CHARS + 1]; /* the same for the version's memory; "": it has none */
     char target[NAME_MAX_CHARS + 1]; /* whose next version it becomes; "": it is committed itself */
     char version[NAME_MAX_CHARS + 1];
     uint8_t guid[GUID_BYTES];
@@ -33,6 +34,9 @@ void receives_free(struct receives *receives); /* NULL is legal */
 
 /* Note one whose vm has just been made. Returns 0, -EAGAIN (RECEIVES_MAX), or an error. */
 int receives_add(struct receives *receives, const struct receive *what);
+
+/* The engine's thread: the memory vm of the one into vm; "" where there is none. */
+void receives_memory_of(struct receives *receives, const char *vm, char ret[NAME_MAX_CHARS + 1]);
 
 /* Take one out, to end it: from now on its vm is the caller's to commit, adopt or remove.
  * -ENOENT: none goes into vm. */

@@ -7,6 +7,7 @@
 #include "base/report.h"
 #include "daemon/api-change.h"
 #include "daemon/engine.h"
+#include "daemon/kept.h"
 #include "guest/launch.h"
 
 #include <dirent.h>
@@ -509,55 +510,18 @@ static void end_processes(const char *memory_path)
     }
 }
 
-static void end_half_made(const struct restore_machine *m, const json_t *memory)
+static void end_half_made(const struct restore_machine *m, const struct kept_restore *kept)
 {
-    size_t i;
-    json_t *one;
-
-    json_array_foreach(memory, i, one)
-    {
-        const char *path = json_string_value(json_object_get(one, "path"));
-        if (!path || strncmp(path, MEMORY_PREFIX, strlen(MEMORY_PREFIX)) != 0)
-            continue;
+    for (unsigned i = 0; i < kept->n_memory; i++) {
+        const char *path = kept->memory[i].path;
+        if (strncmp(path, MEMORY_PREFIX, strlen(MEMORY_PREFIX)) != 0 ||
+            strchr(path + strlen(MEMORY_PREFIX), '/'))
+            continue; /* none of ours */
         end_processes(path);
         (void)unlink(path); /* QEMU has no name of it, once it runs */
     }
     report_warning("the restore of machine %s was cut off, and is taken back", m->name);
     forget(m);
-}
-
-static bool read_memory(struct restore_machine *m, const json_t *memory)
-{
-    struct restore_args *args = &m->restored.args;
-    size_t i;
-    json_t *one;
-
-    json_array_foreach(memory, i, one)
-    {
-        const char *id = json_string_value(json_object_get(one, "id"));
-        const char *path = json_string_value(json_object_get(one, "path"));
-        if (!id || !path || i == RESTORE_MEMORY_MAX)
-            return false;
-        struct restore_memory *to = &args->memory[args->n_memory++];
-        snprintf(to->id, sizeof(to->id), "%s", id);
-        snprintf(to->path, sizeof(to->path), "%s", path);
-        to->bytes = (uint64_t)json_integer_value(json_object_get(one, "bytes"));
-    }
-    return args->n_memory > 0;
-}
-
-static bool read_guid(const char *text, uint8_t ret[GUID_BYTES])
-{
-    unsigned byte;
-
-    if (!text || strlen(text) != 2 * GUID_BYTES)
-        return false;
-    for (unsigned i = 0; i < GUID_BYTES; i++) {
-        if (sscanf(text + 2 * i, "%2x", &byte) != 1)
-            return false;
-        ret[i] = (uint8_t)byte;
-    }
-    return true;
 }
 
 struct vm_lookup {
@@ -587,30 +551,29 @@ static bool vm_exists(struct api *api, const char *name)
     return engine_call(api->engine, on_look_up, &l) == 0 && l.found;
 }
 
-static const char *word(const json_t *text, const char *key)
-{
-    const char *value = json_string_value(json_object_get(text, key));
-    return value ? value : "";
-}
-
 /* What the file says, of a machine that runs as found says. */
 static bool take_up(struct restore_machine *m, struct api *api, const json_t *text,
                     const struct launched *found, uint8_t ret_guid[GUID_BYTES])
 {
-    const json_t *memory = json_object_get(text, "memory");
-    const char *phase = word(text, "phase");
-    bool runs = found->pid > 0, loaded = !strcmp(phase, "loaded");
+    struct restore_args *args = &m->restored.args;
+    struct kept_restore kept;
+    bool fits = kept_restore_read(text, &kept), loaded = kept.phase == KEPT_LOADED;
 
-    if (!strcmp(phase, "starting") || (loaded && !vm_exists(api, m->name))) {
-        end_half_made(m, memory);
+    if (!fits)
+        report_warning("what is kept of machine %s, in %s/" STATE ", makes no sense", m->name,
+                       m->dir);
+    if (fits && (kept.phase == KEPT_STARTING || (loaded && !vm_exists(api, m->name)))) {
+        end_half_made(m, &kept);
         return false;
     }
     m->pid = found->pid;
-    m->paused = json_is_true(json_object_get(text, "paused"));
-    m->is_lazy = json_is_true(json_object_get(text, "lazy"));
+    m->paused = kept.paused;
+    m->is_lazy = kept.lazy;
     m->is_held = loaded && !m->paused;
-    if (runs && m->pid == (pid_t)json_integer_value(json_object_get(text, "pid")) &&
-        read_guid(word(text, "guid"), ret_guid) && read_memory(m, memory))
+    args->n_memory = kept.n_memory;
+    memcpy(args->memory, kept.memory, sizeof(kept.memory));
+    memcpy(ret_guid, kept.guid, GUID_BYTES);
+    if (fits && found->pid > 0 && m->pid == kept.pid && kept.n_memory > 0)
         return true;
     forget(m); /* it has ended */
     return false;

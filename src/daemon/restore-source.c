@@ -5,6 +5,8 @@
 #include "base/err.h"
 #include "daemon/disk-io.h"
 #include "daemon/engine.h"
+#include "daemon/kept.h"
+#include "daemon/memory-list.h"
 #include "daemon/memory-names.h"
 #include "guest/migration-stream.h"
 
@@ -107,23 +109,22 @@ static int look_up(struct engine *engine, struct restore_source *s, struct why *
     return r;
 }
 
-/* The memory vm that has the memory of s->guid. A vm may have got its versions from another one
- * (recv): so it is looked for everywhere. */
+/* Where the memory of s->guid is. */
 static int find_memory(struct engine *engine, const struct restore_source *s,
-                       char ret_vm[NAME_MAX_CHARS + 1], char ret_version[NAME_MAX_CHARS + 1])
+                       struct store_version *ret)
 {
-    struct listing l = {};
-    int r = list(engine, &l), found = -ENOENT;
+    struct memory_list list;
+    int r = memory_list_get(engine, &list);
+    const struct version_info *memory = r == 0 ? memory_list_find(&list, s->guid) : NULL;
 
-    memory_version_name(s->guid, ret_version);
-    for (uint32_t i = 0; r == 0 && i < l.n && found < 0; i++) {
-        if (!l.versions[i].memory || strcmp(l.versions[i].name, ret_version) != 0)
-            continue;
-        strcpy(ret_vm, l.versions[i].vm);
-        found = 0;
+    if (r < 0)
+        return r;
+    if (memory) {
+        strcpy(ret->vm, memory->vm);
+        strcpy(ret->version, memory->name);
     }
-    free(l.versions);
-    return r < 0 ? r : found;
+    memory_list_free(&list);
+    return memory ? 0 : -ENOENT;
 }
 
 /* ---- blobs ---------------------------------------------------------------------------------- */
@@ -165,24 +166,17 @@ static void find_disks_vm(struct restore_source *s)
 static int parse_machine(struct restore_source *s, const uint8_t *text, size_t bytes,
                          struct why *why)
 {
-    json_t *argv;
+    json_t *argv, *value;
     size_t i;
-    json_t *value;
 
-    s->machine = json_loadb((const char *)text, bytes, 0, NULL);
+    if (kept_machine_parse(text, bytes, &s->machine) < 0)
+        return why_set(why, ERR_DAMAGED, "%s@%s does not say how its machine was started", s->vm,
+                       s->version);
     argv = json_object_get(s->machine, "argv");
     s->argv = calloc(json_array_size(argv) + 1, sizeof(*s->argv));
     if (!s->argv)
         return why_set(why, -ENOMEM, "no memory");
-    json_array_foreach(argv, i, value)
-    {
-        s->argv[i] = (char *)(uintptr_t)json_string_value(value);
-        if (!s->argv[i])
-            break;
-    }
-    if (i == 0 || i != json_array_size(argv))
-        return why_set(why, ERR_DAMAGED, "%s@%s does not say how its machine was started", s->vm,
-                       s->version);
+    json_array_foreach(argv, i, value) s->argv[i] = (char *)(uintptr_t)json_string_value(value);
     s->cwd = json_string_value(json_object_get(s->machine, "cwd"));
     s->ram_bytes = (uint64_t)json_integer_value(json_object_get(s->machine, "ram_bytes"));
     s->was_running = !json_is_false(json_object_get(s->machine, "was_running"));
@@ -530,13 +524,20 @@ int restore_source_fill(struct restore_source *s, unsigned block, int fd, uint64
 
 /* ---- open and close ------------------------------------------------------------------------- */
 
-static int open_image(struct engine *engine, struct restore_source *s, struct why *why)
+/* at: NULL: where the store has it. */
+static int open_image(struct engine *engine, struct restore_source *s,
+                      const struct store_version *at, struct why *why)
 {
-    char vm[NAME_MAX_CHARS + 1], version[NAME_MAX_CHARS + 1];
+    struct store_version found;
 
-    int r = find_memory(engine, s, vm, version);
+    int r = at ? 0 : find_memory(engine, s, &found);
+    if (r == -ENOENT)
+        return why_set(why, r, "the RAM of %s@%s is not in this store: it came without it", s->vm,
+                       s->version);
+    if (r == 0 && !at)
+        at = &found;
     if (r == 0)
-        r = disk_io_open(engine, vm, version, MEMORY_DISK_NAME, &s->io);
+        r = disk_io_open(engine, at->vm, at->version, MEMORY_DISK_NAME, &s->io);
     if (r < 0)
         return why_set(why, r, "the RAM of %s@%s cannot be opened: %s", s->vm, s->version,
                        err_text(r));
@@ -567,8 +568,9 @@ static struct restore_source *make(struct why *why)
     return s;
 }
 
-int restore_source_open(struct engine *engine, const char *vm, const char *version, bool share,
-                        struct restore_source **ret, struct why *why)
+static int open_source(struct engine *engine, const char *vm, const char *version,
+                       const struct store_version *at, bool share, struct restore_source **ret,
+                       struct why *why)
 {
     struct restore_source *s = make(why);
 
@@ -578,7 +580,7 @@ int restore_source_open(struct engine *engine, const char *vm, const char *versi
     snprintf(s->version, sizeof(s->version), "%s", version);
     int r = look_up(engine, s, why);
     if (r == 0)
-        r = open_image(engine, s, why);
+        r = open_image(engine, s, at, why);
     if (r == 0)
         r = read_state(s, why);
     if (r == 0 && share)
@@ -587,6 +589,22 @@ int restore_source_open(struct engine *engine, const char *vm, const char *versi
         restore_source_close(s);
     else
         *ret = s;
+    return r;
+}
+
+int restore_source_open(struct engine *engine, const char *vm, const char *version, bool share,
+                        struct restore_source **ret, struct why *why)
+{
+    return open_source(engine, vm, version, NULL, share, ret, why);
+}
+
+int restore_source_check(struct engine *engine, const char *vm, const char *version,
+                         const struct store_version *at, struct why *why)
+{
+    struct restore_source *s = NULL;
+    int r = open_source(engine, vm, version, at, false, &s, why);
+
+    restore_source_close(s);
     return r;
 }
 
@@ -599,7 +617,7 @@ int restore_source_open_ram(struct engine *engine, const uint8_t guid[GUID_BYTES
         return -ENOMEM;
     memcpy(s->guid, guid, GUID_BYTES);
     memory_version_name(guid, s->version);
-    int r = open_image(engine, s, why);
+    int r = open_image(engine, s, NULL, why);
     if (r < 0)
         restore_source_close(s);
     else

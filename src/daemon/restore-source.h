@@ -57,6 +57,10 @@ struct restore_source {
  * -EOPNOTSUPP (a version without RAM), ERR_DAMAGED, -ENOMEM, those of disk_io_open(). */
 int restore_source_open(struct engine *engine, const char *vm, const char *version, bool share,
                         struct restore_source **ret, struct why *why);
+/* Can machines go on from a version whose memory is there, and has not its place yet? Errors as
+ * above. */
+int restore_source_check(struct engine *engine, const char *vm, const char *version,
+                         const struct store_version *at, struct why *why);
 /* The RAM alone of the version with that guid, for machines that run already. Errors as above. */
 int restore_source_open_ram(struct engine *engine, const uint8_t guid[GUID_BYTES],
                             struct restore_source **ret, struct why *why);

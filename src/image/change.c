@@ -339,6 +339,7 @@ static int do_clone(struct store *store, const struct version *version,
     vm->role = version->vm->role;
     vm->cloned_from = version->id;
     vm->provisional = c->r.flags & VM_PROVISIONAL;
+    vm->memory = c->r.flags & VM_MEMORY;
     vm->created_us = c->r.time_us;
     int code = head_from(store, vm, version, c->r.id + 1);
     use_ids(store, c->r.id, 1 + vm->n_disks);

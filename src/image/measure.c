@@ -166,10 +166,15 @@ static void finish(struct measuring *m, int error)
     measure->done(measure);
 }
 
-static void mark_version(struct measuring *m, struct version *version)
+static int mark_version(struct measuring *m, struct version *version)
 {
+    if (!version)
+        return ERR_NO_VERSION;
+    if (version->marked) /* told twice */
+        return -EINVAL;
     version->marked = true;
     m->versions[m->n_versions++] = version;
+    return 0;
 }
 
 static int mark(struct measuring *m)
@@ -178,23 +183,22 @@ static int mark(struct measuring *m)
     struct vm *vm = vm_find(m->store, measure->vm);
     if (!vm)
         return -ENOENT;
-    m->versions =
-        calloc((measure->whole ? vm->n_versions : measure->n_versions) + 1, sizeof(*m->versions));
+    uint32_t n = measure->whole ? vm->n_versions : measure->n_versions;
+    m->versions = calloc((size_t)n + measure->n_with + 1, sizeof(*m->versions));
     if (!m->versions)
         return -ENOMEM;
     vm->marked = measure->whole;
     list_for_each (l, &vm->versions)
         if (measure->whole)
-            mark_version(m, container_of(l, struct version, link));
-    for (uint32_t i = 0; !measure->whole && i < measure->n_versions; i++) {
-        struct version *version = version_by_name(vm, measure->versions[i]);
-        if (!version)
-            return ERR_NO_VERSION;
-        if (version->marked) /* told twice */
-            return -EINVAL;
-        mark_version(m, version);
+            (void)mark_version(m, container_of(l, struct version, link));
+    int code = 0;
+    for (uint32_t i = 0; code == 0 && !measure->whole && i < n; i++)
+        code = mark_version(m, version_by_name(vm, measure->versions[i]));
+    for (uint32_t i = 0; code == 0 && i < measure->n_with; i++) {
+        vm = vm_find(m->store, measure->with[i].vm);
+        code = mark_version(m, vm ? version_by_name(vm, measure->with[i].version) : NULL);
     }
-    return 0;
+    return code;
 }
 
 static int walk_some(struct measuring *m)

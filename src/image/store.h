@@ -329,12 +329,19 @@ int store_list_versions(struct store *store, const char *vm, const struct versio
 struct disk *store_find_version_disk(struct store *store, const char *vm, const char *version,
                                      const char *disk);
 
+/* A version, by its names. */
+struct store_version {
+    char vm[NAME_MAX_CHARS + 1], version[NAME_MAX_CHARS + 1];
+};
+
 /* What removing some versions of a vm together would free (VERSION_REMOVE's arguments), or a whole
  * vm (VM_REMOVE's). Runs beside everything else: what is written meanwhile may count or not. */
 struct store_measure {
     char vm[NAME_MAX_CHARS + 1];
     const char *const *versions; /* borrowed until done */
     uint32_t n_versions;
+    const struct store_version *with; /* of other vms, that go with them; borrowed until done */
+    uint32_t n_with;
     bool whole;  /* the vm's disks and all its versions; versions is not looked at */
     bool cancel; /* set by the caller at any time: end soon, with error -ECANCELED */
     void (*done)(struct store_measure *measure); /* never from inside store_measure() */

@@ -49,6 +49,7 @@ def rle(n):
 
 full = prologue() + header()
 two = prologue() + header(((b"data", 1 << 20, 1), (b"root", 1 << 30, 0)), start=b"v1", note="gr\u00fcn".encode())
+memory = prologue(1, 0, 1) + header(((b"", 1 << 20, 2), (b"root", 1 << 20, 0)), consistency=3)
 inputs = {
     "empty": full + end(),
     "no-disks": prologue() + header(()) + end(),
@@ -84,7 +85,14 @@ inputs = {
     "second-header": full + header(),
     "no-header": prologue() + end(),
     "newer": prologue(2) + header(),
-    "incompat": prologue(1, 0, 1) + header(),
+    "incompat": prologue(1, 0, 2) + header(),
+    "memory": memory + frame((0, 4096, DATA), (8192, 4096, HOLE)) + frame((0, 512, DATA), disk=1) + end(2, 4608, 0, 4096),
+    "memory-none": prologue(1, 0, 1) + header(consistency=3) + end(),
+    "memory-no-disks": prologue(1, 0, 1) + header((), consistency=3) + end(),
+    "memory-not-said": prologue() + header(((b"", 1 << 20, 2), (b"root", 1 << 20, 0)), consistency=3) + end(),
+    "memory-second": prologue(1, 0, 1) + header(((b"", 1 << 20, 2), (b"root", 1 << 20, 2)), consistency=3) + end(),
+    "memory-without-ram": prologue(1, 0, 1) + header(((b"", 1 << 20, 2),)) + end(),
+    "memory-named": prologue(1, 0, 1) + header(((b"a", 1 << 20, 2),), consistency=3) + end(),
     "compat": prologue(1, 7) + header() + end(),
     "foreign": prologue(magic=b"QFI\xfb    "),
     "names": prologue() + header(vm=b"..") + end(),

@@ -7,6 +7,7 @@
         daemon.start()
 """
 import ctypes
+import http.client
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import xmlrpc.client
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("VARVE_BUILD", ROOT / "build"))
@@ -121,6 +123,21 @@ class Daemon:
             self.fail(f"varve {' '.join(arguments)} exited with {result.returncode}: "
                       f"{result.stderr}{result.stdout}")
         return result.stdout
+
+    def api(self):
+        """The control API, as xmlrpc.client has it."""
+        path = str(self.run_dir / "varve.sock")
+
+        class Connection(http.client.HTTPConnection):
+            def connect(self):
+                self.sock = socket.socket(socket.AF_UNIX)
+                self.sock.connect(path)
+
+        class Transport(xmlrpc.client.Transport):
+            def make_connection(self, host):
+                return Connection("localhost")
+
+        return xmlrpc.client.ServerProxy("http://localhost/RPC2", Transport())
 
     def check_store(self):
         """varve check on the running daemon, then, after an orderly end, varved --check."""

@@ -1160,6 +1160,135 @@ static void went_and_came(void **state)
     expect_changes(env, "e", "c", "5+ 7- 1001+ 2000+");
 }
 
+/* ---- the memory of versions ----------------------------------------------------------------- */
+
+static int named_change(struct env *env, struct store_change c, const char *vm, const char *version,
+                        const char *new_name)
+{
+    strcpy(c.vm, vm);
+    strcpy(c.version, version);
+    strcpy(c.new_name, new_name);
+    return run_change(env, &c);
+}
+
+static bool measured_flag;
+
+static void measured(struct store_measure *measure)
+{
+    measured_flag = true;
+}
+
+/* Pages that go with versions of "vm", or all of it, and with those of others. Or an error. */
+static int64_t measure_with(struct env *env, const char *version, const struct store_version *with,
+                            uint32_t n_with)
+{
+    struct store_measure m = {.vm = "vm",
+                              .versions = &version,
+                              .n_versions = version ? 1 : 0,
+                              .whole = !version,
+                              .with = with,
+                              .n_with = n_with,
+                              .done = measured};
+    measured_flag = false;
+    store_measure(env->store, &m);
+    while (!measured_flag)
+        turn(env);
+    return m.error ? m.error : (int64_t)(m.bytes / PAGE_BYTES);
+}
+
+/* What two vms share goes when the versions of both go. A clone that keeps memory is one after each
+ * opening. */
+static void measured_together(void **state)
+{
+    const struct store_change clone = {.kind = CHANGE_CLONE, .memory = true};
+    const struct store_version b = {"m", "b"}, none = {"m", "none"}, twice[2] = {b, b};
+    struct env *env = *state;
+    struct vm_info *vms;
+    uint32_t n;
+
+    write_pages(env, 0, 100, 1);
+    snap(env, "a");
+    assert_int_equal(named_change(env, clone, "vm", "a", "m"), 0);
+    assert_int_equal(named_change(env, (struct store_change){.kind = CHANGE_SNAP}, "m", "b", ""),
+                     0);
+    assert_int_equal(change(env, CHANGE_DISK_REMOVE, "m", "root", 0), 0);
+    write_pages(env, 0, 50, 2);
+    assert_int_equal(measure_with(env, "a", NULL, 0), 0);
+    assert_int_equal(measure_with(env, "a", &b, 1), 50);
+    assert_int_equal(measure_with(env, NULL, NULL, 0), 50);
+    assert_int_equal(measure_with(env, NULL, &b, 1), 150);
+    assert_int_equal(measure_with(env, "a", &none, 1), ERR_NO_VERSION);
+    assert_int_equal(measure_with(env, "a", twice, 2), -EINVAL);
+    assert_int_equal(measure_with(env, "a", &b, 1), 50);
+    for (int with_checkpoint = 0; with_checkpoint < 2; with_checkpoint++) {
+        write_pages(env, 200, 1, 3); /* something for a checkpoint */
+        if (with_checkpoint)
+            checkpoint(env);
+        kill_store(env);
+        assert_int_equal(open_store(env), 0);
+        assert_int_equal(store_list(env->store, &vms, &n), 0);
+        assert_int_equal(n, 2);
+        assert_true(vms[0].memory && !vms[1].memory && vms[0].n_versions == 1);
+        free(vms);
+    }
+}
+
+/* The changes of a receive with memory (api-recv-end.c), in their order. */
+static int receive_step(struct env *env, unsigned step)
+{
+    const struct store_change snapped = {
+        .kind = CHANGE_SNAP, .consistency = CONSISTENCY_RAM, .guid = {7}};
+    const struct store_change commit = {.kind = CHANGE_VM_COMMIT};
+    const struct store_change made = {.kind = CHANGE_VM_CREATE, .provisional = true};
+    struct store_change memory = made;
+
+    memory.memory = true;
+    switch (step) {
+    case 0:
+        return named_change(env, made, "in", "", "");
+    case 1:
+        return change(env, CHANGE_DISK_ADD, "in", "root", MIB);
+    case 2:
+        return named_change(env, memory, "m", "", "");
+    case 3:
+        return change(env, CHANGE_DISK_ADD, "m", "memory", MIB);
+    case 4:
+        return named_change(env, snapped, "in", "v", "");
+    case 5:
+        return named_change(env, snapped, "m", "07", "");
+    case 6:
+        return named_change(env, commit, "m", "", "");
+    default:
+        return named_change(env, commit, "in", "", "");
+    }
+}
+
+/* Whenever it is cut off: the version is there with its memory, or is not there. */
+static void received_with_memory(void **state)
+{
+    struct env *env = *state;
+    enum { STEPS = 8 };
+
+    for (unsigned i = 0; i < 2 * (STEPS + 1); i++) {
+        unsigned steps = i / 2;
+        for (unsigned k = 0; k < steps; k++)
+            assert_int_equal(receive_step(env, k), 0);
+        write_pages(env, 0, 1, i);
+        if (i % 2)
+            checkpoint(env);
+        kill_store(env);
+        assert_int_equal(open_store(env), 0);
+        bool there = store_find_version_disk(env->store, "in", "v", "root") != NULL;
+        bool memory = store_find_version_disk(env->store, "m", "07", "memory") != NULL;
+        assert_int_equal(there, steps == STEPS);
+        assert_int_equal(memory, steps >= STEPS - 1);
+        if (there)
+            assert_int_equal(change(env, CHANGE_VM_REMOVE, "in", "", 0), 0);
+        if (memory)
+            assert_int_equal(change(env, CHANGE_VM_REMOVE, "m", "", 0), 0);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1168,6 +1297,8 @@ int main(void)
 #endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
         cmocka_unit_test_setup_teardown(went_and_came, setup, teardown),
+        cmocka_unit_test_setup_teardown(measured_together, setup, teardown),
+        cmocka_unit_test_setup_teardown(received_with_memory, setup, teardown),
 #ifndef VARVE_SMALL_FILES /* what follows says where in a file it is */
         cmocka_unit_test_setup_teardown(no_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(short_file, setup, teardown),
