@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "base/mono.h"
+#include "base/stop-point.h"
 #include "checkpoint/dirty-scan.h"
 #include "guest/ram.h"
 #include "guest/tracker.h"
@@ -203,40 +204,8 @@ static int put_failed(struct taking *t, int r)
     return why_set(t->why, r, "cannot write the machine's memory: %s", err_text(r));
 }
 
-/* Put what now says from memory, a chunk after the other. */
-static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
-{
-    struct block *b = &t->capture->blocks[block];
-    uint64_t chunk_words = CHUNK_PAGES / 64;
-
-    if (b->words <= chunk_words) {
-        int r = memory_image_put(t->image, block, b->now, memory, t->hooks->cancel, t->hooks->arg,
-                                 &t->result.stats);
-        t->done += count_bits(b);
-        tell(t);
-        return r;
-    }
-    uint64_t *part = calloc(b->words + 1, sizeof(uint64_t));
-    int r = part ? 0 : -ENOMEM;
-    for (uint64_t w = 0; w < b->words && r == 0; w += chunk_words) {
-        uint64_t n = b->words - w < chunk_words ? b->words - w : chunk_words, pages = 0;
-        for (uint64_t i = w; i < w + n; i++)
-            pages += (uint64_t)__builtin_popcountll(b->now[i]);
-        if (!pages)
-            continue;
-        memcpy(part + w, b->now + w, n * sizeof(uint64_t));
-        r = memory_image_put(t->image, block, part, memory, t->hooks->cancel, t->hooks->arg,
-                             &t->result.stats);
-        memset(part + w, 0, n * sizeof(uint64_t));
-        t->done += pages;
-        tell(t);
-    }
-    free(part);
-    return r;
-}
-
-/* Calls fn for each range of pages whose bits are set in now. */
-static int each_range(const struct block *b, unsigned block,
+/* Calls fn for each range of pages whose bits are set. */
+static int each_range(const uint64_t *bits, uint64_t n_pages, unsigned block,
                       int (*fn)(void *arg, unsigned block, uint64_t first, uint64_t n), void *arg)
 {
     struct dirty_range ranges[RANGES];
@@ -244,7 +213,7 @@ static int each_range(const struct block *b, unsigned block,
     size_t n;
     int r = 0;
 
-    dirty_scan_begin(&scan, b->now, (uint32_t)b->n_pages);
+    dirty_scan_begin(&scan, bits, (uint32_t)n_pages);
     while (r == 0 && (n = dirty_scan_ranges(&scan, ranges, RANGES)) > 0)
         for (size_t i = 0; i < n && r == 0; i++)
             r = fn(arg, block, ranges[i].first, ranges[i].end - ranges[i].first);
@@ -264,28 +233,61 @@ static void empty_shadow(struct block *b)
     madvise(b->shadow, b->n_pages * RAM_PAGE_BYTES, MADV_DONTNEED);
 }
 
+/* Put these pages. memory: where they are; NULL: they are read into the shadow first. */
+static int put_part(struct taking *t, unsigned block, const uint64_t *bits, const uint8_t *memory)
+{
+    struct block *b = &t->capture->blocks[block];
+    int r = memory ? 0 : each_range(bits, b->n_pages, block, read_into_shadow, t);
+
+    if (r < 0)
+        return why_set(t->why, r, "cannot read block %s of the machine's memory: %s",
+                       t->capture->ram->blocks[block].name, err_text(r));
+    r = memory_image_put(t->image, block, bits, memory ? memory : b->shadow, t->hooks->cancel,
+                         t->hooks->arg, &t->result.stats);
+    if (!memory)
+        empty_shadow(b);
+    return r < 0 ? put_failed(t, r) : 0;
+}
+
+/* Put what now says, a chunk after the other: of what is not mapped no more is in memory. */
+static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
+{
+    struct block *b = &t->capture->blocks[block];
+    uint64_t chunk_words = CHUNK_PAGES / 64;
+
+    if (b->words <= chunk_words) {
+        int r = put_part(t, block, b->now, memory);
+        t->done += count_bits(b);
+        tell(t);
+        return r;
+    }
+    uint64_t *part = calloc(b->words + 1, sizeof(uint64_t));
+    int r = part ? 0 : put_failed(t, -ENOMEM);
+    for (uint64_t w = 0; w < b->words && r == 0; w += chunk_words) {
+        uint64_t n = b->words - w < chunk_words ? b->words - w : chunk_words, pages = 0;
+        for (uint64_t i = w; i < w + n; i++)
+            pages += (uint64_t)__builtin_popcountll(b->now[i]);
+        if (!pages)
+            continue;
+        memcpy(part + w, b->now + w, n * sizeof(uint64_t));
+        r = put_part(t, block, part, memory);
+        memset(part + w, 0, n * sizeof(uint64_t));
+        t->done += pages;
+        tell(t);
+    }
+    free(part);
+    return r;
+}
+
 /* Put what now says, from where it is. */
 static int put_round(struct taking *t)
 {
-    struct capture *c = t->capture;
+    const struct capture *c = t->capture;
     int r = 0;
 
-    for (unsigned i = 0; i < c->n && r == 0; i++) {
-        const struct ram_block *ram = &c->ram->blocks[i];
-        if (!c->blocks[i].n_pages)
-            continue;
-        if (ram->memory) {
-            r = put_bits(t, i, ram->memory);
-            continue;
-        }
-        r = each_range(&c->blocks[i], i, read_into_shadow, t);
-        if (r < 0)
-            return why_set(t->why, r, "cannot read block %s of the machine's memory: %s", ram->name,
-                           err_text(r));
-        r = put_bits(t, i, c->blocks[i].shadow);
-        empty_shadow(&c->blocks[i]);
-    }
-    return r < 0 ? put_failed(t, r) : 0;
+    for (unsigned i = 0; i < c->n && r == 0; i++)
+        r = c->blocks[i].n_pages ? put_bits(t, i, c->ram->blocks[i].memory) : 0;
+    return r;
 }
 
 /* All pages; of a file only those that are there, for reading a hole would fill it. Where the image
@@ -363,6 +365,7 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
 
     t->phase = "memory";
     int r = first_round(t);
+    stop_point("memory");
     for (t->result.rounds = 1; r == 0 && t->result.rounds < ROUNDS_MAX; t->result.rounds++) {
         if (is_cancelled(t))
             return put_failed(t, -ECANCELED);
@@ -380,6 +383,7 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
         r = memory_image_flush(t->image);
         r = r < 0 ? put_failed(t, r) : t->hooks->settle(t->hooks->arg, t->why);
     }
+    stop_point("settled");
     t->result.times.rounds_us = mono_us() - begin_us;
     return r;
 }
@@ -424,10 +428,11 @@ static int take_rest(struct taking *t)
     begin_us = mono_us();
     t->result.left_pages = n < 0 ? 0 : (uint64_t)n;
     for (unsigned i = 0; i < c->n && r == 0; i++)
-        r = each_range(&c->blocks[i], i, copy_aside, &copying);
+        r = each_range(c->blocks[i].now, c->blocks[i].n_pages, i, copy_aside, &copying);
     if (r < 0 && n >= 0)
         r = why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
     times->copy_us = mono_us() - begin_us;
+    stop_point("copied");
     begin_us = mono_us();
     if (r == 0)
         r = t->hooks->freeze(t->hooks->arg, t->why);
@@ -462,6 +467,7 @@ static int pause_machine(struct taking *t)
     int r = stop_machine(t, &held);
     if (r < 0)
         return r;
+    stop_point("stopped");
     uint64_t begin_us = mono_us();
     r = take_rest(t);
     if (r < 0) {
@@ -469,9 +475,11 @@ static int pause_machine(struct taking *t)
         return r;
     }
     uint64_t held_us = mono_us() - begin_us;
+    stop_point("placed");
     r = device_capture_finish(held, mono_us() + QMP_US, &t->result.state, t->why);
     if (r < 0)
         return r;
+    stop_point("resumed");
     times->stop_us = t->result.state.stop_us;
     times->device_us = t->result.state.state_us + t->result.state.resume_us;
     times->pause_us = times->stop_us + held_us + times->device_us;
@@ -493,7 +501,7 @@ static int put_aside(struct taking *t)
         struct block *b = &c->blocks[i];
         if (!b->n_pages)
             continue;
-        each_range(b, i, back_from_aside, &copying);
+        each_range(b->now, b->n_pages, i, back_from_aside, &copying);
         r = put_bits(t, i, b->shadow);
         empty_shadow(b);
     }
@@ -501,7 +509,7 @@ static int put_aside(struct taking *t)
     if (used > kept)
         madvise(c->aside + kept, used - kept, MADV_DONTNEED);
     t->result.times.rest_us = mono_us() - begin_us;
-    return r < 0 ? put_failed(t, r) : 0;
+    return r;
 }
 
 static int begin_image(struct taking *t)
