@@ -131,8 +131,13 @@ static int find_areas(struct restored *m, struct why *why)
 static int start_pager(struct restored *m, int pidfd, const struct restore_memory_source *source,
                        uint64_t end_us, struct why *why)
 {
-    int r = uffd_open(m->pid, pidfd, m->monitor, end_us, &m->uffd, NULL, why);
+    struct why inner;
+    int r = uffd_open(m->pid, pidfd, m->monitor, end_us, &m->uffd, NULL, &inner);
 
+    if (r == -EOPNOTSUPP)
+        why_set(why, r, "%.900s; or have all RAM brought first, with --eager", inner.text);
+    else if (r < 0)
+        *why = inner;
     return r < 0 ? r
                  : pager_start(m->uffd, m->areas, m->args.n_memory, &source->pages, source->first,
                                source->n_first, &m->pager, why);
