@@ -34,7 +34,7 @@ def check(condition, what):
         raise AssertionError(what)
 
 
-def until(what, function, timeout=30):
+def until(what, function, timeout=60):
     deadline = time.monotonic() + timeout
     while not function():
         check(time.monotonic() < deadline, what)
