@@ -145,11 +145,11 @@ static void lies_end_the_session(void **state)
 
 static void no_greeting_no_session(void **state)
 {
-    const char *const cases[][4] = {{"220 mail.example.org ESMTP\r\n"},
+    const char *const cases[][3] = {{"220 mail.example.org ESMTP\r\n"},
                                     {"{\"QMP\": {}}\r\n"},
                                     {"{\"return\": {}}\r\n"},
                                     {"."},
-                                    {GREETING, "{\"return\": {}, \"id\": 9}\r\n", "."},
+                                    {GREETING, "{\"return\": {}, \"id\": 9}\r\n[]\r\n"},
                                     {GREETING, "{\"return\": {}}\r\n"},
                                     {GREETING, "{\"id\": 1, \"error\": {\"desc\": \"no\"}}\r\n"}};
     struct monitor *m;
