@@ -6,6 +6,8 @@
  *     is lost to an error is put again.
  *  2. Pages are read after the collect() that told of them has returned. What changes meanwhile is
  *     in the next one; the last one is in the pause, where nothing changes.
+ *     Where the tracker wants the machine stopped all of it is in the pause: comparing tells
+ * nothing of a page that was put as B and is again the A that it was found as.
  *  3. In the pause nothing is allocated and the image is not touched: pages go one behind the other
  *     into `aside`, whose memory is there before. */
 #include "checkpoint/capture.h"
@@ -290,9 +292,10 @@ static int put_round(struct taking *t)
     return r;
 }
 
-/* All pages; of a file only those that are there, for reading a hole would fill it. Where the image
- * has something in a hole, that is replaced by zeros. */
-static int set_all(struct taking *t, unsigned block)
+/* All pages; of a file only those that are there, for reading a hole through a mapping would fill
+ * it. Where the image has something in a hole, that is replaced by zeros: now (put), or as a page
+ * like others, for who reads the file. */
+static int set_all(struct taking *t, unsigned block, bool put)
 {
     static const uint8_t zeros[RAM_PAGE_BYTES];
     struct block *b = &t->capture->blocks[block];
@@ -318,9 +321,11 @@ static int set_all(struct taking *t, unsigned block)
         end = end > b->n_pages ? b->n_pages : end;
         for (page = memory_image_next(t->image, block, page); page < first;
              page = memory_image_next(t->image, block, page + 1)) {
-            int r = memory_image_put_page(t->image, block, page, zeros, &t->result.stats);
+            int r = put ? memory_image_put_page(t->image, block, page, zeros, &t->result.stats) : 0;
             if (r < 0)
                 return r;
+            if (!put)
+                set_bits(b->now, page, page + 1);
         }
         set_bits(b->now, first, end);
         page = end;
@@ -328,24 +333,37 @@ static int set_all(struct taking *t, unsigned block)
     return 0;
 }
 
-static int first_round(struct taking *t)
+/* All that was written since the last commit, into now. put: as of set_all(). Returns how many
+ * pages, or an error. */
+static int64_t collect_since(struct taking *t, bool put)
 {
     struct capture *c = t->capture;
     int64_t n = collect(c, t->why);
 
     if (n < 0)
-        return (int)n;
+        return n;
+    n = 0;
     t->result.full = c->full;
     for (unsigned i = 0; i < c->n; i++) {
         struct block *b = &c->blocks[i];
-        int r = c->full && b->n_pages ? set_all(t, i) : 0;
+        int r = c->full && b->n_pages ? set_all(t, i, put) : 0;
         if (r < 0)
             return put_failed(t, r);
         for (uint64_t w = 0; w < b->words; w++)
             b->now[w] |= b->since[w];
-        t->total += count_bits(b);
+        n += (int64_t)count_bits(b);
     }
     note_since(c);
+    return n;
+}
+
+static int first_round(struct taking *t)
+{
+    int64_t n = collect_since(t, true);
+
+    if (n < 0)
+        return (int)n;
+    t->total += (uint64_t)n;
     return put_round(t);
 }
 
@@ -364,9 +382,11 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
     uint64_t begin_us = mono_us(), last = UINT64_MAX, few = pages_for(max_pause_us) / 2;
 
     t->phase = "memory";
-    int r = first_round(t);
+    bool runs = !tracker_needs_stop(t->capture->tracker); /* else all is for the pause */
+    int r = runs ? first_round(t) : 0;
     stop_point("memory");
-    for (t->result.rounds = 1; r == 0 && t->result.rounds < ROUNDS_MAX; t->result.rounds++) {
+    for (t->result.rounds = runs; runs && r == 0 && t->result.rounds < ROUNDS_MAX;
+         t->result.rounds++) {
         if (is_cancelled(t))
             return put_failed(t, -ECANCELED);
         int64_t n = collect(t->capture, t->why);
@@ -421,7 +441,7 @@ static int take_rest(struct taking *t)
     struct capture_times *times = &t->result.times;
     struct copying copying = {c, c->aside};
     uint64_t begin_us = mono_us();
-    int64_t n = collect(c, t->why);
+    int64_t n = tracker_needs_stop(c->tracker) ? collect_since(t, false) : collect(c, t->why);
     int r = n < 0 ? (int)n : 0;
 
     times->scan_us = mono_us() - begin_us;

@@ -120,7 +120,7 @@ class Machine(guest.Running):
         return not select.select([self.pidfd], [], [], 0)[0]
 
     def begun(self):
-        text = self.console.check("cat /tmp/begun", 60).strip()
+        text = self.console.check("cat /tmp/begun 2>/dev/null || echo 0", 60).strip()
         return int(text) if text.isdigit() else 0
 
     def goes_on(self, what):
