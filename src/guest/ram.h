@@ -45,9 +45,9 @@ struct ram {
 
 /* The list as QEMU has it now, found in the process of the session, which must outlive *ret.
  * Errors with a sentence and its mend: -EOPNOTSUPP (memory that cannot be checkpointed: private,
- * not on tmpfs or hugetlbfs, of pages above RAM_HUGE_MAX; a VFIO device; blocks that cannot be told apart), -EPERM (no right
- * to look into the process), -EPROTO (QEMU says what is no list), -ESRCH (QEMU has ended), those of
- * monitor_run_hmp(), -ENOMEM. */
+ * not on tmpfs or hugetlbfs, of pages above RAM_HUGE_MAX; a VFIO device; blocks that cannot be told
+ * apart), -EPERM (no right to look into the process), -EPROTO (QEMU says what is no list), -ESRCH
+ * (QEMU has ended), those of monitor_run_hmp(), -ENOMEM. */
 int ram_open(struct monitor *monitor, uint64_t end_us, struct ram **ret, struct why *why);
 /* NULL is legal. */
 void ram_close(struct ram *ram);
