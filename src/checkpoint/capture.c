@@ -6,12 +6,15 @@
  *     is lost to an error is put again.
  *  2. Pages are read after the collect() that told of them has returned. What changes meanwhile is
  *     in the next one; the last one is in the pause, where nothing changes.
+ *     Where the tracker wants the machine stopped all of it is in the pause: comparing tells
+ * nothing of a page that was put as B and is again the A that it was found as.
  *  3. In the pause nothing is allocated and the image is not touched: pages go one behind the other
  *     into `aside`, whose memory is there before. */
 #include "checkpoint/capture.h"
 
 #include "base/err.h"
 #include "base/mono.h"
+#include "base/stop-point.h"
 #include "checkpoint/dirty-scan.h"
 #include "guest/ram.h"
 #include "guest/tracker.h"
@@ -203,40 +206,8 @@ static int put_failed(struct taking *t, int r)
     return why_set(t->why, r, "cannot write the machine's memory: %s", err_text(r));
 }
 
-/* Put what now says from memory, a chunk after the other. */
-static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
-{
-    struct block *b = &t->capture->blocks[block];
-    uint64_t chunk_words = CHUNK_PAGES / 64;
-
-    if (b->words <= chunk_words) {
-        int r = memory_image_put(t->image, block, b->now, memory, t->hooks->cancel, t->hooks->arg,
-                                 &t->result.stats);
-        t->done += count_bits(b);
-        tell(t);
-        return r;
-    }
-    uint64_t *part = calloc(b->words + 1, sizeof(uint64_t));
-    int r = part ? 0 : -ENOMEM;
-    for (uint64_t w = 0; w < b->words && r == 0; w += chunk_words) {
-        uint64_t n = b->words - w < chunk_words ? b->words - w : chunk_words, pages = 0;
-        for (uint64_t i = w; i < w + n; i++)
-            pages += (uint64_t)__builtin_popcountll(b->now[i]);
-        if (!pages)
-            continue;
-        memcpy(part + w, b->now + w, n * sizeof(uint64_t));
-        r = memory_image_put(t->image, block, part, memory, t->hooks->cancel, t->hooks->arg,
-                             &t->result.stats);
-        memset(part + w, 0, n * sizeof(uint64_t));
-        t->done += pages;
-        tell(t);
-    }
-    free(part);
-    return r;
-}
-
-/* Calls fn for each range of pages whose bits are set in now. */
-static int each_range(const struct block *b, unsigned block,
+/* Calls fn for each range of pages whose bits are set. */
+static int each_range(const uint64_t *bits, uint64_t n_pages, unsigned block,
                       int (*fn)(void *arg, unsigned block, uint64_t first, uint64_t n), void *arg)
 {
     struct dirty_range ranges[RANGES];
@@ -244,7 +215,7 @@ static int each_range(const struct block *b, unsigned block,
     size_t n;
     int r = 0;
 
-    dirty_scan_begin(&scan, b->now, (uint32_t)b->n_pages);
+    dirty_scan_begin(&scan, bits, (uint32_t)n_pages);
     while (r == 0 && (n = dirty_scan_ranges(&scan, ranges, RANGES)) > 0)
         for (size_t i = 0; i < n && r == 0; i++)
             r = fn(arg, block, ranges[i].first, ranges[i].end - ranges[i].first);
@@ -264,33 +235,67 @@ static void empty_shadow(struct block *b)
     madvise(b->shadow, b->n_pages * RAM_PAGE_BYTES, MADV_DONTNEED);
 }
 
-/* Put what now says, from where it is. */
-static int put_round(struct taking *t)
+/* Put these pages. memory: where they are; NULL: they are read into the shadow first. */
+static int put_part(struct taking *t, unsigned block, const uint64_t *bits, const uint8_t *memory)
 {
-    struct capture *c = t->capture;
-    int r = 0;
+    struct block *b = &t->capture->blocks[block];
+    int r = memory ? 0 : each_range(bits, b->n_pages, block, read_into_shadow, t);
 
-    for (unsigned i = 0; i < c->n && r == 0; i++) {
-        const struct ram_block *ram = &c->ram->blocks[i];
-        if (!c->blocks[i].n_pages)
-            continue;
-        if (ram->memory) {
-            r = put_bits(t, i, ram->memory);
-            continue;
-        }
-        r = each_range(&c->blocks[i], i, read_into_shadow, t);
-        if (r < 0)
-            return why_set(t->why, r, "cannot read block %s of the machine's memory: %s", ram->name,
-                           err_text(r));
-        r = put_bits(t, i, c->blocks[i].shadow);
-        empty_shadow(&c->blocks[i]);
-    }
+    if (r < 0)
+        return why_set(t->why, r, "cannot read block %s of the machine's memory: %s",
+                       t->capture->ram->blocks[block].name, err_text(r));
+    r = memory_image_put(t->image, block, bits, memory ? memory : b->shadow, t->hooks->cancel,
+                         t->hooks->arg, &t->result.stats);
+    if (!memory)
+        empty_shadow(b);
     return r < 0 ? put_failed(t, r) : 0;
 }
 
-/* All pages; of a file only those that are there, for reading a hole would fill it. Where the image
- * has something in a hole, that is replaced by zeros. */
-static int set_all(struct taking *t, unsigned block)
+/* Put what now says, a chunk after the other: of what is not mapped no more is in memory. */
+static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
+{
+    struct block *b = &t->capture->blocks[block];
+    uint64_t chunk_words = CHUNK_PAGES / 64;
+
+    if (b->words <= chunk_words) {
+        int r = put_part(t, block, b->now, memory);
+        t->done += count_bits(b);
+        tell(t);
+        return r;
+    }
+    uint64_t *part = calloc(b->words + 1, sizeof(uint64_t));
+    int r = part ? 0 : put_failed(t, -ENOMEM);
+    for (uint64_t w = 0; w < b->words && r == 0; w += chunk_words) {
+        uint64_t n = b->words - w < chunk_words ? b->words - w : chunk_words, pages = 0;
+        for (uint64_t i = w; i < w + n; i++)
+            pages += (uint64_t)__builtin_popcountll(b->now[i]);
+        if (!pages)
+            continue;
+        memcpy(part + w, b->now + w, n * sizeof(uint64_t));
+        r = put_part(t, block, part, memory);
+        memset(part + w, 0, n * sizeof(uint64_t));
+        t->done += pages;
+        tell(t);
+    }
+    free(part);
+    return r;
+}
+
+/* Put what now says, from where it is. */
+static int put_round(struct taking *t)
+{
+    const struct capture *c = t->capture;
+    int r = 0;
+
+    for (unsigned i = 0; i < c->n && r == 0; i++)
+        r = c->blocks[i].n_pages ? put_bits(t, i, c->ram->blocks[i].memory) : 0;
+    return r;
+}
+
+/* All pages; of a file only those that are there, for reading a hole through a mapping would fill
+ * it. Where the image has something in a hole, that is replaced by zeros: now (put), or as a page
+ * like others, for who reads the file. */
+static int set_all(struct taking *t, unsigned block, bool put)
 {
     static const uint8_t zeros[RAM_PAGE_BYTES];
     struct block *b = &t->capture->blocks[block];
@@ -316,9 +321,11 @@ static int set_all(struct taking *t, unsigned block)
         end = end > b->n_pages ? b->n_pages : end;
         for (page = memory_image_next(t->image, block, page); page < first;
              page = memory_image_next(t->image, block, page + 1)) {
-            int r = memory_image_put_page(t->image, block, page, zeros, &t->result.stats);
+            int r = put ? memory_image_put_page(t->image, block, page, zeros, &t->result.stats) : 0;
             if (r < 0)
                 return r;
+            if (!put)
+                set_bits(b->now, page, page + 1);
         }
         set_bits(b->now, first, end);
         page = end;
@@ -326,24 +333,37 @@ static int set_all(struct taking *t, unsigned block)
     return 0;
 }
 
-static int first_round(struct taking *t)
+/* All that was written since the last commit, into now. put: as of set_all(). Returns how many
+ * pages, or an error. */
+static int64_t collect_since(struct taking *t, bool put)
 {
     struct capture *c = t->capture;
     int64_t n = collect(c, t->why);
 
     if (n < 0)
-        return (int)n;
+        return n;
+    n = 0;
     t->result.full = c->full;
     for (unsigned i = 0; i < c->n; i++) {
         struct block *b = &c->blocks[i];
-        int r = c->full && b->n_pages ? set_all(t, i) : 0;
+        int r = c->full && b->n_pages ? set_all(t, i, put) : 0;
         if (r < 0)
             return put_failed(t, r);
         for (uint64_t w = 0; w < b->words; w++)
             b->now[w] |= b->since[w];
-        t->total += count_bits(b);
+        n += (int64_t)count_bits(b);
     }
     note_since(c);
+    return n;
+}
+
+static int first_round(struct taking *t)
+{
+    int64_t n = collect_since(t, true);
+
+    if (n < 0)
+        return (int)n;
+    t->total += (uint64_t)n;
     return put_round(t);
 }
 
@@ -362,8 +382,11 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
     uint64_t begin_us = mono_us(), last = UINT64_MAX, few = pages_for(max_pause_us) / 2;
 
     t->phase = "memory";
-    int r = first_round(t);
-    for (t->result.rounds = 1; r == 0 && t->result.rounds < ROUNDS_MAX; t->result.rounds++) {
+    bool runs = !tracker_needs_stop(t->capture->tracker); /* else all is for the pause */
+    int r = runs ? first_round(t) : 0;
+    stop_point("memory");
+    for (t->result.rounds = runs; runs && r == 0 && t->result.rounds < ROUNDS_MAX;
+         t->result.rounds++) {
         if (is_cancelled(t))
             return put_failed(t, -ECANCELED);
         int64_t n = collect(t->capture, t->why);
@@ -380,6 +403,7 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
         r = memory_image_flush(t->image);
         r = r < 0 ? put_failed(t, r) : t->hooks->settle(t->hooks->arg, t->why);
     }
+    stop_point("settled");
     t->result.times.rounds_us = mono_us() - begin_us;
     return r;
 }
@@ -417,17 +441,18 @@ static int take_rest(struct taking *t)
     struct capture_times *times = &t->result.times;
     struct copying copying = {c, c->aside};
     uint64_t begin_us = mono_us();
-    int64_t n = collect(c, t->why);
+    int64_t n = tracker_needs_stop(c->tracker) ? collect_since(t, false) : collect(c, t->why);
     int r = n < 0 ? (int)n : 0;
 
     times->scan_us = mono_us() - begin_us;
     begin_us = mono_us();
     t->result.left_pages = n < 0 ? 0 : (uint64_t)n;
     for (unsigned i = 0; i < c->n && r == 0; i++)
-        r = each_range(&c->blocks[i], i, copy_aside, &copying);
+        r = each_range(c->blocks[i].now, c->blocks[i].n_pages, i, copy_aside, &copying);
     if (r < 0 && n >= 0)
         r = why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
     times->copy_us = mono_us() - begin_us;
+    stop_point("copied");
     begin_us = mono_us();
     if (r == 0)
         r = t->hooks->freeze(t->hooks->arg, t->why);
@@ -462,6 +487,7 @@ static int pause_machine(struct taking *t)
     int r = stop_machine(t, &held);
     if (r < 0)
         return r;
+    stop_point("stopped");
     uint64_t begin_us = mono_us();
     r = take_rest(t);
     if (r < 0) {
@@ -469,9 +495,11 @@ static int pause_machine(struct taking *t)
         return r;
     }
     uint64_t held_us = mono_us() - begin_us;
+    stop_point("placed");
     r = device_capture_finish(held, mono_us() + QMP_US, &t->result.state, t->why);
     if (r < 0)
         return r;
+    stop_point("resumed");
     times->stop_us = t->result.state.stop_us;
     times->device_us = t->result.state.state_us + t->result.state.resume_us;
     times->pause_us = times->stop_us + held_us + times->device_us;
@@ -493,7 +521,7 @@ static int put_aside(struct taking *t)
         struct block *b = &c->blocks[i];
         if (!b->n_pages)
             continue;
-        each_range(b, i, back_from_aside, &copying);
+        each_range(b->now, b->n_pages, i, back_from_aside, &copying);
         r = put_bits(t, i, b->shadow);
         empty_shadow(b);
     }
@@ -501,7 +529,7 @@ static int put_aside(struct taking *t)
     if (used > kept)
         madvise(c->aside + kept, used - kept, MADV_DONTNEED);
     t->result.times.rest_us = mono_us() - begin_us;
-    return r < 0 ? put_failed(t, r) : 0;
+    return r;
 }
 
 static int begin_image(struct taking *t)

@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/mono.h"
+#include "base/stop-point.h"
 #include "checkpoint/capture.h"
 #include "guest/monitor.h"
 #include "guest/ram.h"
@@ -13,6 +14,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define OPEN_US    5000000ULL
 #define PREPARE_US 20000000ULL
@@ -59,12 +61,38 @@ static bool is_flash(const json_t *device)
            strstr(text_of(device, "qdev"), "system.flash");
 }
 
-static int add_file(struct attached *a, const char *path, struct why *why)
+/* The directory of a process: paths that are not absolute begin there. */
+static void cwd_of(pid_t pid, char ret[PATH_MAX])
 {
-    if (a->n_files == ATTACHED_FILES_MAX)
+    char link[64];
+
+    snprintf(link, sizeof(link), "/proc/%d/cwd", (int)pid);
+    ssize_t n = readlink(link, ret, PATH_MAX - 1);
+    ret[n > 0 ? n : 0] = '\0';
+}
+
+/* file: what QEMU calls it, a path or "json:{...}" with the options that it was opened by. */
+static int add_file(struct attached *a, const char *file, struct why *why)
+{
+    json_t *options = strncmp(file, "json:", 5) ? NULL : json_loads(file + 5, 0, NULL);
+    const json_t *node = options;
+    char cwd[PATH_MAX];
+    const char *path;
+
+    while (json_object_get(node, "file"))
+        node = json_object_get(node, "file");
+    path = options ? text_of(node, "filename") : file;
+    if (a->n_files == ATTACHED_FILES_MAX) {
+        json_decref(options);
         return why_set(why, -E2BIG, "the machine writes more than %d files beside its disks",
                        ATTACHED_FILES_MAX);
-    a->files[a->n_files] = strdup(path);
+    }
+    cwd_of(monitor_pid(a->monitor), cwd);
+    if (*path == '/')
+        a->files[a->n_files] = strdup(path);
+    else if (asprintf(&a->files[a->n_files], "%s/%s", cwd, path) < 0)
+        a->files[a->n_files] = NULL;
+    json_decref(options);
     return a->files[a->n_files++] ? 0 : why_set(why, -ENOMEM, "no memory");
 }
 
@@ -158,6 +186,7 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
         r = ram_open(a.monitor, in_us(OPEN_US), &a.ram, why);
     if (r == 0)
         r = tracker_open(a.ram, &options, a.monitor, in_us(OPEN_US), &a.tracker, why);
+    stop_point("attach-tracked");
     if (r == 0)
         r = device_state_prepare(a.monitor, in_us(PREPARE_US), &a.head, why);
     if (r == 0) {
@@ -201,30 +230,93 @@ static json_t *lost_of(char *const *argv)
     return lost;
 }
 
+/* Whether the memory of a backend, "/objects/ID", is a block that we have. */
+static bool has_block(const struct attached *a, const char *memdev)
+{
+    const char *slash = strrchr(memdev, '/');
+
+    for (unsigned i = 0; i < a->ram->n; i++)
+        if (!strcmp(a->ram->blocks[i].name, memdev) ||
+            !strcmp(a->ram->blocks[i].name, slash ? slash + 1 : memdev))
+            return true;
+    return false;
+}
+
+static void append(json_t *argv, const char *name, json_t *value)
+{
+    json_array_append_new(argv, json_string(name));
+    json_array_append_new(argv, value);
+}
+
+/* A DIMM that was plugged in while the machine ran, as the options that a QEMU has it from the
+ * start by. */
+static void append_dimm(const struct attached *a, const json_t *dimm, json_t *argv)
+{
+    const char *memdev = text_of(dimm, "memdev"), *slash = strrchr(memdev, '/');
+    const char *backend = slash ? slash + 1 : memdev, *id = text_of(dimm, "id");
+
+    if (!json_is_true(json_object_get(dimm, "hotplugged")) || !has_block(a, memdev))
+        return;
+    append(argv, "-object",
+           json_sprintf("memory-backend-file,id=%s,size=%lld,mem-path=/dev/shm,share=on", backend,
+                        (long long)json_integer_value(json_object_get(dimm, "size"))));
+    append(argv, "-device",
+           json_sprintf("pc-dimm,memdev=%s,addr=%lld,slot=%lld,node=%lld%s%s", backend,
+                        (long long)json_integer_value(json_object_get(dimm, "addr")),
+                        (long long)json_integer_value(json_object_get(dimm, "slot")),
+                        (long long)json_integer_value(json_object_get(dimm, "node")),
+                        *id ? ",id=" : "", id));
+}
+
+static int append_plugged(const struct attached *a, json_t *argv, struct why *why)
+{
+    json_t *devices = NULL, *device;
+    size_t i;
+    int r = monitor_run(a->monitor, "query-memory-devices", NULL, in_us(OPEN_US), &devices, why);
+
+    if (r < 0)
+        return r;
+    json_array_foreach(devices, i, device)
+    {
+        if (!strcmp(text_of(device, "type"), "dimm"))
+            append_dimm(a, json_object_get(device, "data"), argv);
+    }
+    json_decref(devices);
+    return 0;
+}
+
 json_t *attached_describe(const struct attached *a)
 {
     unsigned version = monitor_version(a->monitor);
-    json_t *argv = json_array(), *disks = json_object();
-    char link[64], cwd[PATH_MAX];
+    json_t *argv = json_array(), *disks = json_object(), *files = json_array();
+    char cwd[PATH_MAX];
     char **args;
     struct why why;
 
     if (restore_args_of((int)monitor_pid(a->monitor), &args, &why) < 0) {
         json_decref(argv);
         json_decref(disks);
+        json_decref(files);
         return NULL;
     }
     for (char **arg = args; *arg; arg++)
         json_array_append_new(argv, json_stringn_nocheck(*arg, strlen(*arg)));
     json_t *lost = lost_of(args);
     free(args);
-    snprintf(link, sizeof(link), "/proc/%d/cwd", (int)monitor_pid(a->monitor));
-    ssize_t n = readlink(link, cwd, sizeof(cwd) - 1);
-    cwd[n > 0 ? n : 0] = '\0';
+    if (append_plugged(a, argv, &why) < 0) {
+        json_decref(argv);
+        json_decref(disks);
+        json_decref(files);
+        json_decref(lost);
+        return NULL;
+    }
+    cwd_of(monitor_pid(a->monitor), cwd);
     for (unsigned i = 0; i < a->n_disks; i++)
         json_object_set_new(disks, a->disks[i].name, json_string(a->disks[i].node));
-    return json_pack("{s:o, s:o, s:s, s:o, s:I, s:o}", "qemu",
+    for (unsigned i = 0; i < a->n_files; i++)
+        json_array_append_new(files, json_string(a->files[i]));
+    return json_pack("{s:o, s:o, s:s, s:o, s:o, s:I, s:o}", "qemu",
                      json_sprintf("%u.%u.%u", version / 10000, version / 100 % 100, version % 100),
-                     "argv", argv, "cwd", cwd, "disks", disks, "ram_bytes",
+                     "argv", argv, "cwd", cwd, "disks", disks, "files", files, "ram_bytes",
                      (json_int_t)a->ram_bytes, "lost", lost);
 }

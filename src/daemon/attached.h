@@ -52,8 +52,8 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
 /* remove: take what was put into QEMU out again; else it stays for the next daemon. */
 void attached_close(struct attached *attached, bool remove);
 
-/* What a restore wants to know beside memory and devices: {qemu, argv, cwd, disks, ram_bytes,
- * lost}. NULL: no memory, or QEMU has ended. */
+/* What a restore wants to know beside memory and devices: {qemu, argv (with what was plugged in
+ * since), cwd, disks, files, ram_bytes, lost}. NULL: no memory, or QEMU has ended. */
 json_t *attached_describe(const struct attached *attached);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mono.h"
+#include "base/stop-point.h"
 #include "checkpoint/capture.h"
 #include "checkpoint/memory-image.h"
 #include "daemon/disk-io.h"
@@ -453,16 +454,19 @@ static int make_versions(struct taking *t, struct why *why)
     int r = wait_for_version(t, why);
     if (r < 0)
         return r;
+    stop_point("disks-kept");
     strcpy(c.vm, run->memory->vm);
     memcpy(c.guid, t->snap.guid, sizeof(c.guid));
     memory_version_name(c.guid, c.version);
     r = checkpoint_change(run->engine, &c);
     if (r < 0)
         return why_set(why, r, "cannot keep the machine's memory: %s", err_text(r));
+    stop_point("memory-kept");
     c = (struct store_change){.kind = CHANGE_VERSION_COMMIT};
     strcpy(c.vm, t->snap.vm);
     strcpy(c.version, t->snap.version);
     r = checkpoint_change(run->engine, &c);
+    stop_point("committed");
     return r < 0 ? why_set(why, r, "cannot make the version: %s", err_text(r)) : 0;
 }
 
@@ -476,11 +480,13 @@ static int take(struct taking *t, struct why *why)
                          &hooks, &result, why);
     if (r < 0)
         return r;
+    stop_point("put");
     r = commit_memory(run, &result, why);
     device_state_free(&result.state);
     if (r < 0)
         return r;
     capture_done(run->attached->capture);
+    stop_point("memory-written");
     return make_versions(t, why);
 }
 

@@ -55,6 +55,8 @@ struct machine {
     int result; /* of attaching */
     struct why why;
     bool known;       /* result and why are */
+    bool kept;        /* ends with us, and is attached again by the next daemon: in the list to the
+                         end, for another one that ends by itself just then writes the file */
     unsigned waiters; /* who look at result, or wait for the end */
     bool gone;        /* the thread has left; the last waiter frees it */
 
@@ -101,6 +103,11 @@ static void wake(const struct machine *m)
 
 /* ---- the file ------------------------------------------------------------------------------- */
 
+static bool is_remembered(const struct machine *m)
+{
+    return m->kept || (m->state != ENDING && (m->state != ATTACHING || m->recalled));
+}
+
 static json_t *remembered(struct machines *ms)
 {
     json_t *list = json_array();
@@ -111,7 +118,7 @@ static json_t *remembered(struct machines *ms)
         json_t *disks = json_object();
         for (unsigned i = 0; i < m->spec.n_disks; i++)
             json_object_set_new(disks, m->spec.disks[i].name, json_string(m->spec.disks[i].node));
-        if (m->state != ENDING && (m->state != ATTACHING || m->recalled))
+        if (is_remembered(m))
             json_array_append_new(list, json_pack("{s:s, s:s, s:O}", "vm", m->spec.vm, "qmp",
                                                   m->spec.qmp, "disks", disks));
         json_decref(disks);
@@ -302,9 +309,10 @@ static void end_machine(struct machine *m)
     if (m->attached.monitor)
         attached_close(&m->attached, !stays);
     pthread_mutex_lock(&ms->lock);
-    list_del(&m->link);
+    if (!m->kept)
+        list_del(&m->link);
     m->gone = true;
-    bool freed = m->waiters == 0;
+    bool freed = m->waiters == 0 && !m->kept;
     pthread_cond_broadcast(&ms->changed);
     pthread_mutex_unlock(&ms->lock);
     if (freed)
@@ -376,7 +384,7 @@ static int start_machine(struct machines *ms, const struct attached_spec *spec, 
 /* With the lock held. */
 static void leave(struct machine *m)
 {
-    if (--m->waiters == 0 && m->gone)
+    if (--m->waiters == 0 && m->gone && !m->kept)
         machine_free(m);
 }
 
@@ -536,12 +544,15 @@ void machines_recall(struct machines *ms)
 
 void machines_free(struct machines *ms)
 {
+    struct list *l;
+
     if (!ms)
         return;
     pthread_mutex_lock(&ms->lock);
     ms->ends = true;
-    list_for_each (l, &ms->list) {
-        struct machine *m = container_of(l, struct machine, link);
+    list_for_each (at, &ms->list) {
+        struct machine *m = container_of(at, struct machine, link);
+        m->kept = is_remembered(m);
         m->state = ENDING;
         if (m->work)
             job_work_cancel(m->work);
@@ -549,6 +560,8 @@ void machines_free(struct machines *ms)
     }
     while (ms->threads)
         pthread_cond_wait(&ms->changed, &ms->lock);
+    while ((l = list_pop_front(&ms->list)))
+        machine_free(container_of(l, struct machine, link));
     pthread_mutex_unlock(&ms->lock);
     pthread_cond_destroy(&ms->changed);
     pthread_mutex_destroy(&ms->file_lock);

@@ -27,14 +27,22 @@ static int check_blocks(const struct restore_source *s, const struct ram *ram, s
 {
     char size[SIZE_TEXT_CHARS];
 
-    for (unsigned i = 0; i < s->n_blocks; i++)
-        if (s->blocks[i].shared && !find_block(ram, &s->blocks[i]))
+    for (unsigned i = 0; i < s->n_blocks; i++) {
+        const struct ram_block *b = find_block(ram, &s->blocks[i]);
+        if (s->blocks[i].shared && b && !b->memory)
+            return why_set(
+                why, -EOPNOTSUPP,
+                "the memory \"%.100s\" of this QEMU has huge pages, which cannot be filled "
+                "from outside; start it with mem-path=/dev/shm, or have Varve start it",
+                b->name);
+        if (s->blocks[i].shared && !b)
             return why_set(why, -EINVAL,
                            "the machine of %s@%s has %s of RAM in \"%.100s\", and this QEMU has no "
                            "such; start it with the same -m and memory devices",
                            s->vm, s->version,
                            size_format(s->blocks[i].pages * MEMORY_PAGE_BYTES, size),
                            s->blocks[i].name);
+    }
     return 0;
 }
 

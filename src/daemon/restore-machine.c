@@ -5,10 +5,12 @@
 #include "base/err.h"
 #include "base/mono.h"
 #include "base/report.h"
+#include "base/stop-point.h"
 #include "daemon/api-change.h"
 #include "daemon/engine.h"
 #include "daemon/kept.h"
 #include "guest/launch.h"
+#include "guest/tpm.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -259,8 +261,8 @@ static int write_files(const struct restore_machine *m, char (*paths)[PATH_ROOM]
     const struct restore_source *s = m->request->source;
 
     for (unsigned i = 0; i < s->n_files; i++) {
-        const char *slash = strrchr(s->files[i].path, '/');
-        snprintf(paths[i], PATH_ROOM, "%s/%.48s", m->dir, slash ? slash + 1 : s->files[i].path);
+        /* Not by the names that they had: two may have the same one, or that of a socket. */
+        snprintf(paths[i], PATH_ROOM, "%s/file%u", m->dir, i);
         _cleanup_close_ int fd =
             open(paths[i], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0 || write(fd, s->files[i].data, s->files[i].bytes) != (ssize_t)s->files[i].bytes)
@@ -312,8 +314,10 @@ int restore_machine_prepare(struct restore_machine *m, struct why *why)
     if (r == 0)
         r = make_disks(m, why);
     m->disks_us = mono_us() - begin_us;
+    stop_point("restore-disks");
     if (r == 0)
         r = remember(m, &args, "starting", why);
+    stop_point("restore-noted");
     restore_args_free(&args);
     return r;
 }
@@ -358,6 +362,7 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
                           why);
     if (r < 0)
         return r;
+    stop_point("restore-started");
     m->started = true;
     m->start_us = m->restored.start_us;
     m->pid = m->restored.pid;
@@ -374,14 +379,18 @@ int restore_machine_run(struct restore_machine *m, struct why *why)
 
     uint64_t begin_us = mono_us();
     m->paused = q->paused || !q->source->was_running;
+    stop_point("restore-loaded");
     int r = remember(m, &m->restored.args, "loaded", why);
+    stop_point("restore-loaded-noted");
     if (r == 0)
         r = commit_disks(m, why);
+    stop_point("restore-committed");
     if (r == 0 && !m->paused)
         r = restore_run(m->restored.monitor, mono_us() + LIMIT_US, why);
     if (r < 0)
         return r;
     m->run_us = mono_us() - begin_us;
+    stop_point("restore-running");
     /* Where this is not written a later daemon says "cont" once more. */
     if (!q->eager && remember(m, &m->restored.args, "running", why) < 0)
         report_warning("%s", why->text);
@@ -447,6 +456,7 @@ bool restore_machine_watch(struct restore_machine *m)
 
 void restore_machine_settle(struct restore_machine *m)
 {
+    stop_point("restore-resident");
     if (m->restored.pager) {
         int r = pager_let_go(m->restored.pager);
         if (r < 0) /* what is missing are zeros: it waits for them for good if nobody gives them */
@@ -520,6 +530,7 @@ static void end_half_made(const struct restore_machine *m, const struct kept_res
         end_processes(path);
         (void)unlink(path); /* QEMU has no name of it, once it runs */
     }
+    tpm_end(m->dir);
     report_warning("the restore of machine %s was cut off, and is taken back", m->name);
     forget(m);
 }

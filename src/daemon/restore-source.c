@@ -204,16 +204,19 @@ static int check_disks(const struct restore_source *s, struct why *why)
     return 0;
 }
 
-/* What the version has of a file that QEMU's arguments name. 0: nothing. */
+/* What the version has of a file that QEMU's arguments name: from QEMU's directory, if that does
+ * not begin with a slash. 0: nothing. */
 static int read_file(struct restore_source *s, const char *path, struct why *why)
 {
     struct source_file *f = &s->files[s->n_files];
+    bool relative = *path != '/';
     char *name = NULL;
 
     for (unsigned i = 0; i < s->n_files; i++)
         if (!strcmp(s->files[i].path, path))
             return 0;
-    if (asprintf(&name, "file:%s", path) < 0)
+    if (asprintf(&name, "file:%s%s%s", relative && s->cwd ? s->cwd : "", relative ? "/" : "",
+                 path) < 0)
         return why_set(why, -ENOMEM, "no memory");
     int r = s->n_files == SOURCE_FILES_MAX ? -ENOENT
                                            : memory_image_blob(s->image, name, &f->data, &f->bytes);
@@ -227,7 +230,34 @@ static int read_file(struct restore_source *s, const char *path, struct why *why
     return r == -ENOENT ? 0 : r;
 }
 
-/* Every absolute path in the arguments may be one. */
+/* Those that were kept are all to be replaced: a QEMU that opened the first one's would write it.
+ */
+static int check_files(const struct restore_source *s, struct why *why)
+{
+    json_t *value;
+    size_t i;
+
+    json_array_foreach(json_object_get(s->machine, "files"), i, value)
+    {
+        const char *path = json_string_value(value);
+        bool found = false;
+        for (unsigned k = 0; path && k < s->n_files; k++) {
+            const char *file = s->files[k].path;
+            size_t len = strlen(path), file_len = strlen(file);
+            found = found || (len >= file_len && !strcmp(path + len - file_len, file));
+        }
+        if (!found)
+            return why_set(
+                why, -EOPNOTSUPP,
+                "%s@%s has kept the file %.200s, and the machine's command line does not "
+                "name it in a way that is understood; start a QEMU yourself with -incoming "
+                "defer, and restore into that",
+                s->vm, s->version, path ? path : "?");
+    }
+    return 0;
+}
+
+/* Every path in the arguments may be one. */
 static int read_files(struct restore_source *s, struct why *why)
 {
     int r = 0;
@@ -238,10 +268,10 @@ static int read_files(struct restore_source *s, struct why *why)
         if (!copy)
             return why_set(why, -ENOMEM, "no memory");
         while ((part = strsep(&rest, ",=\"")) && r == 0)
-            if (*part == '/')
+            if (*part)
                 r = read_file(s, part, why);
     }
-    return r;
+    return r < 0 ? r : check_files(s, why);
 }
 
 static int read_type(struct restore_source *s, struct why *why)

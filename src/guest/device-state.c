@@ -9,6 +9,7 @@
 
 #include "base/cleanup.h"
 #include "base/mono.h"
+#include "base/stop-point.h"
 #include "guest/held-migration.h"
 
 #include <dirent.h>
@@ -188,6 +189,7 @@ int device_state_prepare(struct monitor *m, uint64_t end_us, struct device_head 
     if (r < 0)
         return r;
     r = held_migration_read(&held, false, end_us, why);
+    stop_point("attach-held");
     if (r == 0)
         r = make_head(&held, &head, why);
     int end = held_migration_end(&held, end_us, r == 0 ? why : &ignored);

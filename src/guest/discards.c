@@ -6,7 +6,8 @@
  * (what is written through a mapping does not), and then:
  * 1. pages that are holes now and were none are reported;
  * 2. pages that are there and full of zeros are, too: they may have been read since. Zeros cost
- *    nothing to store. */
+ *    nothing to store.
+ * hugetlbfs does not tell of its holes: there all are of the second kind. */
 #include "base/cleanup.h"
 #include "guest/tracker-internal.h"
 
@@ -14,6 +15,8 @@
 #include <string.h>
 #include <sys/inotify.h>
 #include <unistd.h>
+
+#define CHUNK_PAGES 16u
 
 struct discards {
     const struct ram *ram;
@@ -128,8 +131,29 @@ static void read_events(struct discards *d)
         }
 }
 
-static int report(const struct ram_block *b, uint64_t *holes, uint64_t *bitmap)
+/* Pages that are zeros though they are no holes, and are not reported yet. */
+static int report_zeros(const struct ram *ram, unsigned block, const uint64_t *holes,
+                        uint64_t *bitmap)
 {
+    const struct ram_block *b = &ram->blocks[block];
+    _Alignas(8) unsigned char chunk[CHUNK_PAGES * RAM_PAGE_BYTES]; /* of what is not mapped */
+    uint64_t n_pages = block_pages(b);
+    int r = 0;
+
+    for (uint64_t i = 0; i < n_pages && r == 0; i++) {
+        uint64_t at = i % CHUNK_PAGES * RAM_PAGE_BYTES;
+        if (!b->memory && i % CHUNK_PAGES == 0) /* a huge page is whole */
+            r = ram_read(ram, block, i * RAM_PAGE_BYTES, chunk, sizeof(chunk));
+        if (r == 0 && !bitmap_has(holes, i) && !bitmap_has(bitmap, i) &&
+            is_zero(b->memory ? b->memory + i * RAM_PAGE_BYTES : chunk + at))
+            bitmap_set(bitmap, i);
+    }
+    return r;
+}
+
+static int report(const struct ram *ram, unsigned block, uint64_t *holes, uint64_t *bitmap)
+{
+    const struct ram_block *b = &ram->blocks[block];
     uint64_t n_pages = block_pages(b), n_words = tracker_words(n_pages);
     _cleanup_free_ uint64_t *now = calloc(n_words, 8);
 
@@ -140,12 +164,10 @@ static int report(const struct ram_block *b, uint64_t *holes, uint64_t *bitmap)
         return r;
     for (uint64_t w = 0; w < n_words; w++)
         bitmap[w] |= now[w] & ~holes[w];
-    for (uint64_t page = 0; page < n_pages; page++)
-        if (!bitmap_has(now, page) && !bitmap_has(bitmap, page) &&
-            is_zero(b->memory + page * RAM_PAGE_BYTES))
-            bitmap_set(bitmap, page);
-    memcpy(holes, now, n_words * 8);
-    return 0;
+    r = report_zeros(ram, block, now, bitmap);
+    if (r == 0)
+        memcpy(holes, now, n_words * 8);
+    return r;
 }
 
 void discards_forget(struct discards *d, unsigned block, const uint64_t *bitmap)
@@ -163,7 +185,7 @@ int discards_collect(struct discards *d, unsigned block, uint64_t *bitmap, struc
     if (!d->blocks[block].modified)
         return 0;
     d->blocks[block].modified = false; /* before we look: what comes now is for the next time */
-    int r = report(&d->ram->blocks[block], d->blocks[block].holes, bitmap);
+    int r = report(d->ram, block, d->blocks[block].holes, bitmap);
     if (r < 0)
         d->blocks[block].modified = true;
     return r < 0 ? why_set(why, r, "cannot look for discarded pages: %s", strerror(-r)) : 0;

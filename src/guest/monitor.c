@@ -23,6 +23,7 @@
 #define EVENTS_MAX     1024        /* kept; older ones are dropped */
 #define SEND_US        2000000     /* for a command to go out: QEMU reads it at once, or hangs */
 #define RETRY_MS       10          /* while a listener's queue is full */
+#define STALE_MAX      16
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -357,10 +358,35 @@ int monitor_wait_event(struct monitor *m, const char *name, uint64_t end_us, jso
 
 /* ---- opening -------------------------------------------------------------------------------- */
 
+/* What QEMU says to a client before us, who went away with a command under way, comes to us: before
+ * the greeting or behind it, but before the answer to our first command, for it does one after the
+ * other. */
+static bool is_stale(const struct monitor *m, const json_t *message)
+{
+    const json_t *id = json_object_get(message, "id");
+
+    return json_object_get(message, "event") ||
+           ((json_object_get(message, "return") || json_object_get(message, "error")) && id &&
+            (m->id == 0 || !json_is_integer(id) || json_integer_value(id) != m->id));
+}
+
+/* The next message that is for us; *ret is the caller's. */
+static int read_fresh(struct monitor *m, uint64_t end_us, json_t **ret, struct why *why)
+{
+    for (unsigned n = 0;; n++) {
+        int r = read_message(m, end_us, ret, why);
+        if (r < 0 || !is_stale(m, *ret))
+            return r;
+        json_decref(*ret);
+        if (n == STALE_MAX)
+            return no_qmp(m, why);
+    }
+}
+
 static int read_greeting(struct monitor *m, uint64_t end_us, struct why *why)
 {
     json_t *message;
-    int major, minor, micro, r = read_message(m, end_us, &message, why);
+    int major, minor, micro, r = read_fresh(m, end_us, &message, why);
 
     if (r < 0)
         return r;
@@ -370,6 +396,23 @@ static int read_greeting(struct monitor *m, uint64_t end_us, struct why *why)
         r = no_qmp(m, why);
     else
         m->version = (unsigned)(major * 10000 + minor * 100 + micro);
+    json_decref(message);
+    return r;
+}
+
+/* Leave negotiation mode. */
+static int negotiate(struct monitor *m, uint64_t end_us, struct why *why)
+{
+    json_t *message;
+
+    int r = begin(m, "qmp_capabilities", NULL, -1, why);
+    m->begun = false;
+    if (r == 0)
+        r = read_fresh(m, end_us, &message, why);
+    if (r < 0)
+        return r;
+    if (!json_object_get(message, "return") || !json_object_get(message, "id"))
+        r = no_qmp(m, why);
     json_decref(message);
     return r;
 }
@@ -415,7 +458,7 @@ int monitor_attach(int fd, uint64_t end_us, struct monitor **ret, struct why *wh
     if (r == 0)
         r = read_greeting(m, end_us, why);
     if (r == 0)
-        r = monitor_run(m, "qmp_capabilities", NULL, end_us, NULL, why);
+        r = negotiate(m, end_us, why);
     if (r == 0) {
         *ret = m;
         return 0;

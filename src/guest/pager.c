@@ -391,7 +391,7 @@ static int prepare(struct pager *p, const struct pager_place *first, size_t n_fi
         if (r < 0)
             return why_set(why, r == -EINVAL ? -EOPNOTSUPP : r,
                            "the machine's RAM cannot be brought when it is touched: %s; have it on "
-                           "/dev/shm, or restore without --lazy",
+                           "/dev/shm, or have all of it brought first, with --eager",
                            strerror(-r));
         find_resident(p, i);
     }

@@ -93,6 +93,8 @@ int qemu_wait(struct qemu_start *start, struct why *why)
     while (len && text[len - 1] == '\n')
         len--;
     text[len] = '\0';
+    if (WIFSIGNALED(status) && !len)
+        return why_set(why, -EIO, "QEMU did not start: signal %d ended it", WTERMSIG(status));
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         return why_set(why, -EIO, "QEMU did not start: %s", len ? text : "it gave no reason");
     return 0;

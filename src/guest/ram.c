@@ -79,12 +79,12 @@ static int check_file(const struct ram_block *b, struct why *why)
     if (fstatfs(b->fd, &fs) < 0 || fstat(b->fd, &st) < 0)
         return why_set(why, -errno, "cannot look at the file of the memory block %s: %s", b->name,
                        strerror(errno));
-    if (fs.f_type == HUGETLBFS_MAGIC || b->page_bytes != RAM_PAGE_BYTES)
+    if (b->page_bytes > RAM_HUGE_MAX)
         return why_set(why, -EOPNOTSUPP,
-                       "the memory block %s has huge pages of its own, of which each would be "
-                       "saved whole; " MEND,
-                       b->name);
-    if (fs.f_type != TMPFS_MAGIC)
+                       "the memory block %s has pages of %u MiB, of which each would count as "
+                       "written whole; use huge pages of 2 MiB, or " MEND,
+                       b->name, b->page_bytes >> 20);
+    if (fs.f_type != TMPFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC)
         return why_set(why, -EOPNOTSUPP, "the file of the memory block %s is not on tmpfs; " MEND,
                        b->name);
     if ((uint64_t)st.st_size < b->file_offset + b->used_bytes)
@@ -102,12 +102,14 @@ static int map_block(pid_t pid, const struct mapping *m, struct ram_block *b, st
     int r = check_file(b, why);
     if (r < 0)
         return r;
+    b->shared = true;
+    if (b->page_bytes != RAM_PAGE_BYTES)
+        return 0;
     void *memory =
         mmap(NULL, b->used_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, b->fd, (off_t)b->file_offset);
     if (memory == MAP_FAILED)
         return why_set(why, -errno, "cannot map the memory block %s: %s", b->name, strerror(errno));
     b->memory = memory;
-    b->shared = true;
     return 0;
 }
 

@@ -2,8 +2,10 @@
  * blocks, but not beyond the deadlines, which are by mono_us().
  *
  * A block is *shared* when QEMU maps it from a file on tmpfs (memory-backend-file on /dev/shm,
- * memory-backend-memfd); then it is mapped here too. All others (VRAM, ROM, pflash) are memory of
- * QEMU alone and are read through /proc/PID/mem. Main memory that is not shared is refused.
+ * memory-backend-memfd) or on hugetlbfs. On tmpfs it is mapped here too; not on hugetlbfs, where
+ * reading a hole through a mapping would take a huge page, or kill us where there is none left. All
+ * others (VRAM, ROM, pflash) are memory of QEMU alone and are read through /proc/PID/mem. Main
+ * memory that is not shared is refused.
  *
  * Source: HMP "info ramblock" of QEMU, proc(5). */
 #ifndef VARVE_GUEST_RAM_H
@@ -21,6 +23,7 @@ struct monitor;
 #define RAM_PAGE_BYTES 4096u
 #define RAM_BLOCKS_MAX 256
 #define RAM_NAME_BYTES 256
+#define RAM_HUGE_MAX   (64u << 20) /* larger pages of hugetlbfs are refused */
 
 struct ram_block {
     char name[RAM_NAME_BYTES];
@@ -30,7 +33,7 @@ struct ram_block {
     bool shared;
     int fd;                /* shared: the file, opened here; else -1 */
     uint64_t file_offset;  /* shared: of the block in it */
-    unsigned char *memory; /* shared: used_bytes of it, mapped read-write; else NULL */
+    unsigned char *memory; /* on tmpfs: used_bytes of it, mapped read-write; else NULL */
 };
 
 struct ram {
@@ -42,9 +45,9 @@ struct ram {
 
 /* The list as QEMU has it now, found in the process of the session, which must outlive *ret.
  * Errors with a sentence and its mend: -EOPNOTSUPP (memory that cannot be checkpointed: private,
- * not on tmpfs, of huge pages; a VFIO device; blocks that cannot be told apart), -EPERM (no right
- * to look into the process), -EPROTO (QEMU says what is no list), -ESRCH (QEMU has ended), those of
- * monitor_run_hmp(), -ENOMEM. */
+ * not on tmpfs or hugetlbfs, of pages above RAM_HUGE_MAX; a VFIO device; blocks that cannot be told
+ * apart), -EPERM (no right to look into the process), -EPROTO (QEMU says what is no list), -ESRCH
+ * (QEMU has ended), those of monitor_run_hmp(), -ENOMEM. */
 int ram_open(struct monitor *monitor, uint64_t end_us, struct ram **ret, struct why *why);
 /* NULL is legal. */
 void ram_close(struct ram *ram);

@@ -28,6 +28,7 @@ struct rewrite {
     struct why *why;
     unsigned room, n_hubs;
     bool has_qmp;
+    char tpm[64]; /* the character device of an emulated TPM, "": there is none */
 };
 
 static void lose(struct rewrite *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -96,11 +97,14 @@ static int move_path(struct rewrite *w, const char *path, bool is_socket,
 }
 
 /* What a path becomes that the caller has another one for; NULL: it stays. */
-static const char *other_path(const struct rewrite *w, const char *path)
+static const char *other_path(struct rewrite *w, const char *path)
 {
     for (unsigned i = 0; i < w->changes->n_paths; i++)
-        if (!strcmp(path, w->changes->paths[i][0]))
+        if (!strcmp(path, w->changes->paths[i][0])) {
+            lose(w, "%s: the machine has a copy of its own, as it was then: %s", path,
+                 w->changes->paths[i][1]);
             return w->changes->paths[i][1];
+        }
     return NULL;
 }
 
@@ -146,6 +150,18 @@ static int listen_here(struct rewrite *w, struct option *o)
     return r;
 }
 
+/* One for each machine: a swtpm has one client. */
+static int rewrite_tpm(struct rewrite *w, struct option *o)
+{
+    int r = move_path(w, "tpm.sock", true, w->args->tpm);
+
+    if (r < 0)
+        return r;
+    lose(w, "TPM %s: by a swtpm of its own, whose files are in %s/tpm", w->tpm, w->changes->dir);
+    option_set(o, "path", w->args->tpm);
+    return 0;
+}
+
 static int rewrite_chardev(struct rewrite *w, const char *name, const char *value)
 {
     const char *why_lost = "it was not connected to a file or a socket path";
@@ -161,6 +177,8 @@ static int rewrite_chardev(struct rewrite *w, const char *name, const char *valu
     } else if (option_is(&o, "", "socket") && option_get(&o, "path")) {
         if (is_server) {
             r = move_key(w, &o, "path", true);
+        } else if (!strcmp(id, w->tpm)) {
+            r = rewrite_tpm(w, &o);
         } else {
             const char *other = other_path(w, option_get(&o, "path"));
             if (other)
@@ -419,6 +437,9 @@ static int add_memory(struct rewrite *w, struct option *o)
         return why_set(w->why, -EOPNOTSUPP, "the memory backend %s is not understood",
                        id ? id : "without an id");
     strcpy(m->id, id);
+    const char *path = option_get(o, "mem-path");
+    if ((path && strncmp(path, "/dev/shm", strlen("/dev/shm")) != 0) || option_is_on(o, "hugetlb"))
+        lose(w, "memory %s is on /dev/shm now, with the pages that are usual there", id);
     if (snprintf(m->path, sizeof(m->path), "%s.%s", w->changes->memory_file, id) >=
         (int)sizeof(m->path))
         return why_set(w->why, -ENAMETOOLONG, "the path %s.%s is too long", w->changes->memory_file,
@@ -612,6 +633,21 @@ static int add_ours(struct rewrite *w)
     return 0;
 }
 
+/* Which character device a TPM has: it may stand before or behind it. */
+static void find_tpm(struct rewrite *w, char *const *argv)
+{
+    struct option o;
+
+    for (; argv[0] && argv[1]; argv++) {
+        if (strcmp(*argv, "-tpmdev") != 0)
+            continue;
+        bool parsed = option_parse(&o, argv[1]);
+        if (parsed && option_is(&o, "", "emulator") && option_get(&o, "chardev"))
+            snprintf(w->tpm, sizeof(w->tpm), "%s", option_get(&o, "chardev"));
+        option_free(&o);
+    }
+}
+
 int restore_args_make(char *const *argv, const struct restore_changes *changes,
                       struct restore_args *ret, struct why *why)
 {
@@ -620,6 +656,7 @@ int restore_args_make(char *const *argv, const struct restore_changes *changes,
 
     *ret = (struct restore_args){};
     put(&w, *argv);
+    find_tpm(&w, argv);
     for (argv++; *argv && r == 0; argv++) {
         const struct rule *rule = find_rule(*argv);
         if (!rule) {

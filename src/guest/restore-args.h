@@ -39,6 +39,7 @@ struct restore_args {
         uint64_t bytes;
     } memory[RESTORE_MEMORY_MAX];
     unsigned n_memory;
+    char tpm[RESTORE_PATH_MAX];   /* where a swtpm is to listen for it (tpm.h); "": it has no TPM */
     char *lost[RESTORE_LOST_MAX]; /* a sentence for each thing that is not as it was */
     unsigned n_lost;
     bool failed;

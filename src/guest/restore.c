@@ -7,9 +7,11 @@
 #include "base/cleanup.h"
 #include "base/mono.h"
 #include "base/size.h"
+#include "base/stop-point.h"
 #include "guest/migration-stream.h"
 #include "guest/qemu-process.h"
 #include "guest/ram.h"
+#include "guest/tpm.h"
 #include "guest/uffd.h"
 
 #include <errno.h>
@@ -129,8 +131,13 @@ static int find_areas(struct restored *m, struct why *why)
 static int start_pager(struct restored *m, int pidfd, const struct restore_memory_source *source,
                        uint64_t end_us, struct why *why)
 {
-    int r = uffd_open(m->pid, pidfd, m->monitor, end_us, &m->uffd, NULL, why);
+    struct why inner;
+    int r = uffd_open(m->pid, pidfd, m->monitor, end_us, &m->uffd, NULL, &inner);
 
+    if (r == -EOPNOTSUPP)
+        why_set(why, r, "%.900s; or have all RAM brought first, with --eager", inner.text);
+    else if (r < 0)
+        *why = inner;
     return r < 0 ? r
                  : pager_start(m->uffd, m->areas, m->args.n_memory, &source->pages, source->first,
                                source->n_first, &m->pager, why);
@@ -156,6 +163,7 @@ static int start_qemu(struct restored *m, const char *cwd,
     uint64_t begin_us = mono_us();
     if (!source->lazy)
         r = fill_memory(m, source, why);
+    stop_point("restore-starting");
     m->fill_us = mono_us() - begin_us;
     int started = qemu_wait(&start, r == 0 ? why : &ignored);
     if (started == 0)
@@ -182,6 +190,8 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
         r = make_dir(changes->dir, why);
     if (r == 0)
         r = make_memory(&m, why);
+    if (r == 0 && *m.args.tpm)
+        r = tpm_start(changes->dir, m.args.tpm, why);
     if (r == 0)
         r = start_qemu(&m, cwd, source, why);
     unlink_memory(&m);
@@ -194,6 +204,8 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
     if (r == 0 && source->lazy)
         r = start_pager(&m, monitor_pidfd(m.monitor), source, end_us, why);
     m.start_us = mono_us() - begin_us;
+    if (r < 0 && *m.args.tpm)
+        tpm_end(changes->dir);
     if (r < 0)
         restore_abandon(&m);
     else

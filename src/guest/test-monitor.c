@@ -149,7 +149,8 @@ static void no_greeting_no_session(void **state)
                                     {"{\"QMP\": {}}\r\n"},
                                     {"{\"return\": {}}\r\n"},
                                     {"."},
-                                    {GREETING, "{\"return\": {}, \"id\": 9}\r\n"},
+                                    {GREETING, "{\"return\": {}, \"id\": 9}\r\n[]\r\n"},
+                                    {GREETING, "{\"return\": {}}\r\n"},
                                     {GREETING, "{\"id\": 1, \"error\": {\"desc\": \"no\"}}\r\n"}};
     struct monitor *m;
     struct why why;
@@ -162,6 +163,28 @@ static void no_greeting_no_session(void **state)
     }
     assert_int_equal(open_fake(&f, (const char *const[]){"~", NULL}, 50, &m, &why), -ETIMEDOUT);
     end_fake(&f, NULL);
+}
+
+/* An answer to a client that went away comes to the next one. */
+static void answers_to_others(void **state)
+{
+    static const char other[] = "{\"return\": {\"status\": \"x\"}, \"id\": 7}\r\n",
+                      failed[] = "{\"id\": \"a\", \"error\": {\"desc\": \"no\"}}\r\n";
+    char first[512], second[512];
+    const char *const lines[] = {first, second,
+                                 "{\"return\": {\"status\": \"running\"}, \"id\": 2}\r\n", NULL};
+    struct monitor *m;
+    struct why why;
+    struct fake f;
+    char status[32];
+
+    snprintf(first, sizeof(first), "%s%s%s%s", other, failed, GREETING, other);
+    snprintf(second, sizeof(second), "%s{\"event\": \"STOP\"}\r\n{\"return\": {}, \"id\": 1}\r\n",
+             failed);
+    assert_int_equal(open_fake(&f, lines, 5000, &m, &why), 0);
+    assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), 0);
+    assert_string_equal(status, "running");
+    end_fake(&f, m);
 }
 
 static void *send_without_end(void *arg)
@@ -315,7 +338,7 @@ int main(void)
         cmocka_unit_test(lies_end_the_session), cmocka_unit_test(no_greeting_no_session),
         cmocka_unit_test(endless_line),         cmocka_unit_test(sockets_of_nobody),
         cmocka_unit_test(real_session),         cmocka_unit_test(passes_descriptors),
-        cmocka_unit_test(stopped_and_killed),
+        cmocka_unit_test(stopped_and_killed),   cmocka_unit_test(answers_to_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

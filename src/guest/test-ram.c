@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -242,6 +243,21 @@ static void memfd_is_shared(void **state)
     test_qemu_end(&q);
 }
 
+/* A descriptor whose name is that of the kernel's for a device of the host. */
+static void passed_through_device(void **state)
+{
+    int fd = memfd_create("[vfio-device]", MFD_CLOEXEC);
+    struct why why = {};
+
+    assert_true(fd >= 0);
+    assert_int_equal(ram_check_vfio(getpid(), &why), -EOPNOTSUPP);
+    assert_non_null(strstr(why.text, "VFIO"));
+    assert_non_null(strstr(why.text, "use a virtio device"));
+    close(fd);
+    assert_int_equal(ram_check_vfio(getpid(), &why), 0);
+    assert_int_equal(ram_check_vfio(0x7ffffff0, &why), -ESRCH);
+}
+
 /* ---- with a tracker ------------------------------------------------------------------------- */
 
 static int64_t collect(struct tracker *t, const struct ram *ram, unsigned block, struct why *why)
@@ -347,10 +363,10 @@ static void qemus_own_snapshot(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(list_is_strict),     cmocka_unit_test(finds_all_blocks),
-        cmocka_unit_test(holes_stay_holes),   cmocka_unit_test(private_memory),
-        cmocka_unit_test(memfd_is_shared),    cmocka_unit_test(plugged_memory),
-        cmocka_unit_test(qemus_own_snapshot),
+        cmocka_unit_test(list_is_strict),   cmocka_unit_test(finds_all_blocks),
+        cmocka_unit_test(holes_stay_holes), cmocka_unit_test(private_memory),
+        cmocka_unit_test(memfd_is_shared),  cmocka_unit_test(passed_through_device),
+        cmocka_unit_test(plugged_memory),   cmocka_unit_test(qemus_own_snapshot),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

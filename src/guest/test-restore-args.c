@@ -82,7 +82,7 @@ static const struct rewritten {
     {"-drive", "file=nbd+unix:///web1/root?socket=/o,if=none,id=d",
      "file=nbd+unix:///web2/root?socket=/run/new/nbd.sock,if=none,id=d", NULL},
     {"-drive", "if=pflash,file=/var/lib/web1.fd,format=raw",
-     "if=pflash,file=/run/varve/web2.fd,format=raw", NULL},
+     "if=pflash,file=/run/varve/web2.fd,format=raw", "a copy of its own"},
     {"-drive", "file=/other.raw,if=none", "file=/other.raw,if=none", NULL},
     {"-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22", "user,id=net0",
      "no ports are forwarded"},
@@ -97,6 +97,12 @@ static const struct rewritten {
     {"-object",
      "{\"qom-type\":\"memory-backend-memfd\",\"id\":\"r\",\"share\":true,\"size\":1048576}",
      "memory-backend-file,id=r,share=on,size=1048576,mem-path=/dev/shm/varve-web2.r", NULL},
+    {"-object", "memory-backend-memfd,id=r,size=64M,hugetlb=on,hugetlbsize=2M,share=on",
+     "memory-backend-file,id=r,size=64M,share=on,mem-path=/dev/shm/varve-web2.r",
+     "r is on /dev/shm now"},
+    {"-object", "memory-backend-file,id=r,size=64M,share=on,mem-path=/dev/hugepages",
+     "memory-backend-file,id=r,size=64M,share=on,mem-path=/dev/shm/varve-web2.r",
+     "r is on /dev/shm now"},
     {"-object", "rng-random,id=rng0,filename=/dev/urandom",
      "rng-random,id=rng0,filename=/dev/urandom", NULL},
     {"-append", "-S -daemonize console=ttyS0", "-S -daemonize console=ttyS0", NULL},
@@ -175,6 +181,37 @@ static void twice(void **state)
     restore_args_free(&again);
 }
 
+/* The TPM's own swtpm, whichever option comes first. */
+static void tpm(void **state)
+{
+    char chardev[] = "socket,id=c,path=/run/swtpm", tpmdev[] = "emulator,id=t,chardev=c";
+    char *argv[] = {(char *)(uintptr_t) "qemu",
+                    (char *)(uintptr_t) "-chardev",
+                    chardev,
+                    (char *)(uintptr_t) "-tpmdev",
+                    tpmdev,
+                    NULL};
+    struct restore_args a;
+    struct why why = {};
+
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(restore_args_make(argv, &to_web2, &a, &why), 0);
+        assert_string_equal(a.tpm, "/run/varve/vm/web2/tpm.sock");
+        assert_true(has(&a, "socket,id=c,path=/run/varve/vm/web2/tpm.sock"));
+        assert_int_equal(a.n_lost, 1);
+        restore_args_free(&a);
+        char *name = argv[1], *value = argv[2];
+        argv[1] = argv[3];
+        argv[2] = argv[4];
+        argv[3] = name;
+        argv[4] = value;
+    }
+    argv[3] = NULL; /* then it is a character device like others */
+    assert_int_equal(restore_args_make(argv, &to_web2, &a, &why), 0);
+    assert_true(!*a.tpm && has(&a, chardev));
+    restore_args_free(&a);
+}
+
 static void new_macs(void **state)
 {
     char *argv[] = {(char *)(uintptr_t) "qemu",
@@ -231,8 +268,8 @@ static void of_a_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_option), cmocka_unit_test(twice),        cmocka_unit_test(new_macs),
-        cmocka_unit_test(refused),     cmocka_unit_test(of_a_process),
+        cmocka_unit_test(each_option), cmocka_unit_test(twice),   cmocka_unit_test(tpm),
+        cmocka_unit_test(new_macs),    cmocka_unit_test(refused), cmocka_unit_test(of_a_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

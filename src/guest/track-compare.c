@@ -1,5 +1,8 @@
 /* track-compare.c - comparing each page with the hash that it had the last time (XXH3, 128 bits).
- * Holes are not read: they have the hash of zeros. */
+ * Holes are not read: they have the hash of zeros.
+ *
+ * What was told must be copied before anything writes again: a page that is hashed as A, copied as
+ * B (a lock just held) and is A again at the next look would not be told, and the copy stay B. */
 #include "base/cleanup.h"
 #include "base/mono.h"
 #include "guest/tracker-internal.h"
@@ -123,6 +126,7 @@ static int open_compare(const struct ram *ram, const struct tracker_options *opt
 }
 
 const struct tracker_ops track_compare = {.name = "comparison",
+                                          .needs_stop = true,
                                           .sees_discards = true,
                                           .open = open_compare,
                                           .collect = collect_compare,

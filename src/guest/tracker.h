@@ -80,7 +80,8 @@ void tracker_close(struct tracker *tracker, bool remove);
 const char *tracker_name(const struct tracker *tracker);
 /* Why a kind before this one was not chosen, or "". */
 const char *tracker_why_not(const struct tracker *tracker, enum tracker_kind kind);
-/* Whether nothing may write during a collect(): the machine must be stopped, its I/O done. */
+/* Whether nothing may write during a collect() and until what it told was copied: the machine must
+ * be stopped, its I/O done. */
 bool tracker_needs_stop(const struct tracker *tracker);
 
 #endif

@@ -44,9 +44,10 @@ def program(name):
 
 
 class Daemon:
-    def __init__(self, capacity=None, config=None):
+    def __init__(self, capacity=None, config=None, prepare=None):
         """capacity: of the store, such as "4G". config: text of a configuration file; else that in
-        $VARVE_TEST_CONFIG, if there is one."""
+        $VARVE_TEST_CONFIG, if there is one. prepare: called in each varved before it begins."""
+        self.prepare = prepare
         config = config or os.environ.get("VARVE_TEST_CONFIG")
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="varved.", dir=os.environ.get("TMPDIR", "/var/tmp")))
         self.store, self.run_dir = self.dir / "store", self.dir / "run"
@@ -67,19 +68,26 @@ class Daemon:
     def uri(self, export):
         return f"nbd+unix:///{export}?socket={self.nbd_socket}"
 
-    def spawn(self):
-        """Start it and do not wait until it serves."""
+    def spawn(self, env=None):
+        """Start it and do not wait until it serves. env: what its environment has besides."""
         assert self.process is None
         libc = ctypes.CDLL(None)
+
+        def prepare():
+            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+            if self.prepare:
+                self.prepare()
+
         self.process = subprocess.Popen(
             [program("varved"), *self.options], stdin=subprocess.DEVNULL, stdout=self.log,
-            stderr=self.log, preexec_fn=lambda: libc.prctl(1, signal.SIGKILL))
+            stderr=self.log, preexec_fn=prepare,
+            env={**os.environ, **(env or {})})
         self.starts += 1
 
-    def start(self, timeout=60):
+    def start(self, timeout=60, env=None):
         """Start it and wait until both its sockets answer. Returns the seconds that took."""
         begin = time.monotonic()
-        self.spawn()
+        self.spawn(env)
         for name in ("nbd.sock", "varve.sock"):
             while not self._answers(self.run_dir / name):
                 if self.process.poll() is not None:
