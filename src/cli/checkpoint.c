@@ -93,7 +93,8 @@ static enum exit_code find_monitor(const struct invocation *inv, char where[PATH
         return error(EXIT_USAGE, "say which machine: with --qmp its QMP socket, or with --libvirt "
                                  "its domain, one of them");
     if (domain && !*domain)
-        return error(EXIT_USAGE, "--libvirt wants the name of a domain; virsh list tells which run");
+        return error(EXIT_USAGE,
+                     "--libvirt wants the name of a domain; virsh list tells which run");
     if (domain)
         snprintf(where, PATH_MAX, MONITOR_LIBVIRT "%s", domain);
     else if (!realpath(socket, where))

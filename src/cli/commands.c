@@ -328,7 +328,8 @@ const struct command commands[] = {
          "All its writable disks must be exports VM/DISK of this daemon, its main memory a "
          "shared file on /dev/shm (-object memory-backend-file,share=on,mem-path=/dev/shm; a "
          "domain: memoryBacking with source type='file' and access mode='shared', and "
-         "memory_backing_dir = \"/dev/shm\" in libvirt's qemu.conf), and the daemon must be allowed to trace it. What is missing is said, with the mend. The "
+         "memory_backing_dir = \"/dev/shm\" in libvirt's qemu.conf), and the daemon must be "
+         "allowed to trace it. What is missing is said, with the mend. The "
          "machine stands still for some milliseconds, once; nothing stays changed in it but "
          "that its pages are watched. A restarted daemon attaches it again.",
      .min_args = 1,

@@ -76,8 +76,10 @@ const struct config_key config_keys[] = {
      0,
      {},
      {},
-     "The group whose members may connect to nbd.sock, and so read and write every disk; the "
-     "directory of the sockets is opened to it as far as that wants. libvirt-qemu lets the machines "
+     "The group, by name or number, whose members may connect to nbd.sock, and so read and write "
+     "every disk; the "
+     "directory of the sockets is opened to it as far as that wants. libvirt-qemu lets the "
+     "machines "
      "of libvirt in, which do not run as root. none: only the daemon's own user, and root."},
     {"control",
      "max-connections",
@@ -281,6 +283,7 @@ static int read_group(struct parser *p, const struct config_key *key, const char
 {
     struct group group, *found = NULL;
     char room[16384];
+    uint64_t number;
 
     if (!strcmp(value, "none")) {
         *field_of(key, &p->config) = CONFIG_NO_GROUP;
@@ -288,6 +291,10 @@ static int read_group(struct parser *p, const struct config_key *key, const char
     }
     if (getgrnam_r(value, &group, room, sizeof(room), &found) == 0 && found) {
         *field_of(key, &p->config) = found->gr_gid;
+        return 1;
+    }
+    if (size_parse_decimal(value, &number) == 0 && number < (gid_t)-1) {
+        *field_of(key, &p->config) = number;
         return 1;
     }
     PARSE_ERROR(p, "%s is \"%s\", and there is no such group; getent group lists them", key->name,

@@ -156,13 +156,13 @@ static int open_machine(struct machine *m)
     struct why why = {};
     int r = -EAGAIN;
 
-    /* A QEMU that has just lost its daemon may have its old client still; libvirtd may be starting
-     * too. */
+    /* A QEMU that has just lost its daemon may have its old client still, or not have seen that its
+     * disks are back, and refuse; libvirtd may be starting too. */
     for (int tries = 0; tries < (m->recalled ? RECALL_TRIES : 1); tries++) {
         if (tries)
             sleep(1);
         r = attached_open(&m->spec, &m->attached, &why);
-        if (r != -EBUSY && r != -ETIMEDOUT && r != -EHOSTDOWN)
+        if (r != -EBUSY && r != -ETIMEDOUT && r != -EHOSTDOWN && r != -EPROTO)
             break;
     }
     pthread_mutex_lock(&m->machines->lock);

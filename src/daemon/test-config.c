@@ -43,6 +43,8 @@ static void takes_values(void **state)
     assert_true(config.log_level == REPORT_ERROR);
     assert_true(config.nbd_max_connections == 7);
     assert_true(config.nbd_group == 0);
+    assert_int_equal(parse("[nbd]\ngroup = 64055\n", &config, &why), 0);
+    assert_true(config.nbd_group == 64055);
     assert_int_equal(parse("[nbd]\ngroup = none\n", &config, &why), 0);
     assert_true(config.nbd_group == CONFIG_NO_GROUP);
 }
@@ -73,6 +75,7 @@ static void refuses_with_the_line(void **state)
     refuses("[store]\ntable-memory = 1M\n", "x.conf:2: table-memory is 1M; it may be from 8M");
     refuses("[nbd]\nmax-connections = 0\n", "it may be from 1 to");
     refuses("[nbd]\nmax-connections = 5G\n", "it wants a whole number");
+    refuses("[nbd]\ngroup = 4294967295\n", "there is no such group");
     refuses("[nbd]\ngroup = nobody-has-this\n", "there is no such group");
     refuses("[daemon]\nio-engine = magic\n", "it may be one of auto, io_uring, threads");
     refuses("[store\n", "x.conf:1: this is neither");

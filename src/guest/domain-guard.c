@@ -47,8 +47,7 @@ static int run_line(struct monitor *m, const char *line, size_t len)
     const char *command = json_string_value(json_object_get(message, "execute"));
     struct why why;
 
-    int r = command ? monitor_run(m, command,
-                                  json_incref(json_object_get(message, "arguments")),
+    int r = command ? monitor_run(m, command, json_incref(json_object_get(message, "arguments")),
                                   mono_us() + ANSWER_US, NULL, &why)
                     : -EINVAL;
     json_decref(message);

@@ -11,8 +11,8 @@
 
 #define DOMAIN_GUARD_ARGUMENT "--domain-guard"
 
-/* Start one from this program's file. uuid, commands: borrowed. pipe_fd: stays the caller's. Returns
- * a process that ends at once, with 0 when the guard, an orphan, stands; -1 and errno. */
+/* Start one from this program's file. uuid, commands: borrowed. pipe_fd: stays the caller's.
+ * Returns a process that ends at once, with 0 when the guard, an orphan, stands; -1 and errno. */
 pid_t domain_guard_start(const char *uuid, int pipe_fd, const char *commands);
 
 /* argv: [2] the UUID, [3] QMP commands, a line each. Returns the exit code of the process. */

@@ -96,10 +96,11 @@ static bool is_broken(const struct line *l)
 
 static int no_libvirtd(const char *words, struct why *why)
 {
-    return why_set(why, -EHOSTDOWN,
-                   "no libvirtd answers at %.120s (%.300s); start it (systemctl start libvirtd), or "
-                   "start varved with LIBVIRT_DEFAULT_URI set to where it is",
-                   uri(), words);
+    return why_set(
+        why, -EHOSTDOWN,
+        "no libvirtd answers at %.120s (%.300s); start it (systemctl start libvirtd), or "
+        "start varved with LIBVIRT_DEFAULT_URI set to where it is",
+        uri(), words);
 }
 
 static int look_up(struct line *l, struct why *why)
@@ -108,8 +109,7 @@ static int look_up(struct line *l, struct why *why)
 
     l->domain = i->id ? NULL : l->lib->virDomainLookupByName(l->connection, i->name);
     if (!l->domain)
-        l->domain =
-            l->lib->virDomainLookupByUUIDString(l->connection, i->id ? i->uuid : i->name);
+        l->domain = l->lib->virDomainLookupByUUIDString(l->connection, i->id ? i->uuid : i->name);
     if (l->domain)
         return 0;
     if (is_broken(l))
@@ -181,8 +181,8 @@ static int run(struct line *l, const char *command, int fd, char **ret, struct w
         disconnect(l);
     int r = l->connection ? 0 : connect_line(l, why);
     if (r == 0 && command &&
-        l->lib->virDomainQemuMonitorCommandWithFiles(l->domain, command, fd >= 0, files, NULL,
-                                                     NULL, ret, 0) < 0)
+        l->lib->virDomainQemuMonitorCommandWithFiles(l->domain, command, fd >= 0, files, NULL, NULL,
+                                                     ret, 0) < 0)
         r = refused(l, why);
     l->used_us = mono_us();
     return r;

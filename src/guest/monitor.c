@@ -1,8 +1,8 @@
 /* monitor.c - a session with a QEMU's monitor.
  *
- * On a socket a message of QEMU's is one line. Each command carries a number, which its answer repeats: an
- * answer with another number is no answer to us, and ends the session, as everything does after
- * which it is not known what the next line belongs to. */
+ * On a socket a message of QEMU's is one line. Each command carries a number, which its answer
+ * repeats: an answer with another number is no answer to us, and ends the session, as everything
+ * does after which it is not known what the next line belongs to. */
 #include "guest/monitor.h"
 
 #include "base/cleanup.h"
@@ -290,7 +290,8 @@ int monitor_finish(struct monitor *m, uint64_t end_us, json_t **ret, struct why 
     return r;
 }
 
-/* An answer that says "return" may come after events, so what was received is not looked at whole. */
+/* An answer that says "return" may come after events, so what was received is not looked at whole.
+ */
 bool monitor_has_refused(struct monitor *m)
 {
     static const char error[] = "\"error\": {\"class\"";

@@ -29,12 +29,12 @@ int monitor_attach(int fd, uint64_t end_us, struct monitor **ret, struct why *wh
 /* NULL is legal. */
 void monitor_close(struct monitor *monitor);
 
-/* The process on the other side, by SO_PEERCRED or domain_find_process(), and a pidfd of it that the
- * session owns. */
+/* The process on the other side, by SO_PEERCRED or domain_find_process(), and a pidfd of it that
+ * the session owns. */
 pid_t monitor_pid(const struct monitor *monitor);
 int monitor_pidfd(const struct monitor *monitor);
-/* The socket, which stays the session's: for a guard that goes on with it when we are dead. -1: there
- * is none, the session is with a domain of libvirt. */
+/* The socket, which stays the session's: for a guard that goes on with it when we are dead. -1:
+ * there is none, the session is with a domain of libvirt. */
 int monitor_fd(const struct monitor *monitor);
 /* The UUID of the domain; NULL: the session is on a socket. */
 const char *monitor_domain(const struct monitor *monitor);
