@@ -317,6 +317,7 @@ static int begin_by_save(struct device_capture *c, uint64_t end_us, struct why *
             return r < 0 ? r : why_set(why, -EPROTO, "QEMU gave no state of the devices");
         }
     }
+    monitor_give_up(c->monitor);
     return why_set(
         why, -ETIMEDOUT,
         "the machine did not stand still in time: I/O of its disks is still under way; it "

@@ -343,6 +343,11 @@ int domain_send(struct domain *d, const char *command, int fd, struct why *why)
     return ask(d, command, fd, why);
 }
 
+void domain_give_up(struct domain *d)
+{
+    leave_line(d);
+}
+
 bool domain_has_answer(struct domain *d)
 {
     pthread_mutex_lock(&d->line->lock);

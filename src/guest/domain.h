@@ -47,5 +47,7 @@ bool domain_has_answer(struct domain *domain);
  * started anew), -EHOSTDOWN (no libvirtd, or it ended meanwhile: then it is not known what was
  * done), -ETIMEDOUT (nor then). */
 int domain_receive(struct domain *domain, uint64_t end_us, char **ret, struct why *why);
+/* Instead: the answer is not waited for any more. */
+void domain_give_up(struct domain *domain);
 
 #endif

@@ -290,6 +290,16 @@ int monitor_finish(struct monitor *m, uint64_t end_us, json_t **ret, struct why 
     return r;
 }
 
+void monitor_give_up(struct monitor *m)
+{
+    assert(m->begun);
+    m->begun = false;
+    if (m->domain)
+        domain_give_up(m->domain);
+    else
+        m->dead = true;
+}
+
 /* An answer that says "return" may come after events, so what was received is not looked at whole.
  */
 bool monitor_has_refused(struct monitor *m)

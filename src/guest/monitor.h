@@ -57,6 +57,9 @@ int monitor_run(struct monitor *monitor, const char *command, json_t *arguments,
  * in a pause. One at a time. */
 int monitor_begin(struct monitor *monitor, const char *command, json_t *arguments, struct why *why);
 int monitor_finish(struct monitor *monitor, uint64_t end_us, json_t **ret, struct why *why);
+/* Instead of monitor_finish(), when the answer is not waited for any more: a session on a socket is
+ * dead then, as after -ETIMEDOUT. */
+void monitor_give_up(struct monitor *monitor);
 /* Between them: whether QEMU has refused already. False may also be: it is not seen yet. */
 bool monitor_has_refused(struct monitor *monitor);
 

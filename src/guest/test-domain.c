@@ -97,6 +97,8 @@ static void is_not_held_up(void **state)
     }
     assert_int_equal(domain_send(d, "{}", -1, &why), 0);
     assert_int_equal(domain_receive(d, mono_us() + LIMIT_US, &answer, &why), -EPROTO);
+    assert_int_equal(domain_send(d, "{}", -1, &why), 0);
+    domain_give_up(d);
     /* Closed while a command is under way. */
     assert_int_equal(domain_send(d, "{}", -1, &why), 0);
     domain_close(d);

@@ -5,8 +5,9 @@
         daemon = varve.Daemon(...)      # os.environ has LIBVIRT_DEFAULT_URI now
 
 It runs as root in a mount namespace in which /etc/libvirt, /run/libvirt, /var/lib/libvirt, the cache
-and the logs are directories of the test, so it is alone there, and leaves nothing. Its QEMUs run as
-the user libvirt-qemu (number UID), which need not exist here. RAM is below .memory, on tmpfs.
+and the logs are directories of the test, so it is alone there, and leaves nothing but empty ones to
+mount these on. Its QEMUs run as the user libvirt-qemu (number UID), which need not exist here. RAM is
+below .memory, on tmpfs.
 """
 import ctypes
 import os
