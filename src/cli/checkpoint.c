@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "cli/job.h"
 #include "cli/process.h"
+#include "guest/monitor.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -35,7 +36,10 @@ void print_machine(const json_t *machine)
         return;
     printf("machine   %s, process %" PRIu64 ", %s of RAM\n", state, member_u64(machine, "pid"),
            size_format(member_u64(machine, "ram"), text));
-    printf("qmp       %s\n", member_text(machine, "qmp"));
+    const char *qmp = member_text(machine, "qmp");
+    bool is_domain = !strncmp(qmp, MONITOR_LIBVIRT, strlen(MONITOR_LIBVIRT));
+    printf("%s%s\n", is_domain ? "libvirt   " : "qmp       ",
+           qmp + (is_domain ? strlen(MONITOR_LIBVIRT) : 0));
     printf("tracking  %s", member_text(machine, "tracking"));
     if (*member_text(machine, "tracking_why"))
         printf(" (%s)", member_text(machine, "tracking_why"));
@@ -82,19 +86,34 @@ void print_checkpoint(const json_t *v)
         printf("lost         %s\n", json_string_value(lost));
 }
 
+/* Where the monitor of the machine is. */
+static enum exit_code find_monitor(const struct invocation *inv, char where[PATH_MAX])
+{
+    const char *socket = option_value(inv, "qmp"), *domain = option_value(inv, "libvirt");
+
+    if (!socket == !domain)
+        return error(EXIT_USAGE, "say which machine: with --qmp its QMP socket, or with --libvirt "
+                                 "its domain, one of them");
+    if (domain && !*domain)
+        return error(EXIT_USAGE,
+                     "--libvirt wants the name of a domain; virsh list tells which run");
+    if (domain)
+        snprintf(where, PATH_MAX, MONITOR_LIBVIRT "%s", domain);
+    else if (!realpath(socket, where))
+        return error(EXIT_NOT_FOUND, "cannot find the QMP socket %s: %s", socket, strerror(errno));
+    return EXIT_OK;
+}
+
 enum exit_code cmd_attach(const struct invocation *inv)
 {
-    const char *socket = option_value(inv, "qmp");
-    char path[PATH_MAX];
+    char where[PATH_MAX];
     json_t *machine;
 
-    if (!socket)
-        return error(EXIT_USAGE, "--qmp is missing: the QMP socket of the machine");
-    if (!realpath(socket, path))
-        return error(EXIT_NOT_FOUND, "cannot find the QMP socket %s: %s", socket, strerror(errno));
-    enum exit_code r = call(
-        inv, "vm.attach",
-        json_pack("[s, s, o]", inv->args[0], path, disks_of(option_value(inv, "disk"))), &machine);
+    enum exit_code r = find_monitor(inv, where);
+    if (r == EXIT_OK)
+        r = call(inv, "vm.attach",
+                 json_pack("[s, s, o]", inv->args[0], where, disks_of(option_value(inv, "disk"))),
+                 &machine);
     if (r != EXIT_OK)
         return r;
     if (inv->json)

@@ -336,18 +336,26 @@ const struct command commands[] = {
      .text =
          "Attach a QEMU that somebody else started, while it runs: from then on varve checkpoint "
          "takes versions of it with its memory. Machines of varve run are attached already.\n\n"
+         "With --libvirt a domain of libvirt, whose monitor belongs to libvirt: the daemon speaks "
+         "with it through libvirt's API, in the libvirt that LIBVIRT_DEFAULT_URI of the daemon's "
+         "environment names, else qemu:///system. libvirt then shows the domain as tainted "
+         "(custom-monitor), and tells its clients Suspended and Resumed at each checkpoint.\n\n"
          "All its writable disks must be exports VM/DISK of this daemon, its main memory a "
-         "shared file on /dev/shm (-object memory-backend-file,share=on,mem-path=/dev/shm), and "
-         "the daemon must be allowed to trace it. What is missing is said, with the mend. The "
+         "shared file on /dev/shm (-object memory-backend-file,share=on,mem-path=/dev/shm; a "
+         "domain: memoryBacking with source type='file' and access mode='shared', and "
+         "memory_backing_dir = \"/dev/shm\" in libvirt's qemu.conf), and the daemon must be "
+         "allowed to trace it. What is missing is said, with the mend. The "
          "machine stands still for some milliseconds, once; nothing stays changed in it but "
          "that its pages are watched. A restarted daemon attaches it again.",
      .min_args = 1,
      .max_args = 1,
      .options = {{"qmp", "SOCKET", "A QMP socket of the machine that nobody else is connected to."},
+                 {"libvirt", "DOMAIN", "The name or UUID of a domain of libvirt, instead."},
                  {"disk", "NAME=NODE",
                   "The machine's disk with QEMU's node NODE is the disk NAME, where its export "
                   "has another name; several are separated by commas."}},
-     .examples = {"varve attach web1 --qmp /run/web1/qmp2.sock"},
+     .examples = {"varve attach web1 --qmp /run/web1/qmp2.sock",
+                  "varve attach web1 --libvirt web1"},
      .run = cmd_attach},
     {.name = "detach",
      .arguments = "VM",

@@ -5,6 +5,7 @@
 #include "daemon/fault.h"
 #include "daemon/machine.h"
 #include "daemon/restoring.h"
+#include "guest/monitor.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -52,6 +53,21 @@ static void take_disks(xmlrpc_env *env, xmlrpc_value *args, struct attached_spec
     free(texts);
 }
 
+/* Where its monitor is: the path of a socket, or a domain. */
+static void take_monitor(xmlrpc_env *env, const char *text, struct attached_spec *spec)
+{
+    size_t len = strlen(MONITOR_LIBVIRT);
+    bool is_domain = !strncmp(text, MONITOR_LIBVIRT, len) && text[len];
+
+    if ((*text != '/' && !is_domain) || strlen(text) >= sizeof(spec->qmp))
+        api_fault(env, FAULT_BAD_ARGUMENT,
+                  "\"%.120s\" is neither the absolute path of a QMP socket nor " MONITOR_LIBVIRT
+                  "DOMAIN, of at most %zu characters",
+                  text, sizeof(spec->qmp) - 1);
+    else
+        strcpy(spec->qmp, text);
+}
+
 static xmlrpc_value *vm_attach(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
     struct attached_spec spec = {};
@@ -60,12 +76,8 @@ static xmlrpc_value *vm_attach(xmlrpc_env *env, xmlrpc_value *args, struct api *
 
     api_take_name(env, "vm name", api_text(env, args, 0), spec.vm);
     qmp = env->fault_occurred ? NULL : api_text(env, args, 1);
-    if (qmp && (*qmp != '/' || strlen(qmp) >= sizeof(spec.qmp)))
-        api_fault(env, FAULT_BAD_ARGUMENT,
-                  "\"%.120s\" is not the absolute path of a QMP socket, of at most %zu characters",
-                  qmp, sizeof(spec.qmp) - 1);
-    else if (qmp)
-        strcpy(spec.qmp, qmp);
+    if (qmp)
+        take_monitor(env, qmp, &spec);
     take_disks(env, args, &spec);
     api_need_vm(env, api, spec.vm);
     if (!env->fault_occurred && restoring_serves(api->restoring, spec.vm))
@@ -216,8 +228,9 @@ void api_put_checkpoint(xmlrpc_env *env, struct api *api, xmlrpc_value *value, c
 
 const struct method api_machine_methods[] = {
     {"vm.attach", "S:ss,S:ssA", "vm, qmp, disks",
-     "Attach a QEMU that runs, by the absolute path of a QMP socket that nobody else uses: from "
-     "then on its checkpoints can be taken. All its writable disks must be this daemon's exports "
+     "Attach a QEMU that runs, by the absolute path of a QMP socket that nobody else uses, or by "
+     "libvirt:DOMAIN, the name or UUID of a domain, through libvirt: from then on its checkpoints "
+     "can be taken. All its writable disks must be this daemon's exports "
      "of the vm. disks: for those whose export has another name, \"NAME=NODE\" each, with QEMU's "
      "node name. Its main memory must be a shared file on tmpfs. Returns what vm.show has as "
      "machine.",

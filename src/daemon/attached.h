@@ -27,9 +27,9 @@ struct attached_disk {
 /* What is to be attached. */
 struct attached_spec {
     char vm[NAME_MAX_CHARS + 1];
-    char qmp[ATTACHED_PATH_MAX];
-    const char *nbd_path; /* where this daemon serves disks */
-    unsigned n_disks;     /* that the user named; of all others the export says the name */
+    char qmp[ATTACHED_PATH_MAX]; /* where its monitor is, as for monitor_open() */
+    const char *nbd_path;        /* where this daemon serves disks */
+    unsigned n_disks;            /* that the user named; of all others the export says the name */
     struct attached_disk disks[ATTACHED_DISKS_MAX];
 };
 

@@ -12,6 +12,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <grp.h>
 #include <ini.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -67,6 +68,19 @@ const struct config_key config_keys[] = {
      {},
      {},
      "Memory for the data of requests of all clients; at the bound clients wait in turn."},
+    {"nbd",
+     "group",
+     CONFIG_GROUP,
+     FIELD(nbd_group),
+     0,
+     0,
+     {},
+     {},
+     "The group, by name or number, whose members may connect to nbd.sock, and so read and write "
+     "every disk; the "
+     "directory of the sockets is opened to it as far as that wants. libvirt-qemu lets the "
+     "machines "
+     "of libvirt in, which do not run as root. none: only the daemon's own user, and root."},
     {"control",
      "max-connections",
      CONFIG_COUNT,
@@ -106,6 +120,7 @@ void config_defaults(struct config *config)
         .io_engine = LOOP_AUTO,
         .nbd_max_connections = nbd_config_default.max_connections,
         .nbd_buffer_bytes = nbd_config_default.buffer_bytes,
+        .nbd_group = CONFIG_NO_GROUP,
         .control_max_connections = 64,
         .log_level = REPORT_INFO,
     };
@@ -126,7 +141,10 @@ const char *config_value_text(const struct config_key *key, const struct config 
         snprintf(out, 32, "%s", size_format(value, text));
         return out;
     }
-    snprintf(out, 32, "%" PRIu64, value);
+    if (key->type == CONFIG_GROUP && value == CONFIG_NO_GROUP)
+        snprintf(out, 32, "none");
+    else
+        snprintf(out, 32, "%" PRIu64, value);
     for (int i = 0; key->type == CONFIG_CHOICE && i < 5 && key->choices[i]; i++)
         if (key->values[i] == value)
             snprintf(out, 32, "%s", key->choices[i]);
@@ -261,6 +279,29 @@ static int read_number(struct parser *p, const struct config_key *key, const cha
     return 1;
 }
 
+static int read_group(struct parser *p, const struct config_key *key, const char *value)
+{
+    struct group group, *found = NULL;
+    char room[16384];
+    uint64_t number;
+
+    if (!strcmp(value, "none")) {
+        *field_of(key, &p->config) = CONFIG_NO_GROUP;
+        return 1;
+    }
+    if (getgrnam_r(value, &group, room, sizeof(room), &found) == 0 && found) {
+        *field_of(key, &p->config) = found->gr_gid;
+        return 1;
+    }
+    if (size_parse_decimal(value, &number) == 0 && number < (gid_t)-1) {
+        *field_of(key, &p->config) = number;
+        return 1;
+    }
+    PARSE_ERROR(p, "%s is \"%s\", and there is no such group; getent group lists them", key->name,
+                value);
+    return 0;
+}
+
 /* libinih: 1 to go on, 0 on error. */
 static int take_value(void *arg, const char *section, const char *name, const char *value)
 {
@@ -277,7 +318,9 @@ static int take_value(void *arg, const char *section, const char *name, const ch
             return 0;
         }
         p->seen |= 1ULL << i;
-        return key->type == CONFIG_CHOICE ? read_choice(p, key, value) : read_number(p, key, value);
+        return key->type == CONFIG_CHOICE  ? read_choice(p, key, value)
+               : key->type == CONFIG_GROUP ? read_group(p, key, value)
+                                           : read_number(p, key, value);
     }
     const struct config_key *near = nearest_key(section, name);
     if (*section)

@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #define CONFIG_DEFAULT_FILE "/etc/varve/varve.conf"
+#define CONFIG_NO_GROUP     UINT64_MAX
 
 struct config {
     uint64_t cache_bytes;
@@ -18,6 +19,7 @@ struct config {
     uint64_t io_engine; /* enum loop_kind */
     uint64_t nbd_max_connections;
     uint64_t nbd_buffer_bytes;
+    uint64_t nbd_group; /* a gid, or CONFIG_NO_GROUP */
     uint64_t control_max_connections;
     uint64_t log_level; /* enum report_level */
 };
@@ -25,7 +27,7 @@ struct config {
 /* One key of the file. */
 struct config_key {
     const char *section, *name;
-    enum { CONFIG_SIZE, CONFIG_COUNT, CONFIG_CHOICE } type;
+    enum { CONFIG_SIZE, CONFIG_COUNT, CONFIG_CHOICE, CONFIG_GROUP } type;
     size_t offset; /* of a uint64_t in struct config */
     uint64_t min, max;
     const char *choices[5]; /* CONFIG_CHOICE: the words */

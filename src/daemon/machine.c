@@ -164,12 +164,13 @@ static int open_machine(struct machine *m)
     struct why why = {};
     int r = -EAGAIN;
 
-    /* A QEMU that has just lost its daemon may have its old client still. */
+    /* A QEMU that has just lost its daemon may have its old client still, or not have seen that its
+     * disks are back, and refuse; libvirtd may be starting too. */
     for (int tries = 0; tries < (m->recalled ? RECALL_TRIES : 1); tries++) {
         if (tries)
             sleep(1);
         r = attached_open(&m->spec, &m->attached, &why);
-        if (r != -EBUSY && r != -ETIMEDOUT)
+        if (r != -EBUSY && r != -ETIMEDOUT && r != -EHOSTDOWN && r != -EPROTO)
             break;
     }
     pthread_mutex_lock(&m->machines->lock);
@@ -249,16 +250,18 @@ static bool take_request(struct machine *m)
     return goes_on;
 }
 
-/* False: QEMU has ended, or does not answer any more. */
+/* False: QEMU has ended, or does not answer any more. Where libvirtd does not answer it stays: its
+ * pages are watched all the same, and libvirtd comes back. */
 static bool is_well(struct machine *m)
 {
     char status[32];
     struct why why;
     int r = monitor_status(m->attached.monitor, status, mono_us() + 5000000, &why);
 
-    if (r < 0)
-        report_warning("vm %s is not attached any more: %s", m->spec.vm, why.text);
-    return r == 0;
+    if (r == 0 || !monitor_is_over(m->attached.monitor))
+        return true;
+    report_warning("vm %s is not attached any more: %s", m->spec.vm, why.text);
+    return false;
 }
 
 static void serve(struct machine *m)

@@ -21,6 +21,7 @@
 #include "daemon/receive.h"
 #include "daemon/restoring.h"
 #include "daemon/rundir.h"
+#include "guest/domain-guard.h"
 #include "guest/guardian.h"
 #include "guest/quiesce.h"
 
@@ -164,6 +165,13 @@ static int start_engine(struct daemon *d)
     return engine_start(&config, &d->engine, &d->why);
 }
 
+static int start_group(struct daemon *d)
+{
+    if (d->config.nbd_group == CONFIG_NO_GROUP)
+        return 0;
+    return rundir_let_in(d->run_path, d->nbd_path, (gid_t)d->config.nbd_group, &d->why);
+}
+
 static void stop_engine(struct daemon *d)
 {
     int r = engine_stop(d->engine);
@@ -270,6 +278,7 @@ static const struct step {
     {"run directory", start_run_dir, stop_run_dir},
     {"events", start_events, stop_events},
     {"data plane", start_engine, stop_engine},
+    {"the NBD socket's group", start_group, NULL},
     {"control API", start_api, stop_api},
     {"restored machines", start_restored, stop_restored},
     {"guests left frozen", start_thaws, NULL},
@@ -360,6 +369,8 @@ int main(int argc, char **argv)
 
     if (argc > 1 && !strcmp(argv[1], GUARDIAN_ARGUMENT)) /* see quiesce.c, which starts it */
         return guardian_main(argc, argv);
+    if (argc > 1 && !strcmp(argv[1], DOMAIN_GUARD_ARGUMENT)) /* see migration-guard.c */
+        return domain_guard_main(argc, argv);
     if (options_parse(argc, argv, &d.options, &d.why) < 0 ||
         (!d.options.help && !d.options.version && load_config(&d) < 0)) {
         report_error("%s", d.why.text);

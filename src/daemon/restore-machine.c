@@ -322,21 +322,43 @@ int restore_machine_prepare(struct restore_machine *m, struct why *why)
     return r;
 }
 
-/* Where varve run has its monitor, for varve stop: another one of the machine's serves as well. */
-static void name_monitor(const struct restore_machine *m)
+/* Where varve run has a socket, another one of the machine's serves as well. */
+static void name_socket(const struct restore_machine *m, const char *name, const char *target)
 {
     char path[PATH_ROOM];
 
-    snprintf(path, sizeof(path), "%s/qmp.sock", m->dir);
-    if (access(path, F_OK) < 0 && symlink(m->restored.args.qmp, path) < 0)
+    snprintf(path, sizeof(path), "%s/%s", m->dir, name);
+    if (access(path, F_OK) < 0 && access(target, F_OK) == 0 && symlink(target, path) < 0)
         report_warning("cannot make %s: %s", path, strerror(errno));
+}
+
+/* For varve stop, and for varve console: a domain of libvirt has its console by another name. */
+static void name_sockets(const struct restore_machine *m)
+{
+    char serial[PATH_ROOM];
+
+    snprintf(serial, sizeof(serial), "%s/charserial0.sock", m->dir);
+    name_socket(m, "qmp.sock", m->restored.args.qmp);
+    name_socket(m, "console.sock", serial);
+}
+
+/* Those of a machine that ran here before under this name must not look like this one's. */
+static void remove_sockets(const struct restore_machine *m)
+{
+    static const char *const names[] = {"qmp.sock", "console.sock", "charserial0.sock"};
+    char path[PATH_ROOM];
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        snprintf(path, sizeof(path), "%s/%s", m->dir, names[i]);
+        (void)unlink(path);
+    }
 }
 
 int restore_machine_start(struct restore_machine *m, struct why *why)
 {
     struct restore_request *q = m->request;
     struct restore_source *s = q->source;
-    char paths[SOURCE_FILES_MAX][PATH_ROOM], old[PATH_ROOM];
+    char paths[SOURCE_FILES_MAX][PATH_ROOM];
     const char *pairs[SOURCE_FILES_MAX][2];
     struct restore_changes changes = make_changes(m);
     struct restore_memory_source memory = {
@@ -347,9 +369,7 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
         .n_first = q->n_first,
         .arg = m};
 
-    /* That of a machine that ran here before under this name must not look like this one's. */
-    snprintf(old, sizeof(old), "%s/qmp.sock", m->dir);
-    (void)unlink(old);
+    remove_sockets(m);
     int r = write_files(m, paths, why);
     for (unsigned i = 0; i < s->n_files; i++) {
         pairs[i][0] = s->files[i].path;
@@ -369,7 +389,7 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     m->pidfd = (int)syscall(SYS_pidfd_open, m->pid, 0);
     if (m->pidfd < 0)
         return why_set(why, -ESRCH, "QEMU ended right after its start");
-    name_monitor(m);
+    name_sockets(m);
     return restore_load(m->restored.monitor, &s->state, mono_us() + LIMIT_US, &m->load_us, why);
 }
 

@@ -138,3 +138,29 @@ int rundir_listen(const char *path, int *ret_fd, struct why *why)
     *ret_fd = TAKE_FD(fd);
     return 0;
 }
+
+int rundir_let_in(const char *dir, const char *path, gid_t group, struct why *why)
+{
+    const char *at = dir;
+    struct stat st;
+
+    int r = stat(dir, &st);
+    bool others_pass = r == 0 && (st.st_mode & 01);
+    if (r == 0 && !others_pass)
+        r = chown(dir, (uid_t)-1, group);
+    if (r == 0 && !others_pass)
+        r = chmod(dir, (st.st_mode & 07777) | 010);
+    if (r == 0) {
+        at = path;
+        r = chown(path, (uid_t)-1, group);
+    }
+    if (r == 0)
+        r = chmod(path, 0660);
+    if (r == 0)
+        return 0;
+    r = -errno;
+    return why_set(why, r,
+                   "cannot open %s to the group %u ([nbd] group in the configuration): %s; run "
+                   "varved as root, or as a member of that group",
+                   at, (unsigned)group, strerror(-r));
+}

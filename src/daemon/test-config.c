@@ -35,13 +35,18 @@ static void takes_values(void **state)
     config_defaults(&config);
     assert_int_equal(parse("# comment\n[store]\ncache-size = 2.5G\n  table-memory: 64M\n"
                            "[daemon]\nio-engine=threads\nlog-level = error\n"
-                           "[nbd]\nmax-connections = 7\n",
+                           "[nbd]\nmax-connections = 7\ngroup = root\n",
                            &config, &why),
                      0);
     assert_true(config.cache_bytes == 5ULL << 29);
     assert_true(config.table_bytes == 64 << 20);
     assert_true(config.log_level == REPORT_ERROR);
     assert_true(config.nbd_max_connections == 7);
+    assert_true(config.nbd_group == 0);
+    assert_int_equal(parse("[nbd]\ngroup = 64055\n", &config, &why), 0);
+    assert_true(config.nbd_group == 64055);
+    assert_int_equal(parse("[nbd]\ngroup = none\n", &config, &why), 0);
+    assert_true(config.nbd_group == CONFIG_NO_GROUP);
 }
 
 static void refuses(const char *text, const char *sentence)
@@ -70,6 +75,8 @@ static void refuses_with_the_line(void **state)
     refuses("[store]\ntable-memory = 1M\n", "x.conf:2: table-memory is 1M; it may be from 8M");
     refuses("[nbd]\nmax-connections = 0\n", "it may be from 1 to");
     refuses("[nbd]\nmax-connections = 5G\n", "it wants a whole number");
+    refuses("[nbd]\ngroup = 4294967295\n", "there is no such group");
+    refuses("[nbd]\ngroup = nobody-has-this\n", "there is no such group");
     refuses("[daemon]\nio-engine = magic\n", "it may be one of auto, io_uring, threads");
     refuses("[store\n", "x.conf:1: this is neither");
     refuses("[store]\nwhat is this\n", "x.conf:2: this is neither");

@@ -11,8 +11,8 @@
 #include "base/mono.h"
 #include "base/stop-point.h"
 #include "guest/held-migration.h"
+#include "guest/process-fd.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -53,7 +52,8 @@ static const struct {
     {"colo", "it is protected by COLO; end that first"},
 };
 
-static int check_status(const char *status, bool to_attach, struct why *why)
+static int check_status(const struct monitor *m, const char *status, bool to_attach,
+                        struct why *why)
 {
     if (!strcmp(status, "running"))
         return 0;
@@ -61,8 +61,9 @@ static int check_status(const char *status, bool to_attach, struct why *why)
         if (!to_attach)
             return 0;
         return why_set(why, -EBUSY,
-                       "the machine is paused; it can be attached while it runs: resume it (cont), "
-                       "and pause it again when it is attached");
+                       "the machine is paused; it can be attached while it runs: resume it (%s), "
+                       "and pause it again when it is attached",
+                       monitor_domain(m) ? "virsh resume" : "cont");
     }
     for (size_t i = 0; i < sizeof(statuses) / sizeof(statuses[0]); i++)
         if (!strcmp(status, statuses[i].status))
@@ -138,7 +139,7 @@ int device_state_check(struct monitor *m, bool to_attach, uint64_t end_us, bool 
 
     int r = monitor_status(m, status, end_us, why);
     if (r == 0)
-        r = check_status(status, to_attach, why);
+        r = check_status(m, status, to_attach, why);
     if (r == 0)
         r = check_migration(m, end_us, why);
     if (r == 0 && ret_running)
@@ -220,33 +221,16 @@ struct device_capture {
 /* The number that a pipe of ours has in QEMU. */
 static int find_fd(pid_t pid, int fd, unsigned *ret, struct why *why)
 {
-    char dir_path[64], wanted[64], link[64];
-    const struct dirent *entry;
-    struct stat st;
-    int r = -ENOENT;
+    int r = process_fd_find(pid, fd, ret);
 
-    snprintf(dir_path, sizeof(dir_path), "/proc/%d/fd", (int)pid);
-    if (fstat(fd, &st) < 0)
-        return why_set(why, -errno, "cannot look at a pipe: %s", strerror(errno));
-    snprintf(wanted, sizeof(wanted), "pipe:[%ju]", (uintmax_t)st.st_ino);
-    DIR *dir = opendir(dir_path);
-    if (!dir)
-        return why_set(why, -errno,
+    if (r == -ENOENT)
+        return why_set(why, r, "QEMU does not have the descriptor that it was given");
+    if (r < 0)
+        return why_set(why, r,
                        "cannot look at QEMU's descriptors: %s; run varved as root, or as the user "
                        "that QEMU runs as",
-                       strerror(errno));
-    while (r < 0 && (entry = readdir(dir))) {
-        ssize_t n = readlinkat(dirfd(dir), entry->d_name, link, sizeof(link) - 1);
-        if (n <= 0)
-            continue;
-        link[n] = '\0';
-        if (!strcmp(link, wanted)) {
-            *ret = (unsigned)strtoul(entry->d_name, NULL, 10);
-            r = 0;
-        }
-    }
-    closedir(dir);
-    return r < 0 ? why_set(why, r, "QEMU does not have the descriptor that it was given") : 0;
+                       strerror(-r));
+    return 0;
 }
 
 /* Make the pipe, give QEMU its writing end, and the path by which QEMU opens it. */
@@ -306,17 +290,6 @@ static void release(struct device_capture *c)
     free(c);
 }
 
-/* Whether the answer is there already, and an error. A successful one comes after the state, and
- * before it there are events. */
-static bool has_refused(const struct monitor *m)
-{
-    static const char error[] = "\"error\": {\"class\"";
-    char text[16384];
-    ssize_t n = recv(monitor_fd(m), text, sizeof(text), MSG_PEEK | MSG_DONTWAIT);
-
-    return n > 0 && memmem(text, (size_t)n, error, sizeof(error) - 1);
-}
-
 static int begin_by_save(struct device_capture *c, uint64_t end_us, struct why *why)
 {
     char path[64];
@@ -341,11 +314,12 @@ static int begin_by_save(struct device_capture *c, uint64_t end_us, struct why *
             c->stop_us = mono_us() - begin_us;
             return 0;
         }
-        if (poll_fd.revents || has_refused(c->monitor)) {
+        if (poll_fd.revents || monitor_has_refused(c->monitor)) {
             r = monitor_finish(c->monitor, end_us, NULL, why);
             return r < 0 ? r : why_set(why, -EPROTO, "QEMU gave no state of the devices");
         }
     }
+    monitor_give_up(c->monitor);
     return why_set(
         why, -ETIMEDOUT,
         "the machine did not stand still in time: I/O of its disks is still under way; it "

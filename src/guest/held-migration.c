@@ -57,6 +57,9 @@ static int read_capabilities(struct held_migration *h, json_t **ret_now, uint64_
             continue; /* those who listen go on listening */
         wanted = !strcmp(name, "x-ignore-shared");
         known = known || wanted;
+        if (state && wanted && monitor_domain(h->monitor))
+            /* libvirt never sets it: a guard was killed too. */
+            json_array_append_new(h->capabilities, capability(name, false));
         if (state == wanted)
             continue;
         json_array_append_new(h->capabilities, capability(name, state));
@@ -148,7 +151,7 @@ static int change_settings(struct held_migration *h, uint64_t end_us, struct why
     if (r == 0 && !commands)
         r = why_set(why, -ENOMEM, "no memory");
     if (r == 0)
-        r = migration_guard_begin(monitor_fd(h->monitor), commands, &h->guard, why);
+        r = migration_guard_begin(h->monitor, commands, &h->guard, why);
     free(commands);
     if (r == 0) {
         r = set(h->monitor, json_incref(now_parameters), json_incref(now_capabilities), end_us,

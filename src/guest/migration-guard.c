@@ -9,6 +9,7 @@
 #include "guest/migration-guard.h"
 
 #include "base/cleanup.h"
+#include "guest/domain-guard.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -122,27 +123,40 @@ static void guard(int pipe_fd, int qmp_fd, const char *commands, size_t len)
     _exit(0);
 }
 
-int migration_guard_begin(int qmp_fd, const char *commands, struct migration_guard *ret,
-                          struct why *why)
+/* The child of this that is not ours: -1, and errno. */
+static pid_t fork_guard(int qmp_fd, const int fds[2], const char *commands)
 {
     size_t len = strlen(commands);
-    int fds[2], status = 1;
 
-    if (pipe2(fds, O_CLOEXEC) < 0)
-        return why_set(why, -errno, "cannot make a pipe: %s", strerror(errno));
     /* Neither may be what the other is put to. */
     int pipe_fd = fcntl(fds[0], F_DUPFD_CLOEXEC, 3), socket_fd = fcntl(qmp_fd, F_DUPFD_CLOEXEC, 3);
-    close(fds[0]);
     pid_t pid = pipe_fd < 0 || socket_fd < 0 ? -1 : fork();
     if (pid == 0) {
+        close(fds[0]);
         close(fds[1]);
         guard(pipe_fd, socket_fd, commands, len);
     }
-    int r = pid < 0 ? -errno : 0;
+    int code = errno;
     if (pipe_fd >= 0)
         close(pipe_fd);
     if (socket_fd >= 0)
         close(socket_fd);
+    errno = code;
+    return pid;
+}
+
+int migration_guard_begin(const struct monitor *monitor, const char *commands,
+                          struct migration_guard *ret, struct why *why)
+{
+    const char *domain = monitor_domain(monitor);
+    int fds[2], status = 1;
+
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return why_set(why, -errno, "cannot make a pipe: %s", strerror(errno));
+    pid_t pid = domain ? domain_guard_start(domain, fds[0], commands)
+                       : fork_guard(monitor_fd(monitor), fds, commands);
+    int r = pid < 0 ? -errno : 0;
+    close(fds[0]);
     if (r == 0) {
         while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
             ;

@@ -1,12 +1,13 @@
-/* monitor.c - a session on a QEMU's QMP socket.
+/* monitor.c - a session with a QEMU's monitor.
  *
- * A message of QEMU's is one line. Each command carries a number, which its answer repeats: an
- * answer with another number is no answer to us, and ends the session, as everything does after
- * which it is not known what the next line belongs to. */
+ * On a socket a message of QEMU's is one line. Each command carries a number, which its answer
+ * repeats: an answer with another number is no answer to us, and ends the session, as everything
+ * does after which it is not known what the next line belongs to. */
 #include "guest/monitor.h"
 
 #include "base/cleanup.h"
 #include "base/mono.h"
+#include "guest/domain.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -30,6 +31,7 @@
 #endif
 
 struct monitor {
+    struct domain *domain; /* NULL: a session on a socket; else it has no fd, events and text */
     int fd, pidfd;
     pid_t pid;
     unsigned version;
@@ -207,6 +209,19 @@ static int send_all(struct monitor *m, const char *text, size_t len, int fd, str
     return 0;
 }
 
+static int send_command(struct monitor *m, json_t *message, int fd, struct why *why)
+{
+    _cleanup_free_ char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
+
+    if (!text)
+        return why_set(why, -ENOMEM, "no memory");
+    if (m->domain)
+        return domain_send(m->domain, text, fd, why);
+    size_t len = strlen(text);
+    text[len++] = '\n'; /* in place of the terminator */
+    return send_all(m, text, len, fd, why);
+}
+
 /* arguments: taken. */
 static int begin(struct monitor *m, const char *command, json_t *arguments, int fd, struct why *why)
 {
@@ -215,15 +230,11 @@ static int begin(struct monitor *m, const char *command, json_t *arguments, int 
         json_decref(arguments);
         return why_set(why, -EPIPE, "the session at QEMU's QMP socket is over");
     }
-    json_t *message =
-        json_pack("{s:s, s:I, s:o*}", "execute", command, "id", ++m->id, "arguments", arguments);
-    _cleanup_free_ char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
+    json_t *message = json_pack("{s:s, s:o*}", "execute", command, "arguments", arguments);
+    if (message && !m->domain) /* libvirt has numbers of its own */
+        json_object_set_new(message, "id", json_integer(++m->id));
+    int r = send_command(m, message, fd, why);
     json_decref(message);
-    if (!text)
-        return why_set(why, -ENOMEM, "no memory");
-    size_t len = strlen(text);
-    text[len++] = '\n'; /* in place of the terminator */
-    int r = send_all(m, text, len, fd, why);
     m->begun = r == 0;
     return r;
 }
@@ -233,18 +244,42 @@ int monitor_begin(struct monitor *m, const char *command, json_t *arguments, str
     return begin(m, command, arguments, -1, why);
 }
 
+static int receive_from_domain(struct monitor *m, uint64_t end_us, json_t **ret, struct why *why)
+{
+    char *text = NULL;
+    int r = domain_receive(m->domain, end_us, &text, why);
+
+    if (r < 0) {
+        m->dead = r == -EPIPE;
+        return r;
+    }
+    *ret = json_loads(text ? text : "", JSON_ALLOW_NUL, NULL);
+    free(text);
+    return *ret ? 0 : no_qmp(m, why);
+}
+
+static bool is_answer(const struct monitor *m, const json_t *message)
+{
+    const json_t *id = json_object_get(message, "id");
+
+    if (!json_object_get(message, "return") && !json_object_get(message, "error"))
+        return false;
+    return m->domain || (json_is_integer(id) && json_integer_value(id) == m->id);
+}
+
 int monitor_finish(struct monitor *m, uint64_t end_us, json_t **ret, struct why *why)
 {
-    json_t *message;
+    json_t *message = NULL;
 
     assert(m->begun);
     m->begun = false;
-    int r = read_reply(m, end_us, &message, why);
+    int r = m->domain ? receive_from_domain(m, end_us, &message, why)
+                      : read_reply(m, end_us, &message, why);
     if (r < 0)
         return r;
     json_t *value = json_object_get(message, "return");
-    const json_t *error = json_object_get(message, "error"), *id = json_object_get(message, "id");
-    if ((!value && !error) || !json_is_integer(id) || json_integer_value(id) != m->id) {
+    const json_t *error = json_object_get(message, "error");
+    if (!is_answer(m, message)) {
         r = no_qmp(m, why);
     } else if (error) {
         const char *text = json_string_value(json_object_get(error, "desc"));
@@ -254,6 +289,29 @@ int monitor_finish(struct monitor *m, uint64_t end_us, json_t **ret, struct why 
     }
     json_decref(message);
     return r;
+}
+
+void monitor_give_up(struct monitor *m)
+{
+    assert(m->begun);
+    m->begun = false;
+    if (m->domain)
+        domain_give_up(m->domain);
+    else
+        m->dead = true;
+}
+
+/* An answer that says "return" may come after events, so what was received is not looked at whole.
+ */
+bool monitor_has_refused(struct monitor *m)
+{
+    static const char error[] = "\"error\": {\"class\"";
+    char text[16384];
+
+    if (m->domain)
+        return domain_has_answer(m->domain);
+    ssize_t n = recv(m->fd, text, sizeof(text), MSG_PEEK | MSG_DONTWAIT);
+    return n > 0 && memmem(text, (size_t)n, error, sizeof(error) - 1);
 }
 
 int monitor_run(struct monitor *m, const char *command, json_t *arguments, uint64_t end_us,
@@ -331,6 +389,8 @@ int monitor_wait_event(struct monitor *m, const char *name, uint64_t end_us, jso
     json_t *event, *data;
 
     assert(!m->begun);
+    if (m->domain)
+        return why_set(why, -EOPNOTSUPP, "QEMU's events go to libvirt, whose domain this is");
     while (!take_event(m, name, &event)) {
         json_t *message;
         if (m->dead)
@@ -383,19 +443,26 @@ static int read_fresh(struct monitor *m, uint64_t end_us, json_t **ret, struct w
     }
 }
 
+static int take_version(struct monitor *m, json_t *version, struct why *why)
+{
+    int major, minor, micro;
+
+    if (json_unpack(version, "{s:{s:i, s:i, s:i}}", "qemu", "major", &major, "minor", &minor,
+                    "micro", &micro) < 0 ||
+        major < 0 || major > 99999 || minor < 0 || minor > 99 || micro < 0 || micro > 99)
+        return no_qmp(m, why);
+    m->version = (unsigned)(major * 10000 + minor * 100 + micro);
+    return 0;
+}
+
 static int read_greeting(struct monitor *m, uint64_t end_us, struct why *why)
 {
     json_t *message;
-    int major, minor, micro, r = read_fresh(m, end_us, &message, why);
+    int r = read_fresh(m, end_us, &message, why);
 
     if (r < 0)
         return r;
-    if (json_unpack(message, "{s:{s:{s:{s:i, s:i, s:i}}}}", "QMP", "version", "qemu", "major",
-                    &major, "minor", &minor, "micro", &micro) < 0 ||
-        major < 0 || major > 99999 || minor < 0 || minor > 99 || micro < 0 || micro > 99)
-        r = no_qmp(m, why);
-    else
-        m->version = (unsigned)(major * 10000 + minor * 100 + micro);
+    r = take_version(m, json_object_get(json_object_get(message, "QMP"), "version"), why);
     json_decref(message);
     return r;
 }
@@ -479,7 +546,7 @@ static int connect_to(int fd, const struct sockaddr_un *address, uint64_t end_us
     return 0;
 }
 
-int monitor_open(const char *path, uint64_t end_us, struct monitor **ret, struct why *why)
+static int open_socket(const char *path, uint64_t end_us, struct monitor **ret, struct why *why)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct why inner = {};
@@ -512,11 +579,52 @@ int monitor_open(const char *path, uint64_t end_us, struct monitor **ret, struct
     return r < 0 ? why_set(why, r, "%s: %.900s", path, inner.text) : 0;
 }
 
+/* A domain has no greeting: QEMU is asked. */
+static int read_version(struct monitor *m, uint64_t end_us, struct why *why)
+{
+    json_t *value = NULL;
+    int r = monitor_run(m, "query-version", NULL, end_us, &value, why);
+
+    if (r == 0)
+        r = take_version(m, value, why);
+    json_decref(value);
+    return r;
+}
+
+static int open_domain(const char *name, uint64_t end_us, struct monitor **ret, struct why *why)
+{
+    struct monitor *m = calloc(1, sizeof(*m));
+
+    if (!m)
+        return why_set(why, -ENOMEM, "no memory");
+    m->fd = m->pidfd = -1;
+    int r = domain_open(name, end_us, &m->domain, why);
+    if (r == 0)
+        r = domain_find_process(m->domain, end_us, &m->pid, &m->pidfd, why);
+    if (r == 0)
+        r = read_version(m, end_us, why);
+    if (r < 0)
+        monitor_close(m);
+    else
+        *ret = m;
+    return r;
+}
+
+int monitor_open(const char *where, uint64_t end_us, struct monitor **ret, struct why *why)
+{
+    size_t len = strlen(MONITOR_LIBVIRT);
+
+    return strncmp(where, MONITOR_LIBVIRT, len) ? open_socket(where, end_us, ret, why)
+                                                : open_domain(where + len, end_us, ret, why);
+}
+
 void monitor_close(struct monitor *m)
 {
     if (!m)
         return;
-    close(m->fd);
+    domain_close(m->domain);
+    if (m->fd >= 0)
+        close(m->fd);
     if (m->pidfd >= 0)
         close(m->pidfd);
     json_decref(m->events);
@@ -532,6 +640,18 @@ pid_t monitor_pid(const struct monitor *m)
 int monitor_fd(const struct monitor *m)
 {
     return m->fd;
+}
+
+const char *monitor_domain(const struct monitor *m)
+{
+    return m->domain ? domain_uuid(m->domain) : NULL;
+}
+
+bool monitor_is_over(const struct monitor *m)
+{
+    struct pollfd ended = {.fd = m->pidfd, .events = POLLIN};
+
+    return m->dead || poll(&ended, 1, 0) > 0;
 }
 
 int monitor_pidfd(const struct monitor *m)

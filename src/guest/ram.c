@@ -19,7 +19,8 @@
 
 #define MEND                                                                                       \
     "start QEMU with -object memory-backend-file,id=ram,size=SIZE,mem-path=/dev/shm,share=on and " \
-    "-machine memory-backend=ram"
+    "-machine memory-backend=ram (a libvirt domain: <memoryBacking><source type='file'/><access "  \
+    "mode='shared'/></memoryBacking>, and memory_backing_dir = \"/dev/shm\" in qemu.conf)"
 
 static int refuse_access(pid_t pid, int code, struct why *why)
 {

@@ -21,6 +21,7 @@
 
 #define ARGV_MAX_BYTES (1u << 20)
 #define QMP_ID         "varve-qmp"
+#define MASTER_KEY     "masterKey0" /* of libvirt's secrets */
 
 struct rewrite {
     const struct restore_changes *changes;
@@ -493,11 +494,36 @@ static int rewrite_object(struct rewrite *w, const char *name, const char *value
         r = add_memory(w, &o);
         if (r == 0)
             put_option(w, name, &o);
+    } else if (type && !strcmp(type, "secret") && option_is(&o, "id", MASTER_KEY)) {
+        ; /* libvirt's own: a file that went with the machine. Other secrets may want it: */
+    } else if (option_is(&o, "keyid", MASTER_KEY)) {
+        r = why_set(
+            w->why, -EOPNOTSUPP,
+            "the machine's %s %.64s is encrypted with a key of libvirt's that went with it; "
+            "start a QEMU yourself with -incoming defer, and restore into that",
+            type ? type : "object", option_get(&o, "id") ? option_get(&o, "id") : "?");
     } else {
         put_two(w, name, value);
     }
     option_free(&o);
     return r;
+}
+
+/* QEMU goes into the background, as a session of its own, after its filter is in place. */
+static int rewrite_sandbox(struct rewrite *w, const char *name, const char *value)
+{
+    struct option o;
+
+    w->args->failed = w->args->failed || !option_parse(&o, value);
+    if (option_is(&o, "spawn", "deny") || option_is(&o, "elevateprivileges", "deny"))
+        lose(w, "QEMU's system call filter (-sandbox) lets it start processes and sessions");
+    if (option_get(&o, "spawn"))
+        option_set(&o, "spawn", "allow");
+    if (option_get(&o, "elevateprivileges"))
+        option_set(&o, "elevateprivileges", "allow");
+    put_option(w, name, &o);
+    option_free(&o);
+    return 0;
 }
 
 static int rewrite_machine(struct rewrite *w, const char *name, const char *value)
@@ -587,6 +613,7 @@ static const struct rule {
     {"nic", true, rewrite_netdev},
     {"device", true, rewrite_device},
     {"object", true, rewrite_object},
+    {"sandbox", true, rewrite_sandbox},
     /* Their values may look like options. */
     {"append", true, keep},
     {"kernel", true, keep},

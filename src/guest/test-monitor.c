@@ -269,6 +269,13 @@ static void real_session(void **state)
     assert_int_equal(monitor_finish(m, test_end_us(5000), NULL, &why), 0);
     assert_int_equal(monitor_run(m, "cont", NULL, test_end_us(5000), NULL, &why), 0);
     assert_int_equal(monitor_wait_event(m, "RESUME", test_end_us(5000), NULL, &why), 0);
+    assert_null(monitor_domain(m));
+    assert_false(monitor_is_over(m));
+    /* An answer that nobody waits for any more would be taken for the next one's. */
+    assert_int_equal(monitor_begin(m, "query-status", NULL, &why), 0);
+    monitor_give_up(m);
+    assert_true(monitor_is_over(m));
+    assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), -EPIPE);
     monitor_close(m);
     m = test_qemu_monitor(&q); /* the next session finds the place free */
     assert_int_equal(monitor_run(m, "quit", NULL, test_end_us(5000), NULL, &why), 0);

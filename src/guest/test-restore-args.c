@@ -54,6 +54,15 @@ static const struct rewritten {
     {"-chardev", "pty,id=serial0", "null,id=serial0", "serial0 is not connected"},
     {"-chardev", "socket,id=t,host=0.0.0.0,port=99,server=on", "null,id=t", "t is not connected"},
     {"-chardev", "null,id=x", "null,id=x", NULL},
+    /* libvirt's. */
+    {"-object",
+     "{\"qom-type\":\"secret\",\"id\":\"masterKey0\",\"format\":\"raw\",\"file\":\"/m.aes\"}", NULL,
+     NULL},
+    {"-object", "{\"qom-type\":\"rng-random\",\"id\":\"r\",\"filename\":\"/dev/urandom\"}",
+     "{\"qom-type\":\"rng-random\",\"id\":\"r\",\"filename\":\"/dev/urandom\"}", NULL},
+    {"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+     "on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny", "filter"},
+    {"-sandbox", "on", "on", NULL},
     {"-serial", "unix:/tmp/a,server,nowait", "unix:/run/varve/vm/web2/a,server=on,wait=off", NULL},
     {"-serial", "chardev:con", "chardev:con", NULL},
     {"-serial", "stdio", "null", "stdio is not connected"},
@@ -239,6 +248,8 @@ static void refused(void **state)
     char *passed[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-add-fd",
                       (char *)(uintptr_t) "set=1,fd=5", NULL};
     char *cut[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-chardev", NULL};
+    char *secret[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-object",
+                      (char *)(uintptr_t) "secret,id=luks0,data=abc,keyid=masterKey0", NULL};
     char *plain[] = {(char *)(uintptr_t) "qemu", NULL};
     struct restore_changes changes = to_web2;
     struct restore_args a;
@@ -246,6 +257,8 @@ static void refused(void **state)
 
     assert_int_equal(restore_args_make(passed, &to_web2, &a, &why), -EOPNOTSUPP);
     assert_non_null(strstr(why.text, "-incoming defer"));
+    assert_int_equal(restore_args_make(secret, &to_web2, &a, &why), -EOPNOTSUPP);
+    assert_non_null(strstr(why.text, "luks0"));
     assert_int_equal(restore_args_make(cut, &to_web2, &a, &why), -EOPNOTSUPP);
     memset(long_dir, 'x', sizeof(long_dir) - 1);
     long_dir[0] = '/';
