@@ -27,7 +27,8 @@ void api_need_vm(xmlrpc_env *env, struct api *api, const char *vm);
 #define API_CHECKPOINT_STRUCT                                                                      \
     "{qemu, cwd, ram_bytes, was_running, by_migrate (QEMU refused the quick way), times: {rounds " \
     "(while the guest ran), stop, scan, copy, disks, device, pause (all of these together), rest " \
-    "(what the pause left to write)}, sizes: {full, rounds, left (pages, of the pause), pages, "   \
+    "(what the pause left to write)}, sizes: {full, rounds, dirty (pages written since the last "  \
+    "one), left (pages, of the pause), pages (given in all rounds), "                              \
     "same, zero, delta, packed, plain, bytes}, disks: {NAME: node}, lost: [sentences]}"
 
 #endif
