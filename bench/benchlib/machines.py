@@ -28,6 +28,7 @@ from .stats import MIB
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "lib"))
 import guest  # noqa: E402
+from guest import GuestError  # noqa: E402, F401
 
 # struct mailbox of bench/guest/load.c
 MAILBOX = ["magic", *(f"work{i}" for i in range(8)), "redis", "few", "random", "hot", "disk", "net", "rng", "ticks",
@@ -104,11 +105,32 @@ class Machines(Varve):
         machine.find_mailbox()
         return machine
 
+    def run_filled(self, bench, row, mib, share=0.8):
+        """The same, with so much of its RAM filled, and the first checkpoint, which has all of it, taken."""
+        machine = self.run(mib)
+        filled = machine.fill(share)
+        took = self.checkpoint_called("first")
+        bench.say(f"{row}: a guest of {mib} MiB has {machine.resident_bytes() // MIB} MiB of its RAM in use, {filled} MiB "
+                  f"filled by the load; its first checkpoint took {took:.1f} s")
+        return machine
+
     def checkpoint(self, name):
         """Seconds of the whole command."""
         begun = time.monotonic()
         self.cli("checkpoint", f"{EXPORT}@{name}")
         return time.monotonic() - begun
+
+    def checkpoint_called(self, name):
+        """The same by a call over a connection that is there, as a program does it."""
+        begun = time.monotonic()
+        job = self.api.call("vm.checkpoint", EXPORT, {"version": name})["job"]
+        while True:
+            status = self.api.call("job.status", job)
+            if status["state"] == "done":
+                return time.monotonic() - begun
+            if status["state"] != "running":
+                raise BenchError(f"the checkpoint {name} is {status['state']}: {status.get('error')}")
+            time.sleep(0.01)
 
     def show(self, name):
         """What the checkpoint took: all numbers of times and sizes."""
