@@ -6,7 +6,7 @@ import statistics
 import time
 
 from . import stats
-from .machines import Machines
+from .machines import Machine, Machines
 from .servers import BenchError
 from .stats import GIB, MIB
 from .versiontimes import TimeRow
@@ -14,7 +14,7 @@ from .versiontimes import TimeRow
 # Pages a second, for those that this program paces; the others are as fast as they are.
 LOADS = {"idle": "idle", "redis": "redis", "few bytes": "few 5000", "compiler": "compile", "random pages": "random 1000"}
 RANDOM = "random pages"
-INTERVAL_S = 3  # of the load before each checkpoint
+INTERVAL_S = 2  # of the load before each checkpoint
 PAGE, HEADER = 4096, 8  # of an increment of whole pages: a page, and what says which; a page of zeros has the latter
 NO_LIMIT = 1 << 40
 
@@ -99,7 +99,6 @@ class CheckpointRow(TimeRow):
 
 
 def check_version(machines, version, name):
-    from .machines import Machine
     _, job = machines.restore(version, **{"as": name, "eager": True})
     machine = Machine(machines.restored(job, ("resident",))[0])
     machine.find_mailbox()
@@ -157,7 +156,7 @@ class CheckpointTime(CheckpointRow):
     """The whole command beside stop, migrate to a file and fsync; the same machine, in turn."""
 
     name = "checkpoint-time"
-    title = "incremental checkpoint after 3 s of a load, beside QEMU's full save of the stopped machine"
+    title = "incremental checkpoint after 2 s of a load, beside QEMU's full save of the stopped machine"
 
     def run(self, bench):
         checks, notes, every = [], [], {}
@@ -180,7 +179,7 @@ class CheckpointSize(CheckpointRow):
     """What the store grew by beside 4,096 bytes and a header for each page that was written."""
 
     name = "checkpoint-size"
-    title = "what an incremental checkpoint after 3 s of a load adds to the store, beside its dirty pages whole"
+    title = "what an incremental checkpoint after 2 s of a load adds to the store, beside its dirty pages whole"
 
     def run(self, bench):
         checks, notes = [], []

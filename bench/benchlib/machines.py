@@ -14,7 +14,9 @@ import gzip
 import json
 import mmap
 import os
+import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -67,8 +69,7 @@ class Machines(Varve):
     def __init__(self, bench, capacity, cache="0"):
         self.watch = None
         super().__init__(bench, 0, capacity=capacity, cache=cache)
-        self.watch = subprocess.Popen(["/bin/sh", "-c", WATCHER, "watch", self.run_dir], stdin=subprocess.PIPE,
-                                      start_new_session=True)
+        self.watch = start_watch(self.run_dir)
         for name in ("guest-tiny", "guest-bench"):
             made = subprocess.run([os.path.join(ROOT, "scripts", name)], check=False)
             if made.returncode:
@@ -276,9 +277,12 @@ class Monitor(guest.Qmp):
         return events
 
 
+def start_watch(run_dir):
+    """It ends the machines whose pid files are in the run directory when its stdin ends."""
+    return subprocess.Popen(["/bin/sh", "-c", WATCHER, "watch", run_dir], stdin=subprocess.PIPE, start_new_session=True)
+
+
 def kill(pidfd):
-    import select
-    import signal
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     except ProcessLookupError:

@@ -26,7 +26,7 @@ class RestoreRow(TimeRow):
         machines = Machines(bench, 8 * GIB)
         try:
             machine = machines.run_filled(bench, self.name, MEMORY_MIB)
-            machine.tell("tick 1")
+            machine.console.send("echo tick 1 >/tmp/load.in; cat /tmp/load.out >/dev/null\n")
             time.sleep(1)
             first = machine.counts()["ticks"]
             machines.checkpoint("counting")
