@@ -77,10 +77,11 @@ class CheckpointRow(TimeRow):
             one["bytes_added"] = one["data"] + share
 
     def require_work(self, name, rounds):
+        """The load did something in every round; a compiler is done with a file in one of them at least."""
         key = {"few-bytes": "few", "random-pages": "random", "compiler": "compiled"}.get(name, name)
-        for one in rounds:
-            if key in one["did"] and not one["did"][key]:
-                raise BenchError(f"the load {name} did nothing in {INTERVAL_S} s")
+        done = [one["did"][key] for one in rounds if key in one["did"]]
+        if done and (not sum(done) or key != "compiled" and not all(done)):
+            raise BenchError(f"the load {name} did nothing in {INTERVAL_S} s")
 
     def check_devices(self, machine, found):
         """Each of the guest's devices did I/O in every round, and none of it failed."""

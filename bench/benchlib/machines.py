@@ -49,7 +49,7 @@ cat >/tmp/compile <<'EOF'
 n=0
 while :; do
   for f in /mnt/src/image/*.c; do
-    chroot /mnt /usr/bin/gcc -std=gnu17 -D_GNU_SOURCE -O2 -I/src -c /src/image/${f##*/} -o /src/out.o || exit
+    chroot /mnt /usr/bin/gcc -std=gnu17 -D_GNU_SOURCE -O1 -I/src -c /src/image/${f##*/} -o /src/out.o || exit
     n=$((n+1)); echo $n >/tmp/compiled.new; mv /tmp/compiled.new /tmp/compiled
   done
 done
@@ -66,7 +66,7 @@ class Machines(Varve):
     """A store, its daemon, and machines that it starts. The daemon may use all processors: it starts
     QEMUs, which would have to share what it is bound to."""
 
-    def __init__(self, bench, capacity, cache="0"):
+    def __init__(self, bench, capacity, cache=None):
         self.watch = None
         super().__init__(bench, 0, capacity=capacity, cache=cache)
         self.watch = start_watch(self.run_dir)
@@ -158,7 +158,8 @@ class Machines(Varve):
             if machines and all(m["state"] in states for m in machines):
                 return machines
             if time.monotonic() > deadline:
-                raise BenchError(f"the restored machines are {[m['state'] for m in machines]} after {timeout_s} s")
+                raise BenchError(f"after {timeout_s} s the restored machines have " + ", ".join(
+                    f"{m['resident']} of {m['pages']} pages ({m['state']})" for m in machines))
             time.sleep(0.005)
 
 

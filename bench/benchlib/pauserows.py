@@ -209,15 +209,17 @@ class Slowdown(PauseRow):
 
     name = "checkpoint-slowdown"
     title = "work of the guest while it is checkpointed once a second, beside the same without"
-    # What it is called, the load, its counters, what is asked.
-    LOADS = (("work in one thread", "work 1", ("work0",), 0.97), ("work in two threads", "work 2", ("work0", "work1"), None),
-             ("redis", "redis", ("redis",), None))
+    # What it is called, the load, arithmetic between two writes of it, its counters, what is asked.
+    LOADS = (("work in one thread", "work 1", 20000, ("work0",), 0.97),
+             ("work in two threads", "work 2", 20000, ("work0", "work1"), None),
+             ("one thread that mostly writes", "work 1", 1000, ("work0",), None),
+             ("redis", "redis", 20000, ("redis",), None))
 
     def run(self, bench):
         checks, notes, every = [], [], {}
         for mib in self.sizes(bench):
             every[mib] = self.measure(bench, mib)
-            for what, _, _, floor in self.LOADS:
+            for what, _, _, _, floor in self.LOADS:
                 windows = every[mib].get(what)
                 if not windows:
                     continue
@@ -233,9 +235,10 @@ class Slowdown(PauseRow):
         try:
             machine = machines.run_filled(bench, self.name, mib)
             before = machine.counts()
-            for what, load, counters, floor in self.LOADS:
+            for what, load, steps, counters, floor in self.LOADS:
                 if floor is None and mib > 1024:
                     continue
+                machine.tell(f"steps {steps}")
                 machine.begin_load(load)
                 machines.checkpoint_called(f"before-{number}")
                 windows = found[what] = []

@@ -23,7 +23,7 @@ class RestoreRow(TimeRow):
 
     def prepared(self, bench):
         """(store with a version "counting" of a machine that counted aloud; the numbers between which it stood)"""
-        machines = Machines(bench, 8 * GIB)
+        machines = Machines(bench, 8 * GIB, cache="0")
         try:
             machine = machines.run_filled(bench, self.name, MEMORY_MIB)
             machine.console.send("echo tick 1 >/tmp/load.in; cat /tmp/load.out >/dev/null\n")
@@ -58,7 +58,7 @@ class RestoreRow(TimeRow):
                 raise BenchError(f"only {len(runs)} of {count} machines count after a minute: "
                                  f"{machines.api.call('job.status', job)}")
             time.sleep(0.001)
-        described = machines.restored(job, ("resident",))
+        described = machines.restored(job, ("resident",), 240)
         resident = time.monotonic() - begun
         return {"runs": max(runs.values()), "first_runs": min(runs.values()), "resident": resident,
                 "read": machines.storage_bytes()[0] - read, "machines": described,
@@ -153,7 +153,7 @@ class Fork(RestoreRow):
         machines, numbers = self.prepared(bench)
         one, all_of_them = [], []
         try:
-            for i in range(2 if bench.quick else 5):
+            for i in range(1 if bench.quick else 5):
                 one.append(self.restore(machines, f"one{i}", numbers))
                 self.end(one[-1]["machines"][0])
                 time.sleep(0.5)

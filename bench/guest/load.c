@@ -8,7 +8,8 @@
  *     fill MIB              that much memory, kept until the end
  *     few N | random N      from now on N pages a second: 16 bytes of each, or all of it, at random
  *     hot N                 the same N pages over and over, a word of each
- *     work N                N threads of counted work, which writes into WORK_PAGES pages
+ *     work N                N threads of counted work, which writes into WORK_PAGES pages each
+ *     steps N               so much arithmetic between two writes of that work
  *     redis N               1: set and get at 127.0.0.1:6379 as fast as that answers; 0: no more
  *     tick N                1: print a number to the serial console each 2 ms; 0: no more
  *     verify                all quiet; compares all memory with its sums and the disk with memory
@@ -61,6 +62,7 @@ static pthread_mutex_t lock =
 static uint64_t *memory, *sums;
 static uint64_t n_pages;
 static _Atomic unsigned few_rate, random_rate, hot_pages, work_threads, redis_on, tick_on;
+static _Atomic unsigned work_steps = 20000;
 static char words[VOCABULARY][12];
 
 static uint64_t mix(uint64_t x)
@@ -284,7 +286,7 @@ static void work_once(uint64_t *pages, uint64_t *seed)
     uint64_t r = next_random(seed),
              *line = pages + r % WORK_PAGES * WORDS + (r >> 32) % (WORDS / 8) * 8;
 
-    for (unsigned i = 0; i < 1000; i++)
+    for (unsigned i = 0, end = work_steps; i < end; i++)
         r = r * 6364136223846793005 + 1442695040888963407;
     for (unsigned i = 0; i < 8; i++)
         line[i] += r + i;
@@ -519,7 +521,8 @@ static bool obey(const char *line, char *out, size_t size)
         const char *verb;
         _Atomic unsigned *value;
     } verbs[] = {{"few", &few_rate},      {"random", &random_rate}, {"hot", &hot_pages},
-                 {"work", &work_threads}, {"redis", &redis_on},     {"tick", &tick_on}};
+                 {"work", &work_threads}, {"steps", &work_steps},   {"redis", &redis_on},
+                 {"tick", &tick_on}};
     char verb[16];
     unsigned number = 0;
     int n = sscanf(line, "%15s %u", verb, &number);
