@@ -48,8 +48,8 @@ chroot /mnt /usr/bin/redis-server --save '' --appendonly no --bind 127.0.0.1 >/t
 cat >/tmp/compile <<'EOF'
 n=0
 while :; do
-  for f in /mnt/src/image/*.c; do
-    chroot /mnt /usr/bin/gcc -std=gnu17 -D_GNU_SOURCE -O1 -I/src -c /src/image/${f##*/} -o /src/out.o || exit
+  for f in err mono report size time-slice worker loop loop-threads; do
+    chroot /mnt /usr/bin/gcc -std=gnu17 -D_GNU_SOURCE -O1 -I/src -c /src/base/$f.c -o /src/out.o || exit
     n=$((n+1)); echo $n >/tmp/compiled.new; mv /tmp/compiled.new /tmp/compiled
   done
 done
@@ -315,8 +315,7 @@ def make_initrd(directory):
         return out
     os.makedirs(tree)
     shutil.copy(load, os.path.join(tree, "load"))
-    for name in ("base", "cache", "image", "log"):
-        shutil.copytree(os.path.join(ROOT, "src", name), os.path.join(tree, "load-src", name))
+    shutil.copytree(os.path.join(ROOT, "src", "base"), os.path.join(tree, "load-src", "base"))
     archive = subprocess.run("find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0", shell=True, cwd=tree,
                              stdout=subprocess.PIPE, check=True).stdout
     with open(out, "wb") as f, open(os.path.join(ROOT, "build/guest/tiny/initrd"), "rb") as tiny:

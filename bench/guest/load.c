@@ -2,8 +2,7 @@
  * program might have there, changes it in several ways, does I/O on each device all the while, and
  * knows what must be where.
  *
- *     load IN OUT           IN, OUT: named pipes; a command is a line from IN, its answer a line to
- * OUT
+ *     load IN OUT           named pipes; a command is a line from IN, its answer a line to OUT
  *
  *     fill MIB              that much memory, kept until the end
  *     few N | random N      from now on N pages a second: 16 bytes of each, or all of it, at random
