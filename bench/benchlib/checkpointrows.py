@@ -77,10 +77,10 @@ class CheckpointRow(TimeRow):
             one["bytes_added"] = one["data"] + share
 
     def require_work(self, name, rounds):
-        """The load did something in every round; a compiler is done with a file in one of them at least."""
-        key = {"few-bytes": "few", "random-pages": "random", "compiler": "compiled"}.get(name, name)
-        done = [one["did"][key] for one in rounds if key in one["did"]]
-        if done and (not sum(done) or key != "compiled" and not all(done)):
+        """The load did something in every round. (The compiler is slow under TCG: it was done with a file before
+        the first round, and Machine.end_load() finds it at work after the last.)"""
+        key = {"few-bytes": "few", "random-pages": "random"}.get(name, name)
+        if not all(one["did"].get(key, 1) for one in rounds):
             raise BenchError(f"the load {name} did nothing in {INTERVAL_S} s")
 
     def check_devices(self, machine, found):

@@ -46,6 +46,7 @@ mkfifo /tmp/load.in /tmp/load.out
 /load /tmp/load.in /tmp/load.out >/tmp/load.log 2>&1 &
 chroot /mnt /usr/bin/redis-server --save '' --appendonly no --bind 127.0.0.1 >/tmp/redis.log 2>&1 &
 cat >/tmp/compile <<'EOF'
+export PATH=/usr/bin:/bin
 n=0
 while :; do
   for f in err mono report size time-slice worker loop loop-threads; do
@@ -57,7 +58,7 @@ EOF
 echo 0 >/tmp/compiled
 """
 COMPILE_ENDS = """
-if [ -s /tmp/compile.pid ]; then kill $(cat /tmp/compile.pid); wait; rm /tmp/compile.pid; fi
+kill $(cat /tmp/compile.pid) || echo 'it has ended by itself'; wait
 cat /tmp/compile.log 2>/dev/null || :
 """
 
@@ -214,6 +215,11 @@ class Machine:
         verb, _, number = name.partition(" ")
         if verb == "compile":
             self.console.check("sh /tmp/compile >/tmp/compile.log 2>&1 & echo $! >/tmp/compile.pid")
+            deadline = time.monotonic() + 90
+            while not self.compiled():
+                if time.monotonic() > deadline:
+                    raise BenchError(f"the compiler does not come to an end: {self.console.run('cat /tmp/compile.log')[1]}")
+                time.sleep(0.2)
         elif verb != "idle":
             self.tell(f"{verb} {number or 1}")
 
