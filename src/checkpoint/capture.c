@@ -148,6 +148,16 @@ static uint64_t count_bits(const struct block *b)
     return n;
 }
 
+static uint64_t count_since(const struct capture *c)
+{
+    uint64_t n = 0;
+
+    for (unsigned i = 0; i < c->n; i++)
+        for (uint64_t w = 0; w < c->blocks[i].words; w++)
+            n += (uint64_t)__builtin_popcountll(c->blocks[i].since[w]);
+    return n;
+}
+
 /* What is to be put now is what was written since the last commit, from now on also if this
  * capture fails. */
 static void note_since(struct capture *c)
@@ -582,6 +592,7 @@ int capture_take(struct capture *c, struct memory_image *image, uint64_t max_pau
         device_state_free(&t.result.state);
         return r;
     }
+    t.result.dirty_pages = count_since(c);
     *ret = t.result;
     return 0;
 }

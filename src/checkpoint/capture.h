@@ -57,9 +57,10 @@ struct capture_times {
 struct capture_result {
     struct capture_times times;
     unsigned rounds;
-    bool full;           /* all pages were looked at */
-    uint64_t left_pages; /* copied in the pause */
-    bool by_migrate;     /* QEMU refused the quick way */
+    bool full;            /* all pages were looked at */
+    uint64_t dirty_pages; /* written since the last commit, or all: each once */
+    uint64_t left_pages;  /* copied in the pause */
+    bool by_migrate;      /* QEMU refused the quick way */
     struct memory_put_stats stats;
     struct device_state state; /* the caller's: device_state_free() */
 };

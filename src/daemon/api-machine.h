@@ -28,7 +28,8 @@ void api_need_vm(xmlrpc_env *env, struct api *api, const char *vm);
     "{qemu, cwd, ram_bytes, was_running, by_migrate (QEMU refused the quick way), max_pause (as "  \
     "it was asked for), max_pause_met (boolean: the pause was not longer), times: {rounds (while " \
     "the guest ran), stop, scan, copy, disks, device, pause (all of these together), rest "        \
-    "(what the pause left to write)}, sizes: {full, rounds, left (pages, of the pause), pages, "   \
+    "(what the pause left to write)}, sizes: {full, rounds, dirty (pages written since the last "  \
+    "one), left (pages, of the pause), pages (given in all rounds), "                              \
     "same, zero, delta, packed, plain, bytes}, disks: {NAME: node}, lost: [sentences]}"
 
 #endif

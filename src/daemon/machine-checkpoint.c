@@ -394,11 +394,12 @@ static json_t *sizes_of(const struct capture_result *result)
 {
     const struct memory_put_stats *s = &result->stats;
 
-    return json_pack("{s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "full", result->full,
-                     "rounds", (int)result->rounds, "left", (json_int_t)result->left_pages, "pages",
-                     (json_int_t)s->pages, "same", (json_int_t)s->same, "zero", (json_int_t)s->zero,
-                     "delta", (json_int_t)s->delta, "packed", (json_int_t)s->packed, "plain",
-                     (json_int_t)s->plain, "bytes", (json_int_t)s->bytes);
+    return json_pack(
+        "{s:b, s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "full", result->full, "rounds",
+        (int)result->rounds, "dirty", (json_int_t)result->dirty_pages, "left",
+        (json_int_t)result->left_pages, "pages", (json_int_t)s->pages, "same", (json_int_t)s->same,
+        "zero", (json_int_t)s->zero, "delta", (json_int_t)s->delta, "packed", (json_int_t)s->packed,
+        "plain", (json_int_t)s->plain, "bytes", (json_int_t)s->bytes);
 }
 
 static int add_description(struct blobs *b, const struct checkpoint_run *run,
