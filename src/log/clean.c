@@ -229,6 +229,7 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
     if (copies == 2)
         memcpy(buf + padded, buf, padded);
     file_touch(log, file);
+    file->map_changed = true;
     uint32_t block = *slot >> (DATA_SHIFT - file->shift);
     file->footer_block = block;
     file->footer_bytes = bytes;
@@ -359,13 +360,13 @@ bool cleaner_footers_done(const struct log *log)
 static uint32_t files_to_be_had(const struct log *log)
 {
     uint32_t creatable = log->creation_failed ? 0 : log->max_files - log->n_files;
-    return log->n_free + log->n_dead + log->n_creating + creatable;
+    return files_left(log) + log->n_dead + log->n_creating + creatable;
 }
 
 /* Begin to clean when fewer files are left than this. */
 static uint32_t low_water(const struct log *log)
 {
-    return KEEP_FREE + 1 + dead_files_worth_a_map(log);
+    return KEEP_FREE + 1 + dead_files_worth_it(log, log->map_will_do);
 }
 
 bool log_is_pressed(const struct log *log)
@@ -420,7 +421,7 @@ bool cleaner_has_work(const struct log *log)
 bool log_is_low(const struct log *log)
 {
     bool stuck = log->cleaner->starved && log->n_free == 0;
-    return log->n_free < KEEP_FREE && (log->n_dead || (cleaner_has_work(log) && !stuck));
+    return files_left(log) < KEEP_FREE && (log->n_dead || (cleaner_has_work(log) && !stuck));
 }
 
 /* ---- the plan ------------------------------------------------------------------------------- */
@@ -826,7 +827,7 @@ static bool may_start_window(const struct log *log)
     if (c->next_move == c->n_moves || c->windows >= MAX_WINDOWS)
         return false;
     bool writing = log->n_inflight || (log->open && log->open->n_items);
-    bool urgent = log->n_free <= KEEP_FREE && !log->n_dead;
+    bool urgent = files_left(log) <= KEEP_FREE && !log->n_dead;
     return c->credit > 0 || !writing || urgent || log->hold || log->checkpoint_wanted;
 }
 
