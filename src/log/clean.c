@@ -363,10 +363,13 @@ static uint32_t files_to_be_had(const struct log *log)
     return files_left(log) + log->n_dead + log->n_creating + creatable;
 }
 
-/* Begin to clean when fewer files are left than this. */
+/* Begin to clean when fewer files can be had than this. Where each file that is won is free at
+ * once, that is when data has taken the last one that it may: the next is won by the time it is
+ * wanted. */
 static uint32_t low_water(const struct log *log)
 {
-    return KEEP_FREE + 1 + dead_files_worth_it(log, log->map_will_do);
+    uint32_t waiting = log->map_will_do ? 0 : dead_files_worth_it(log, false);
+    return KEEP_FREE + 1 + waiting;
 }
 
 bool log_is_pressed(const struct log *log)
@@ -376,7 +379,8 @@ bool log_is_pressed(const struct log *log)
 
 bool log_is_short(const struct log *log)
 {
-    return files_to_be_had(log) < low_water(log);
+    /* Dead files cannot be had while they are held. */
+    return files_to_be_had(log) < low_water(log) || (log->hold && files_left(log) <= KEEP_FREE);
 }
 
 static bool may_be_victim(const struct log *log, const struct log_file *file)
@@ -817,7 +821,8 @@ void cleaner_pay(struct log *log, uint32_t blocks)
     uint64_t slots = file_slots(c->victim);
     uint64_t dead = slots - c->victim->n_live;
     uint64_t price = 16 * slots / (dead ? dead : 1); /* sixteenths of a block */
-    uint64_t haste = 4 + 2 * (wanted - had - 1);     /* quarters: 1, 1.5, 2 ... times the price */
+    uint32_t least = log->map_will_do ? 6 : 4;       /* quarters: 1 or 1.5, and up by a half */
+    uint64_t haste = least + 2 * (wanted - had - 1);
     c->credit += (int64_t)(blocks * price * haste / 64);
 }
 
