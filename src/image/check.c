@@ -725,7 +725,8 @@ bool check_step(struct store *store)
             return false;
         /* The first one that begins from now on. */
         r->phase = CHECK_CHECKPOINT;
-        r->seq = store->log->checkpoint_seq + (store->log->checkpoint_running ? 2 : 1);
+        r->seq = 1 + (store->log->checkpoint_running ? store->log->checkpoint_running
+                                                     : store->log->checkpoint_seq);
         checkpoint_want(store);
         return true;
     case CHECK_CHECKPOINT:

@@ -23,6 +23,7 @@
 #define NODES_A_TURN     64u
 #define MAP_FILES_A_TURN 64u
 #define TABLE_BUFS       8u
+#define INCREMENT_BYTES  (64u << 10) /* those of a checkpoint may take so much, or half its size */
 #define MAX_BODY_BYTES   (4ULL << 30)
 
 void checkpoint_want(struct store *store)
@@ -34,6 +35,13 @@ void checkpoint_want(struct store *store)
 static size_t pad(size_t n, size_t to)
 {
     return (n + to - 1) / to * to;
+}
+
+/* How far increments may go behind a checkpoint of so many bytes, its header counted. */
+static size_t increments_end(size_t checkpoint_bytes)
+{
+    size_t half = checkpoint_bytes / 2 / BLOCK_BYTES * BLOCK_BYTES;
+    return checkpoint_bytes + (half > INCREMENT_BYTES ? half : INCREMENT_BYTES);
 }
 
 /* ---- the roots ------------------------------------------------------------------------------ */
@@ -97,19 +105,23 @@ static bool is_due(struct store *store, bool *ret_map_only)
 {
     struct log *log = store->log;
     *ret_map_only = false;
+    log->map_will_do = may_be_map_only(store);
     if (store->checkpoint.wanted || !log->data_file)
         return true;
     if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes)
         return true;
-    *ret_map_only = may_be_map_only(store) && log_wants_checkpoint(log, true);
+    *ret_map_only = log->map_will_do && log_wants_checkpoint(log, true);
     return *ret_map_only || log_wants_checkpoint(log, false);
 }
 
-static void start(struct store *store, bool map_only)
+static void start(struct store *store, bool map_only, bool increment)
 {
     struct checkpoint *c = &store->checkpoint;
     c->map_only = map_only;
+    c->increment = increment;
     c->seq = store->log->checkpoint_seq + 1;
+    if (!increment && c->seq % 2 == c->base.seq % 2)
+        c->seq++; /* it goes into the other file */
     c->started_us = mono_us();
     c->state = CHECKPOINT_NODES;
     store->log->checkpoint_wanted = false;
@@ -146,7 +158,7 @@ static int begin(struct store *store)
     c->wanted = false;
     log->bytes_since_checkpoint = 0;
     log->tail_cleaned = false;
-    start(store, false);
+    start(store, false, false);
     log_map_begin(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
     for_each_disk(store, expect_root);
     table_freeze(store->table);
@@ -169,9 +181,52 @@ static int begin_map(struct store *store)
     memcpy(c->buf + BLOCK_BYTES, c->last.bytes, c->catalogue_bytes);
     c->next_id = c->last.next_id;
     c->map_seq = log->applied_seq;
-    start(store, true);
+    start(store, true, false);
     log_map_begin_data(log, c->buf + BLOCK_BYTES + c->catalogue_bytes, map_bytes);
     return 0;
+}
+
+/* Of the map alone, and of that what changed: behind the last one that has it whole. -EFBIG: it has
+ * no room. */
+static int begin_increment(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    struct log *log = store->log;
+    struct log_increment sizes;
+    if (c->base.at >= c->base.limit)
+        return -EFBIG;
+    cleaner_write_footers(log);
+    c->buf_bytes = pad(sizeof(struct map_increment) + log_increment_size(log), BLOCK_BYTES);
+    if (c->buf_bytes > c->base.limit - c->base.at)
+        return -EFBIG;
+    c->buf = aligned_alloc(STORAGE_ALIGN_BYTES, c->buf_bytes);
+    if (!c->buf)
+        return -ENOMEM;
+    start(store, true, true);
+    struct map_increment *m = (struct map_increment *)c->buf;
+    memset(c->buf, 0, c->buf_bytes);
+    log_increment_take(log, (uint8_t *)(m + 1), &sizes);
+    memcpy(m->magic, INCREMENT_MAGIC, sizeof(m->magic));
+    m->bytes = sizeof(*m) + sizes.bytes;
+    memcpy(m->uuid, log->uuid, sizeof(m->uuid));
+    m->incarnation = log->incarnation;
+    m->base = c->base.seq;
+    m->seq = c->seq;
+    m->map_seq = log->applied_seq;
+    m->next_fill = log->next_fill;
+    m->next_segment = log->next_segment;
+    m->n_gone = sizes.n_gone;
+    m->n_files = sizes.n_files;
+    m->crc = crc32c(0, c->buf, m->bytes);
+    c->iov = (struct iovec){c->buf, c->buf_bytes};
+    c->state = CHECKPOINT_DRAIN;
+    return 0;
+}
+
+static int begin_map_only(struct store *store)
+{
+    int code = begin_increment(store);
+    return code == -EFBIG ? begin_map(store) : code;
 }
 
 /* ---- the steps ------------------------------------------------------------------------------ */
@@ -186,7 +241,9 @@ static void put_header(struct store *store, const struct log_map_end *map)
     memset(h, 0, sizeof(*h));
     memcpy(h->magic, CHECKPOINT_MAGIC, sizeof(h->magic));
     h->version = FORMAT_VERSION;
-    h->incompat = CHECKPOINT_VERSIONS | (c->map_only ? CHECKPOINT_MAP_AHEAD : 0);
+    c->extensible = log_is_pressed(log) && !c->clean;
+    h->incompat = CHECKPOINT_VERSIONS | (c->map_only ? CHECKPOINT_MAP_AHEAD : 0) |
+                  (c->extensible ? CHECKPOINT_INCREMENTS : 0);
     memcpy(h->uuid, log->uuid, sizeof(h->uuid));
     h->seq = c->seq;
     h->time_us = wall_us();
@@ -252,6 +309,17 @@ static void whole_committed(struct store *store)
     for_each_disk(store, forget_root);
 }
 
+static void full_committed(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    size_t bytes = c->iov.iov_len;
+    c->base = (struct checkpoint_base){c->seq, bytes, c->extensible ? increments_end(bytes) : 0};
+    if (!c->map_only)
+        whole_committed(store);
+    else
+        free(c->buf);
+}
+
 static void committed(struct storage_req *req, int res)
 {
     struct store *store = container_of(req, struct store, checkpoint.req);
@@ -262,15 +330,22 @@ static void committed(struct storage_req *req, int res)
     }
     store->stats.checkpoint_us += mono_us() - c->started_us;
     store->log->stats.checkpoint_bytes += c->iov.iov_len;
-    if (c->map_only) {
-        store->stats.map_checkpoints++;
+    store->stats.map_checkpoints += c->map_only;
+    store->stats.map_increments += c->increment;
+    if (c->increment) {
+        c->base.at += c->iov.iov_len;
         free(c->buf);
     } else {
-        whole_committed(store);
+        full_committed(store);
     }
     c->buf = NULL;
     c->state = CHECKPOINT_IDLE;
     log_checkpoint_done(store->log, c->seq, c->map_only);
+}
+
+static uint32_t file_of(const struct checkpoint *c)
+{
+    return STORAGE_CHECKPOINT((c->increment ? c->base.seq : c->seq) % 2);
 }
 
 static void written(struct storage_req *req, int res)
@@ -281,9 +356,8 @@ static void written(struct storage_req *req, int res)
         return;
     }
     store->checkpoint.state = CHECKPOINT_COMMIT;
-    *req = (struct storage_req){.done = committed,
-                                .op = STORAGE_SYNC,
-                                .file = STORAGE_CHECKPOINT(store->checkpoint.seq % 2)};
+    *req = (struct storage_req){
+        .done = committed, .op = STORAGE_SYNC, .file = file_of(&store->checkpoint)};
     store->storage->submit(store->storage, req);
 }
 
@@ -298,7 +372,8 @@ static void log_synced(struct waiter *waiter, int error)
     c->state = CHECKPOINT_WRITE;
     c->req = (struct storage_req){.done = written,
                                   .op = STORAGE_WRITE,
-                                  .file = STORAGE_CHECKPOINT(c->seq % 2),
+                                  .file = file_of(c),
+                                  .offset_bytes = c->increment ? c->base.at : 0,
                                   .length_bytes = c->iov.iov_len,
                                   .iov = &c->iov,
                                   .n_iov = 1};
@@ -356,7 +431,7 @@ bool checkpoint_step(struct store *store)
         if (!cleaner_may_checkpoint(log) || store->change_logged ||
             (!map_only && !table_may_freeze(store->table)))
             return false;
-        int code = map_only ? begin_map(store) : begin(store);
+        int code = map_only ? begin_map_only(store) : begin(store);
         if (code < 0 && code != -EAGAIN)
             failed(store, code, "beginning a checkpoint");
         return code == 0;
@@ -436,7 +511,8 @@ static int load_header(struct store *store, int which, struct checkpoint_header 
         crc32c(0, h, sizeof(*h)) != crc)
         return ERR_DAMAGED;
     if (h->version > FORMAT_VERSION ||
-        h->incompat & ~(uint64_t)(CHECKPOINT_VERSIONS | CHECKPOINT_MAP_AHEAD))
+        h->incompat &
+            ~(uint64_t)(CHECKPOINT_VERSIONS | CHECKPOINT_MAP_AHEAD | CHECKPOINT_INCREMENTS))
         return ERR_FORMAT_NEWER;
     if (h->incompat & CHECKPOINT_MAP_AHEAD && h->map_seq < h->batch_seq)
         return ERR_DAMAGED;
@@ -469,6 +545,72 @@ static int load_body(struct store *store, int which, const struct checkpoint_hea
     return 0;
 }
 
+/* The increment at *at of the checkpoint's file: *ret, to be freed, is NULL where there is none
+ * that is whole and due. Moves *at past it. */
+static int load_increment(struct store *store, int which, const struct checkpoint_header *h,
+                          size_t *at, struct map_increment **ret)
+{
+    size_t end = increments_end(pad(BLOCK_BYTES + h->body_bytes, BLOCK_BYTES));
+    _cleanup_free_ uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, BLOCK_BYTES);
+    *ret = NULL;
+    if (*at >= end)
+        return 0;
+    if (!buf)
+        return -ENOMEM;
+    int code = read_at(store, STORAGE_CHECKPOINT(which), *at, buf, BLOCK_BYTES);
+    if (code < 0)
+        return code == ERR_DAMAGED ? 0 : code;
+    const struct map_increment *m = (const struct map_increment *)buf;
+    size_t bytes = m->bytes;
+    if (memcmp(m->magic, INCREMENT_MAGIC, sizeof(m->magic)) != 0 || bytes < sizeof(*m) ||
+        bytes > end - *at || memcmp(m->uuid, h->uuid, sizeof(m->uuid)) != 0 ||
+        m->incarnation != h->incarnation || m->base != h->seq ||
+        m->seq != store->log->checkpoint_seq + 1 || m->map_seq < store->log->map_seq ||
+        m->map_seq < h->batch_seq)
+        return 0;
+    size_t padded = pad(bytes, BLOCK_BYTES);
+    free(buf);
+    buf = aligned_alloc(STORAGE_ALIGN_BYTES, padded);
+    if (!buf)
+        return -ENOMEM;
+    code = read_at(store, STORAGE_CHECKPOINT(which), *at, buf, padded);
+    if (code < 0)
+        return code == ERR_DAMAGED ? 0 : code;
+    struct map_increment *whole = (struct map_increment *)buf;
+    uint32_t crc = whole->crc;
+    whole->crc = 0;
+    if (whole->bytes != bytes || crc32c(0, buf, bytes) != crc)
+        return 0;
+    *at += padded;
+    *ret = (struct map_increment *)TAKE_PTR(buf);
+    return 0;
+}
+
+/* The files of pages are where the last of the increments says. One that is not whole was torn, or
+ * it is a loss: survey.c looks, as where one of the two checkpoints is not. */
+static int load_increments(struct store *store, int which, const struct checkpoint_header *h)
+{
+    struct log *log = store->log;
+    size_t at = pad(BLOCK_BYTES + h->body_bytes, BLOCK_BYTES);
+    if (!(h->incompat & CHECKPOINT_INCREMENTS))
+        return 0;
+    log->older = true;
+    for (;;) {
+        _cleanup_free_ struct map_increment *m = NULL;
+        int code = load_increment(store, which, h, &at, &m);
+        if (code < 0 || !m)
+            return code;
+        struct log_increment sizes = {m->bytes - sizeof(*m), m->n_gone, m->n_files};
+        code = log_load_increment(log, (const uint8_t *)(m + 1), &sizes);
+        if (code < 0)
+            return code;
+        log->checkpoint_seq = m->seq;
+        log->map_seq = m->map_seq;
+        log->next_segment = m->next_segment;
+        log->next_fill = m->next_fill;
+    }
+}
+
 /* Footers that cannot be read take with them what is found by them, and no more. */
 static int load_footers(struct store *store)
 {
@@ -487,9 +629,11 @@ static int load_footers(struct store *store)
     return code;
 }
 
-static int take_body(struct store *store, const struct checkpoint_header *h, const uint8_t *body)
+static int take_body(struct store *store, int which, const struct checkpoint_header *h,
+                     const uint8_t *body)
 {
     struct log *log = store->log;
+    store->checkpoint.base = (struct checkpoint_base){.seq = h->seq};
     log->checkpoint_seq = h->seq;
     log->incarnation = h->incarnation;
     log->map_seq = h->incompat & CHECKPOINT_MAP_AHEAD ? h->map_seq : 0;
@@ -504,6 +648,8 @@ static int take_body(struct store *store, const struct checkpoint_header *h, con
     size_t len = h->map_bytes;
     for (uint32_t i = 0; code == 0 && i < h->n_files; i++)
         code = log_load_map_file(log, &at, &len);
+    if (code == 0)
+        code = load_increments(store, which, h);
     return code < 0 ? code : load_footers(store);
 }
 
@@ -539,5 +685,5 @@ int checkpoint_load(struct store *store, struct log_position *ret_position)
                                           .segment = h[best].position_segment,
                                           .slot = h[best].position_slot,
                                           .seq = h[best].batch_seq};
-    return take_body(store, &h[best], body);
+    return take_body(store, best, &h[best], body);
 }

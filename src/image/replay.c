@@ -260,10 +260,10 @@ int store_replay(struct store *store, const struct log_position *position)
     if (code == 0)
         code = log_load_free(log);
     if (code == ERR_DAMAGED)
-        store_event(store, STORE_EVENT_DAMAGE, code,
-                    "%s: opening the store would lose what was durable",
-                    log->older ? "the newer checkpoint is damaged, and the store went on after it"
-                               : "a batch of the log that was durable is damaged");
+        store_event(
+            store, STORE_EVENT_DAMAGE, code, "%s: opening the store would lose what was durable",
+            log->older ? "a newer checkpoint or a batch is damaged, and the store went on after it"
+                       : "a batch of the log that was durable is damaged");
     if (code == 0)
         code = apply_tail(store, &tail, position->seq);
     free(tail.bytes);

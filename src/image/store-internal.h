@@ -104,10 +104,18 @@ struct last_whole {
     uint64_t n_changes; /* of the catalogue that it has */
 };
 
+/* The checkpoint that is durable, and what may be added to its file. */
+struct checkpoint_base {
+    uint64_t seq;
+    size_t at, limit; /* where the next increment goes, and how far; limit 0: none may follow */
+};
+
 struct checkpoint {
     enum checkpoint_state state;
     bool wanted, clean;
-    bool map_only;
+    bool map_only, increment; /* the latter: also the former */
+    bool extensible;          /* increments may follow it */
+    struct checkpoint_base base;
     uint64_t seq;
     struct log_position position;
     uint8_t *buf;
@@ -125,7 +133,8 @@ struct checkpoint {
 
 struct store_stats {
     uint64_t reads, read_bytes, writes, write_bytes, flushes, trims, zeroes, partial_writes;
-    uint64_t disk_reads, disk_read_bytes, checksum_errors, checkpoints, map_checkpoints, full;
+    uint64_t disk_reads, disk_read_bytes, checksum_errors, checkpoints, map_checkpoints,
+        map_increments, full;
     uint64_t checkpoint_us, replayed_batches, locks_waited;
     uint64_t reclaimed_nodes, reclaimed_pages, reclaimed_versions, unreclaimed_pages;
 };

@@ -472,6 +472,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"room_waits", "times a write found no room in the log at once", g->room_waits},
         {"checkpoints", "checkpoints of the page tables", s->checkpoints},
         {"map_checkpoints", "checkpoints of the segment map alone", s->map_checkpoints},
+        {"map_increments", "of these, such as only say what changed in it", s->map_increments},
         {"checkpoint_us", "microseconds from their beginnings to their ends", s->checkpoint_us},
         {"replayed_batches", "batches read again when the store was opened", s->replayed_batches},
         {"reclaimed_nodes", "table nodes of removed versions and disks gone through",

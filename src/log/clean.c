@@ -229,6 +229,7 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
     if (copies == 2)
         memcpy(buf + padded, buf, padded);
     file_touch(log, file);
+    file->map_changed = true;
     uint32_t block = *slot >> (DATA_SHIFT - file->shift);
     file->footer_block = block;
     file->footer_bytes = bytes;
@@ -359,13 +360,16 @@ bool cleaner_footers_done(const struct log *log)
 static uint32_t files_to_be_had(const struct log *log)
 {
     uint32_t creatable = log->creation_failed ? 0 : log->max_files - log->n_files;
-    return log->n_free + log->n_dead + log->n_creating + creatable;
+    return files_left(log) + log->n_dead + log->n_creating + creatable;
 }
 
-/* Begin to clean when fewer files are left than this. */
+/* Begin to clean when fewer files can be had than this. Where each file that is won is free at
+ * once, that is when data has taken the last one that it may: the next is won by the time it is
+ * wanted. */
 static uint32_t low_water(const struct log *log)
 {
-    return KEEP_FREE + 1 + dead_files_worth_a_map(log);
+    uint32_t waiting = log->map_will_do ? 0 : dead_files_worth_it(log, false);
+    return KEEP_FREE + 1 + waiting;
 }
 
 bool log_is_pressed(const struct log *log)
@@ -375,7 +379,8 @@ bool log_is_pressed(const struct log *log)
 
 bool log_is_short(const struct log *log)
 {
-    return files_to_be_had(log) < low_water(log);
+    /* Dead files cannot be had while they are held. */
+    return files_to_be_had(log) < low_water(log) || (log->hold && files_left(log) <= KEEP_FREE);
 }
 
 static bool may_be_victim(const struct log *log, const struct log_file *file)
@@ -420,7 +425,7 @@ bool cleaner_has_work(const struct log *log)
 bool log_is_low(const struct log *log)
 {
     bool stuck = log->cleaner->starved && log->n_free == 0;
-    return log->n_free < KEEP_FREE && (log->n_dead || (cleaner_has_work(log) && !stuck));
+    return files_left(log) < KEEP_FREE && (log->n_dead || (cleaner_has_work(log) && !stuck));
 }
 
 /* ---- the plan ------------------------------------------------------------------------------- */
@@ -816,7 +821,8 @@ void cleaner_pay(struct log *log, uint32_t blocks)
     uint64_t slots = file_slots(c->victim);
     uint64_t dead = slots - c->victim->n_live;
     uint64_t price = 16 * slots / (dead ? dead : 1); /* sixteenths of a block */
-    uint64_t haste = 4 + 2 * (wanted - had - 1);     /* quarters: 1, 1.5, 2 ... times the price */
+    uint32_t least = log->map_will_do ? 6 : 4;       /* quarters: 1 or 1.5, and up by a half */
+    uint64_t haste = least + 2 * (wanted - had - 1);
     c->credit += (int64_t)(blocks * price * haste / 64);
 }
 
@@ -826,7 +832,7 @@ static bool may_start_window(const struct log *log)
     if (c->next_move == c->n_moves || c->windows >= MAX_WINDOWS)
         return false;
     bool writing = log->n_inflight || (log->open && log->open->n_items);
-    bool urgent = log->n_free <= KEEP_FREE && !log->n_dead;
+    bool urgent = files_left(log) <= KEEP_FREE && !log->n_dead;
     return c->credit > 0 || !writing || urgent || log->hold || log->checkpoint_wanted;
 }
 

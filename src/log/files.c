@@ -465,7 +465,7 @@ static bool may_take_for_data(const struct log *log)
 {
     if (log_room_pages(log) == 0)
         return log->n_free > KEEP_FREE / 2;
-    return log->n_free > KEEP_FREE;
+    return files_left(log) > KEEP_FREE;
 }
 
 struct log_file *file_take(struct log *log, bool for_data)
@@ -573,9 +573,21 @@ void file_check_dead(struct log *log, struct log_file *file)
         piece_free(log, container_of(file->pieces.next, struct log_piece, link));
     file->state = FILE_DEAD;
     /* The checkpoint that runs now began when it was still alive. */
-    file->release_seq = log->checkpoint_seq + (log->checkpoint_running ? 2 : 1);
+    uint64_t last = log->checkpoint_running ? log->checkpoint_running : log->checkpoint_seq;
+    file->release_seq = last + 1;
     list_push_back(&log->dead, &file->link);
     log->n_dead++;
+}
+
+void file_forget(struct log *log, struct log_file *file)
+{
+    count_live(log, file, -(int32_t)file->n_live);
+    while (!list_empty(&file->pieces))
+        piece_free(log, container_of(file->pieces.next, struct log_piece, link));
+    free(file->live);
+    file->live = NULL;
+    file->state = FILE_ABSENT;
+    log->n_files--;
 }
 
 bool log_pin(const struct log *log, struct log_file *file)
@@ -635,8 +647,8 @@ bool log_wants_checkpoint(const struct log *log, bool map_only)
         const struct log_file *file = container_of(l, struct log_file, link);
         n += file->release_seq <= log->checkpoint_seq + 1 && is_freed_by(log, file, map_only);
     }
-    return n && (n >= log->reserve_files || log->n_free <= KEEP_FREE ||
-                 (n >= dead_files_worth_a_map(log) && log->n_free <= KEEP_FREE + 1));
+    return n && (n >= log->reserve_files || files_left(log) <= KEEP_FREE ||
+                 (n >= dead_files_worth_it(log, map_only) && files_left(log) <= KEEP_FREE + 1));
 }
 
 bool log_files_are_busy(const struct log *log)

@@ -8,11 +8,17 @@
  * next, for data one, for cleaning one. */
 #define KEEP_FREE 4
 
-/* Dead files that a checkpoint of the map should find, so that it pays: its size is that of the
- * whole map. */
-static inline uint32_t dead_files_worth_a_map(const struct log *log)
+/* Those that such a start would find. */
+static inline uint32_t files_left(const struct log *log)
 {
-    return 2 + log->max_files / 256;
+    return log->n_free + (log->table.spare != NULL);
+}
+
+/* Dead files that a checkpoint should find, so that it pays: one, where the map alone will do, and
+ * of that what changed. */
+static inline uint32_t dead_files_worth_it(const struct log *log, bool map_only)
+{
+    return map_only ? 1 : 2 + log->max_files / 256;
 }
 
 /* files.c */
@@ -22,6 +28,8 @@ int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint3
 void file_seal(struct log *log, struct log_file *file);
 void file_touch(struct log *log, struct log_file *file); /* before its record changes */
 void file_check_dead(struct log *log, struct log_file *file);
+/* Opening: what the map said of a sealed file is not so, it is as if it were not there. */
+void file_forget(struct log *log, struct log_file *file);
 uint32_t file_slots(const struct log_file *file);
 struct log_segment *segment_find(const struct log *log, uint32_t number);
 struct log_piece *piece_add(struct log *log, struct log_file *file, uint32_t segment,

@@ -12,7 +12,8 @@
  *  3. A file that a crash left unfinished is never appended to.
  *  4. After a failed write or sync, log->error is set and stays: no batch, node or checkpoint is
  *     written any more; reads go on.
- *  5. Data may not take the last KEEP_FREE free files; table nodes and cleaning may. What lives
+ *  5. Data may not take the last KEEP_FREE free files (the one that is set aside for tables is one
+ *     of them); table nodes and cleaning may. What lives
  *     leaves reserve_files free: what else stands there cleaning wins back. */
 #ifndef VARVE_LOG_LOG_H
 #define VARVE_LOG_LOG_H
@@ -51,6 +52,8 @@ struct log_file {
     bool pinned;      /* it stays as it is: log_pin() */
     bool headless;    /* its header is still being written: no batch of it is complete yet */
     bool damaged;     /* PACKED: its footer is lost; it stays as it is */
+    bool mapped;      /* the last checkpoint, with its increments, has it as a file of pages */
+    bool map_changed; /* PACKED: not as it is now */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */
     uint32_t readers; /* reads in flight */
@@ -238,6 +241,7 @@ struct log {
     bool tail_cleaned; /* a file with batches behind tables_seq was: its batches are not in it */
     bool older; /* opening: the other checkpoint is not whole; it may have been the newer one */
     bool checkpoint_wanted; /* one waits to begin: no new victim */
+    bool map_will_do;       /* the next one may be of the map alone */
     uint64_t bytes_since_checkpoint;
     bool hold;           /* a check walks a checkpoint: files and pieces stay as they are */
     bool tidy;           /* idle: clean what is half dead */
@@ -361,6 +365,18 @@ size_t log_map_size_of_data(const struct log *log);
 void log_map_begin_data(struct log *log, uint8_t *body, size_t size);
 void log_map_finish_data(struct log *log, const uint8_t *tables, size_t table_bytes,
                          struct log_map_end *ret);
+/* What changed in the map's files of pages since the last checkpoint or increment that had it:
+ * files that are gone, and packed ones that are new or hold more. (What else lives and dies in them
+ * the tail tells.) At most so many bytes. */
+size_t log_increment_size(const struct log *log);
+struct log_increment {
+    size_t bytes;
+    uint32_t n_gone, n_files;
+};
+void log_increment_take(struct log *log, uint8_t *body, struct log_increment *ret);
+/* Opening: body, of n_gone numbers and n_files records, changes what is known of the map. 0,
+ * ERR_DAMAGED, -ENOMEM. */
+int log_load_increment(struct log *log, const uint8_t *body, const struct log_increment *sizes);
 /* Sync all that the checkpoint needs: done through waiter. */
 void log_sync_all(struct log *log, struct waiter *waiter);
 /* The checkpoint is durable: what died before it began is free. One of the map alone frees no table

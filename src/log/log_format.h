@@ -130,6 +130,8 @@ static_assert(sizeof(struct record) == 16, "record");
     1u /* incompat: the catalogue has versions, and nodes are born in epochs */
 #define CHECKPOINT_MAP_AHEAD                                                                       \
     2u /* incompat: the map's data files are those of map_seq, all else that of batch_seq */
+#define CHECKPOINT_INCREMENTS                                                                      \
+    4u /* incompat: increments of the map may follow the body, in the same file */
 
 struct checkpoint_header {
     char magic[8];
@@ -156,6 +158,27 @@ struct checkpoint_header {
     uint8_t zero[BLOCK_BYTES - 152];
 };
 static_assert(sizeof(struct checkpoint_header) == BLOCK_BYTES, "a block");
+
+#define INCREMENT_MAGIC "VARVE\0MI"
+
+/* Behind the body of a checkpoint, each in blocks of its own: what changed in the map's files of
+ * pages. n_gone file numbers follow, padded to 8 bytes, then n_files records of the map. */
+struct map_increment {
+    char magic[8];
+    uint32_t crc;   /* of `bytes` bytes from magic on, with this field zero */
+    uint32_t bytes; /* this and what follows */
+    uint8_t uuid[16];
+    uint64_t incarnation; /* as the checkpoint's */
+    uint64_t base;        /* seq of the checkpoint */
+    uint64_t seq;         /* one more than the one before, or the checkpoint's */
+    uint64_t map_seq;     /* the map's data files are now those after this batch */
+    uint64_t next_fill;
+    uint32_t next_segment;
+    uint32_t n_gone;
+    uint32_t n_files;
+    uint32_t zero;
+};
+static_assert(sizeof(struct map_increment) == 88, "increment");
 
 /* The map: for each log file in use one of these, its pieces, its live bits (64-bit words, a bit
  * for each slot of the file, up to used_slots). */

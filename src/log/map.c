@@ -102,7 +102,11 @@ void log_map_begin(struct log *log, uint8_t *body, size_t size)
     log->map_files = 0;
     for (uint32_t i = 0; i < log->max_files; i++) {
         struct log_file *file = log->files[i];
-        if (!in_map(file) || taken_at_end(file))
+        if (!file)
+            continue;
+        file->mapped = in_map(file) && !taken_at_end(file);
+        file->map_changed = false;
+        if (!file->mapped)
             continue;
         file->map_pending = true;
         file->map_offset = at;
@@ -201,6 +205,62 @@ void log_map_finish_data(struct log *log, const uint8_t *tables, size_t table_by
     *ret = (struct log_map_end){log->map_end, from, log->map_files, 0};
 }
 
+/* ---- increments ------------------------------------------------------------------------------
+ *
+ * Where nothing but files of pages changed, and of these only where they are, a checkpoint need not
+ * have the whole map: which of their slots live follows from the tail. */
+
+static bool is_gone(const struct log_file *file)
+{
+    return file && file->mapped && !in_map(file);
+}
+
+static bool is_newer(const struct log_file *file)
+{
+    return in_map(file) && file->map_changed && !taken_at_end(file);
+}
+
+static size_t gone_bytes(uint32_t n)
+{
+    return ((size_t)n * sizeof(uint32_t) + 7) & ~(size_t)7;
+}
+
+size_t log_increment_size(const struct log *log)
+{
+    size_t size = 0;
+    uint32_t n_gone = 0;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        n_gone += is_gone(log->files[i]);
+        if (is_newer(log->files[i]))
+            size += record_size(log->files[i]);
+    }
+    return size + gone_bytes(n_gone);
+}
+
+void log_increment_take(struct log *log, uint8_t *body, struct log_increment *ret)
+{
+    uint32_t *gone = (uint32_t *)body;
+    *ret = (struct log_increment){0};
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        if (!is_gone(log->files[i]))
+            continue;
+        gone[ret->n_gone++] = i;
+        log->files[i]->mapped = false;
+    }
+    if (ret->n_gone % 2)
+        gone[ret->n_gone] = 0;
+    ret->bytes = gone_bytes(ret->n_gone);
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        struct log_file *file = log->files[i];
+        if (!is_newer(file))
+            continue;
+        ret->bytes += take_record(file, body + ret->bytes);
+        ret->n_files++;
+        file->mapped = true;
+        file->map_changed = false;
+    }
+}
+
 /* ---- loading -------------------------------------------------------------------------------- */
 
 static const void *take(const uint8_t **at, size_t *len, size_t n)
@@ -278,6 +338,38 @@ int log_load_map_file(struct log *log, const uint8_t **at, size_t *len)
     else
         log->table_slots += file->n_live;
     return 0;
+}
+
+static bool is_known(const struct log *log, uint32_t number)
+{
+    const struct log_file *file = number < log->max_files ? log->files[number] : NULL;
+    return file && file->state == FILE_SEALED && file->shift == DATA_SHIFT;
+}
+
+int log_load_increment(struct log *log, const uint8_t *body, const struct log_increment *sizes)
+{
+    const uint8_t *at = body;
+    size_t len = sizes->bytes;
+    const uint32_t *gone = take(&at, &len, gone_bytes(sizes->n_gone));
+    if (!gone)
+        return ERR_DAMAGED;
+    for (uint32_t i = 0; i < sizes->n_gone; i++) {
+        if (!is_known(log, gone[i]))
+            return ERR_DAMAGED;
+        file_forget(log, log->files[gone[i]]);
+    }
+    for (uint32_t i = 0; i < sizes->n_files; i++) {
+        const struct map_file *record = (const struct map_file *)at;
+        if (len < sizeof(*record) || record->kind != FILE_KIND_PACKED ||
+            record->shift != DATA_SHIFT)
+            return ERR_DAMAGED;
+        if (is_known(log, record->file))
+            file_forget(log, log->files[record->file]);
+        int code = log_load_map_file(log, &at, &len);
+        if (code < 0)
+            return code;
+    }
+    return len ? ERR_DAMAGED : 0;
 }
 
 static int parse_footer(struct log_file *file, const uint8_t *at, size_t len)

@@ -197,14 +197,7 @@ static void forget_known(struct log *log, struct log_file *file, uint32_t segmen
         list_empty(&file->pieces) ? NULL : container_of(file->pieces.next, struct log_piece, link);
     if (file->n_live && !(log->map_seq && piece && piece->segment->number == segment))
         return;
-    log->data_slots -= file->n_live;
-    file->n_live = 0;
-    while (!list_empty(&file->pieces))
-        piece_free(log, container_of(file->pieces.next, struct log_piece, link));
-    free(file->live);
-    file->live = NULL;
-    file->state = FILE_ABSENT;
-    log->n_files--;
+    file_forget(log, file);
 }
 
 static int take_into_books(struct log *log, struct log_file *file, uint32_t segment)

@@ -1043,10 +1043,8 @@ static void crash_and_compare(struct env *env)
     assert_int_equal(check(env, &harmless), 0);
 }
 
-/* In a full store files are freed by checkpoints of the map alone. Pages everywhere are written
- * over, so that files are cleaned, or few, so that files of the tail itself die: a crash after any
- * finds everything, and the books right. */
-static void map_ahead(void **state)
+/* A store that is full and has been written over, page by page. */
+static struct env *full_store(void **state)
 {
     struct env *env = calloc(1, sizeof(*env));
     struct store_format format = {.capacity_bytes = (uint64_t)FULL_FILES * FILE_BYTES};
@@ -1062,8 +1060,18 @@ static void map_ahead(void **state)
     assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
     assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", (uint64_t)FULL_PAGES * PAGE_BYTES),
                      0);
+    memset(full_rounds, 0, sizeof(full_rounds));
     for (uint32_t i = 0; i < FULL_PAGES; i++)
         overwrite(env, i);
+    return env;
+}
+
+/* In a full store files are freed by checkpoints of the map alone. Pages everywhere are written
+ * over, so that files are cleaned, or few, so that files of the tail itself die: a crash after any
+ * finds everything, and the books right. */
+static void map_ahead(void **state)
+{
+    struct env *env = full_store(state);
     for (unsigned i = 0; i < 40; i++) {
         overwrite_until(env, FULL_PAGES, 1 + i % 5, true);
         for (unsigned k = 0; k < 500 * (i % 3); k++)
@@ -1073,6 +1081,64 @@ static void map_ahead(void **state)
             overwrite(env, k % 7 * 1000);
         crash_and_compare(env);
     }
+}
+
+/* The last increment of all that are there, and where it is. */
+static struct map_increment last_increment(struct env *env, struct sim_place *ret)
+{
+    struct sim_place place = {0};
+    struct map_increment last = {0};
+    uint8_t block[BLOCK_BYTES];
+    while (sim_next_block(env->sim, &place)) {
+        if (place.file != STORAGE_CHECKPOINT(0) && place.file != STORAGE_CHECKPOINT(1))
+            continue;
+        sim_peek(env->sim, place.file, place.offset_bytes, block);
+        const struct map_increment *m = (const struct map_increment *)block;
+        if (memcmp(m->magic, INCREMENT_MAGIC, sizeof(m->magic)) == 0 && m->seq > last.seq) {
+            last = *m;
+            *ret = place;
+        }
+    }
+    return last;
+}
+
+/* An increment that was durable is gone: if files that it freed were used again since, the store is
+ * refused; else it is what it was. And with the increment back it is that in any case. */
+static void damaged_increment(void **state)
+{
+    struct env *env = full_store(state);
+    unsigned refused = 0, taken = 0;
+    uint64_t harmless;
+    for (unsigned i = 0; i < 60; i++) {
+        struct sim_place place;
+        uint64_t had = counter(env, "map_increments");
+        overwrite_until(env, FULL_PAGES, 2 + i % 3, true);
+        for (unsigned k = 0; k < 150 * (i % 4); k++)
+            overwrite(env, k % HOT_PAGES);
+        bool any = counter(env, "map_increments") > had;
+        kill_store(env);
+        struct map_increment m = last_increment(env, &place);
+        if (any && m.seq) {
+            uint32_t bit = (i * 977 + 8) % (m.bytes * 8);
+            sim_flip_bit(env->sim, place.file, place.offset_bytes + bit / 8, bit % 8);
+            int code = open_store(env);
+            if (code == ERR_DAMAGED) {
+                refused++;
+                sim_flip_bit(env->sim, place.file, place.offset_bytes + bit / 8, bit % 8);
+                code = open_store(env);
+            } else {
+                taken++;
+            }
+            assert_int_equal(code, 0);
+        } else {
+            assert_int_equal(open_store(env), 0);
+        }
+        for (uint32_t k = 0; k < FULL_PAGES; k++)
+            assert_int_equal(read_page(env, k, full_rounds[k]), 0);
+        assert_int_equal(check(env, &harmless), 0);
+    }
+    print_message("refused %u times, taken %u times\n", refused, taken);
+    assert_true(refused > 5 && taken);
 }
 
 #endif
@@ -1294,6 +1360,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
 #ifdef VARVE_SMALL_FILES
         cmocka_unit_test_teardown(map_ahead, teardown),
+        cmocka_unit_test_teardown(damaged_increment, teardown),
 #endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
         cmocka_unit_test_setup_teardown(went_and_came, setup, teardown),
