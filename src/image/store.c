@@ -469,6 +469,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"files_free", "log files that hold nothing", store->log->n_free},
         {"files_dead", "log files that the next checkpoint frees", store->log->n_dead},
         {"syncs", "syncs of log files", g->syncs},
+        {"syncs_ahead", "times that log files were synced before anybody asked", g->syncs_ahead},
         {"room_waits", "times a write found no room in the log at once", g->room_waits},
         {"checkpoints", "checkpoints of the page tables", s->checkpoints},
         {"map_checkpoints", "checkpoints of the segment map alone", s->map_checkpoints},

@@ -16,12 +16,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_BATCHES     16 /* buffers, of a little over 1 MiB each */
-#define MAX_INFLIGHT    12
-#define GATHER_PAGES    16 /* enough to send a batch beside others in flight */
-#define MAX_HELD_TURNS  128
-#define GATHER_INFLIGHT 3
-#define BATCH_MAX_ITEMS (BATCH_RECORDS_BYTES / sizeof(struct record))
+#define MAX_BATCHES          16 /* buffers, of a little over 1 MiB each */
+#define MAX_INFLIGHT         12
+#define GATHER_PAGES         16 /* enough to send a batch beside others in flight */
+#define MAX_HELD_TURNS       128
+#define GATHER_INFLIGHT      3
+#define SYNC_AHEAD_BYTES     (512 << 10) /* unsynced, that are worth a sync nobody asked for */
+#define SYNC_AHEAD_FOR_BYTES (64 << 20)  /* after a flush */
+#define BATCH_MAX_ITEMS      (BATCH_RECORDS_BYTES / sizeof(struct record))
 
 /* ---- making batches ------------------------------------------------------------------------- */
 
@@ -120,7 +122,7 @@ static bool batch_open(struct log *log)
     batch->slot = log->data_slot;
     batch->max_pages = pages < BATCH_MAX_PAGES ? pages : BATCH_MAX_PAGES;
     batch->n_pages = batch->records_bytes = batch->n_items = 0;
-    batch->complete = false;
+    batch->urgent = batch->complete = false;
     log->open = batch;
     return true;
 }
@@ -227,7 +229,8 @@ static void batch_written(struct storage_req *req, int res)
     batch->complete = true;
     log->stats.batch_us += mono_us() - batch->sent_us;
     batch->file->writers--;
-    file_mark_unsynced(log, batch->file);
+    file_mark_unsynced(log, batch->file, req->length_bytes);
+    log->bytes_since_flush += req->length_bytes;
     if (res < 0)
         log_fail(log, res, "writing to the log");
     batches_retire(log);
@@ -314,6 +317,7 @@ struct batch_item *batch_add_range(struct batch *batch, enum record_kind kind, u
 struct batch_item *batch_add_change(struct batch *batch, const void *bytes, uint32_t len)
 {
     struct batch_item *item = add_record(batch, RECORD_CHANGE, 0, 0, len, len);
+    batch->urgent = true;
     memset(batch->buf + item->sums_at, 0, (len + 7) & ~7u);
     memcpy(batch->buf + item->sums_at, bytes, len);
     return item;
@@ -322,6 +326,8 @@ struct batch_item *batch_add_change(struct batch *batch, const void *bytes, uint
 /* Does anybody wait for the open batch to be durable? */
 static bool open_is_awaited(const struct log *log)
 {
+    if (log->open->urgent)
+        return true;
     if (list_empty(&log->sync_waiters))
         return false;
     return container_of(log->sync_waiters.prev, struct waiter, link)->seq >= log->open->seq;
@@ -376,8 +382,9 @@ uint64_t log_last_seq(const struct log *log)
 /* ---- syncs ---------------------------------------------------------------------------------- */
 
 /* A file is in log->unsynced while it holds unsynced writes or a sync of it is in flight. */
-void file_mark_unsynced(struct log *log, struct log_file *file)
+void file_mark_unsynced(struct log *log, struct log_file *file, uint64_t bytes)
 {
+    log->unsynced_bytes += bytes;
     file->unsynced = true;
     if (list_empty(&file->sync_link))
         list_push_back(&log->unsynced, &file->sync_link);
@@ -472,14 +479,27 @@ static int group_start(struct log *log, bool data_only, struct waiter *waiter)
     return 0;
 }
 
+/* A device with a cache takes as long for a flush as there is in that cache. While somebody flushes
+ * now and then, or changes the catalogue, syncs go ahead of that, so that there is little. */
+static bool syncs_ahead(const struct log *log)
+{
+    return log->bytes_since_flush < SYNC_AHEAD_FOR_BYTES &&
+           log->unsynced_bytes >= SYNC_AHEAD_BYTES && log->applied_seq > log->synced_seq;
+}
+
 void log_kick_sync(struct log *log)
 {
     wake_synced(log);
-    if (log->syncing || log->error || list_empty(&log->sync_waiters))
+    if (log->syncing || log->error)
         return;
-    struct waiter *first = container_of(log->sync_waiters.next, struct waiter, link);
-    if (first->seq > log->applied_seq)
+    if (list_empty(&log->sync_waiters)) {
+        if (!syncs_ahead(log))
+            return;
+        log->stats.syncs_ahead++;
+    } else if (container_of(log->sync_waiters.next, struct waiter, link)->seq > log->applied_seq) {
         return; /* its batches are still on their way */
+    }
+    log->unsynced_bytes = 0;
     log->syncing = true;
     log->sync_target = log->applied_seq;
     if (group_start(log, true, NULL) < 0) {
@@ -492,6 +512,7 @@ void log_kick_sync(struct log *log)
 void log_sync(struct log *log, struct waiter *waiter)
 {
     log->flushes_here++;
+    log->bytes_since_flush = 0;
     struct list *at = &log->sync_waiters; /* before which; the list is sorted by seq */
     while (at->prev != &log->sync_waiters &&
            container_of(at->prev, struct waiter, link)->seq > waiter->seq)

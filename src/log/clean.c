@@ -147,7 +147,7 @@ static void footer_written(struct storage_req *req, int res)
     struct footer_write *w = container_of(req, struct footer_write, req);
     w->log->cleaner->footers--;
     w->file->writers--;
-    file_mark_unsynced(w->log, w->file);
+    file_mark_unsynced(w->log, w->file, req->length_bytes);
     if (res < 0)
         log_fail(w->log, res, "writing the footer of a packed file");
     free(w->iov.iov_base);
@@ -536,7 +536,7 @@ static void window_written(struct storage_req *req, int res)
 {
     struct window *w = container_of(req, struct window, req);
     w->target->writers--;
-    file_mark_unsynced(w->log, w->target);
+    file_mark_unsynced(w->log, w->target, req->length_bytes);
     if (res < 0)
         log_fail(w->log, res, "writing a packed file");
     struct log *log = w->log;

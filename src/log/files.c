@@ -493,7 +493,7 @@ static void header_written(struct storage_req *req, int res)
     w->file->headless = false;
     if (res < 0)
         log_fail(log, res, "writing the header of a log file");
-    file_mark_unsynced(log, w->file);
+    file_mark_unsynced(log, w->file, req->length_bytes);
     free(w->iov.iov_base);
     free(w);
     batches_retire(log);
@@ -742,6 +742,7 @@ int log_create(struct storage *storage, struct log_client *client, const struct 
     list_init(&log->unsynced);
     list_init(&log->table.bufs);
     log->table.buf_seq = 1;
+    log->bytes_since_flush = UINT32_MAX; /* nobody flushes yet */
 
     int code = find_capacity(log, super->capacity_bytes);
     if (code < 0) {

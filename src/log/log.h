@@ -116,6 +116,7 @@ struct batch {
     uint32_t segment, slot;
     uint32_t max_pages, n_pages, records_bytes;
     uint32_t n_items, max_items;
+    bool urgent; /* somebody will wait for it to be durable */
     bool complete;
     uint64_t sent_us;
     uint8_t *buf; /* header block, then pages */
@@ -141,8 +142,8 @@ struct log_client {
 struct log_stats {
     uint64_t batches, batch_pages, batch_bytes, batch_us, table_bytes, clean_bytes_read,
         clean_bytes_written, clean_read_errors;
-    uint64_t syncs, files_created, files_removed, files_reused, files_cleaned, checkpoint_bytes,
-        room_waits;
+    uint64_t syncs, syncs_ahead, files_created, files_removed, files_reused, files_cleaned,
+        checkpoint_bytes, room_waits;
 };
 
 /* A table node on its way to a table file. */
@@ -229,6 +230,8 @@ struct log {
     struct list unsynced;     /* files */
     bool syncing;
     uint64_t sync_target;
+    uint64_t unsynced_bytes;    /* completely written since the last sync began */
+    uint64_t bytes_since_flush; /* of batches, since anybody last waited for a sync */
 
     struct table_stream table;
     struct cleaner *cleaner;

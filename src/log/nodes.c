@@ -39,7 +39,7 @@ static void buf_written(struct storage_req *req, int res)
     buf->failed = res < 0;
     buf->file->writers--;
     t->inflight--;
-    file_mark_unsynced(log, buf->file);
+    file_mark_unsynced(log, buf->file, req->length_bytes);
     if (res < 0)
         log_fail(log, res, "writing page tables");
     while (!list_empty(&t->bufs)) {

@@ -374,7 +374,7 @@ int log_replay(struct log *log, const struct log_position *position,
     for (uint32_t i = 0; i < log->max_files; i++)
         if (log->files[i] && log->files[i]->state == FILE_SEALED)
             if (log->files[i]->kind == FILE_KIND_DATA && log->files[i]->sealed_batch)
-                file_mark_unsynced(log, log->files[i]);
+                file_mark_unsynced(log, log->files[i], 0);
     return 0;
 }
 

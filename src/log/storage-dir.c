@@ -38,6 +38,7 @@
 #define MAX_TRANSFER_IOV   1024 /* IOV_MAX of Linux */
 #define MAX_TRANSFER_BYTES (1u << 30)
 #define ZERO_PIECE_BYTES   (1u << 20)
+#define ZERO_SYNC_BYTES    (2u << 20) /* so much at once: a client's flush waits for it */
 #define NAME_BYTES         32
 #define UNFINISHED         ".new" /* a log file whose space is being got */
 
@@ -140,6 +141,8 @@ static int write_zeros(int fd, uint64_t length)
             return -EIO;
         if (res > 0)
             at += (uint64_t)res;
+        if (at % ZERO_SYNC_BYTES == 0 && at < length && fdatasync(fd) < 0)
+            return -errno;
     }
     return 0;
 }

@@ -966,6 +966,22 @@ static void read_ahead(void **state)
     assert_int_equal(open_store(env), 0);
 }
 
+/* ---- syncs ahead of flushes ----------------------------------------------------------------- */
+
+/* What was written is synced before anybody asks, for some time after somebody did. */
+static void synced_ahead(void **state)
+{
+    struct env *env = *state;
+
+    write_pages(env, 0, 20480, 1); /* 80 MiB: nobody has flushed for long */
+    uint64_t before = counter(env, "syncs_ahead");
+    write_pages(env, 0, 2048, 2);
+    assert_int_equal(counter(env, "syncs_ahead"), before);
+    assert_int_equal(flush(env), 0);
+    write_pages(env, 0, 2048, 3);
+    assert_in_range(counter(env, "syncs_ahead"), before + 4, before + 17);
+}
+
 /* ---- checkpoints of many nodes -------------------------------------------------------------- */
 
 /* One checkpoint of more table files than any other here fills: its map has room for them. Pages
@@ -1389,6 +1405,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(provisional_version, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(synced_ahead, setup, teardown),
 #endif
     };
     return cmocka_run_group_tests_name("damage", tests, NULL, NULL);
