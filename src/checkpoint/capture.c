@@ -7,11 +7,13 @@
  *  2. Pages are read after the collect() that told of them has returned. What changes meanwhile is
  *     in the next one; the last one is in the pause, where nothing changes.
  *  3. In the pause nothing is allocated and the image is not touched: pages go one behind the other
- *     into `aside`, whose memory is there before. */
+ *     into `aside`, whose memory is there before. The disks are taken by another thread meanwhile,
+ *     and waited for at the end. */
 #include "checkpoint/capture.h"
 
 #include "base/err.h"
 #include "base/mono.h"
+#include "checkpoint/aside.h"
 #include "checkpoint/dirty-scan.h"
 #include "guest/ram.h"
 #include "guest/tracker.h"
@@ -36,7 +38,7 @@ struct block {
     uint64_t n_pages, words;
     uint64_t *since; /* written since the last commit */
     uint64_t *now;   /* to be put now */
-    uint8_t *shadow; /* as long as the block, almost all of it without memory */
+    uint8_t *shadow; /* not shared: as long as the block, almost all of it without memory */
 };
 
 struct capture {
@@ -45,10 +47,11 @@ struct capture {
     struct tracker *tracker;
     unsigned n;
     struct block *blocks;
-    uint8_t *aside;
-    size_t aside_bytes;
-    bool full;       /* nothing is known of the image */
-    bool by_migrate; /* QEMU refused the quick way once */
+    struct aside *aside;
+    struct aside_bits *bits; /* now, of all blocks */
+    size_t stream_bytes;     /* of the devices' last state, or 0 */
+    bool full;               /* nothing is known of the image */
+    bool by_migrate;         /* QEMU refused the quick way once */
 };
 
 /* ---- making --------------------------------------------------------------------------------- */
@@ -71,20 +74,22 @@ void capture_free(struct capture *c)
         if (b->shadow)
             munmap(b->shadow, b->n_pages * RAM_PAGE_BYTES);
     }
-    if (c->aside)
-        munmap(c->aside, c->aside_bytes);
+    aside_free(c->aside);
+    free(c->bits);
     free(c->blocks);
     free(c);
 }
 
-static bool make_block(struct block *b, uint64_t bytes)
+static bool make_block(struct block *b, const struct ram_block *ram)
 {
-    b->n_pages = bytes / RAM_PAGE_BYTES;
+    b->n_pages = ram->used_bytes / RAM_PAGE_BYTES;
     b->words = tracker_words(b->n_pages);
     b->since = calloc(b->words + 1, sizeof(uint64_t));
     b->now = calloc(b->words + 1, sizeof(uint64_t));
-    b->shadow = b->n_pages ? map_nothing(b->n_pages * RAM_PAGE_BYTES) : NULL;
-    return b->since && b->now && (b->shadow || !b->n_pages);
+    if (ram->memory || !b->n_pages)
+        return b->since && b->now;
+    b->shadow = map_nothing(b->n_pages * RAM_PAGE_BYTES);
+    return b->since && b->now && b->shadow;
 }
 
 int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *tracker,
@@ -97,14 +102,13 @@ int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *
     *c = (struct capture){.monitor = monitor, .ram = ram, .tracker = tracker, .full = true};
     c->n = ram->n;
     c->blocks = calloc(c->n + 1, sizeof(*c->blocks));
-    bool made = c->blocks;
+    c->bits = calloc(c->n + 1, sizeof(*c->bits));
+    bool made = c->blocks && c->bits;
     for (unsigned i = 0; made && i < c->n; i++) {
-        made = make_block(&c->blocks[i], ram->blocks[i].used_bytes);
-        c->aside_bytes += c->blocks[i].n_pages * RAM_PAGE_BYTES;
+        made = make_block(&c->blocks[i], &ram->blocks[i]);
+        c->bits[i] = (struct aside_bits){c->blocks[i].now, c->blocks[i].n_pages};
     }
-    c->aside = made ? map_nothing(c->aside_bytes + RAM_PAGE_BYTES) : NULL;
-    c->aside_bytes += RAM_PAGE_BYTES;
-    if (!c->aside) {
+    if (!made || aside_new(ram, &c->aside) < 0) {
         capture_free(c);
         return -ENOMEM;
     }
@@ -203,15 +207,20 @@ static int put_failed(struct taking *t, int r)
     return why_set(t->why, r, "cannot write the machine's memory: %s", err_text(r));
 }
 
-/* Put what now says from memory, a chunk after the other. */
-static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
+typedef int put_fn(struct memory_image *image, unsigned block, const uint64_t *bitmap,
+                   const uint8_t *memory, bool (*cancel)(void *arg), void *arg,
+                   struct memory_put_stats *stats);
+
+/* Put what now says, a chunk after the other. memory: the block, or, packed, those pages alone. */
+static int put_bits(struct taking *t, unsigned block, const uint8_t *memory, bool packed)
 {
     struct block *b = &t->capture->blocks[block];
     uint64_t chunk_words = CHUNK_PAGES / 64;
+    put_fn *put = packed ? memory_image_put_packed : memory_image_put;
 
     if (b->words <= chunk_words) {
-        int r = memory_image_put(t->image, block, b->now, memory, t->hooks->cancel, t->hooks->arg,
-                                 &t->result.stats);
+        int r =
+            put(t->image, block, b->now, memory, t->hooks->cancel, t->hooks->arg, &t->result.stats);
         t->done += count_bits(b);
         tell(t);
         return r;
@@ -225,9 +234,9 @@ static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
         if (!pages)
             continue;
         memcpy(part + w, b->now + w, n * sizeof(uint64_t));
-        r = memory_image_put(t->image, block, part, memory, t->hooks->cancel, t->hooks->arg,
-                             &t->result.stats);
+        r = put(t->image, block, part, memory, t->hooks->cancel, t->hooks->arg, &t->result.stats);
         memset(part + w, 0, n * sizeof(uint64_t));
+        memory += packed ? pages * RAM_PAGE_BYTES : 0;
         t->done += pages;
         tell(t);
     }
@@ -275,14 +284,14 @@ static int put_round(struct taking *t)
         if (!c->blocks[i].n_pages)
             continue;
         if (ram->memory) {
-            r = put_bits(t, i, ram->memory);
+            r = put_bits(t, i, ram->memory, false);
             continue;
         }
         r = each_range(&c->blocks[i], i, read_into_shadow, t);
         if (r < 0)
             return why_set(t->why, r, "cannot read block %s of the machine's memory: %s", ram->name,
                            err_text(r));
-        r = put_bits(t, i, c->blocks[i].shadow);
+        r = put_bits(t, i, c->blocks[i].shadow, false);
         empty_shadow(&c->blocks[i]);
     }
     return r < 0 ? put_failed(t, r) : 0;
@@ -376,75 +385,62 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
             break;
         last = (uint64_t)n;
     }
-    if (r == 0) {
-        r = memory_image_flush(t->image);
-        r = r < 0 ? put_failed(t, r) : t->hooks->settle(t->hooks->arg, t->why);
-    }
+    if (r == 0 && (r = memory_image_flush(t->image)) < 0)
+        r = put_failed(t, r);
     t->result.times.rounds_us = mono_us() - begin_us;
     return r;
 }
 
 /* ---- the pause ------------------------------------------------------------------------------ */
 
-struct copying {
-    struct capture *capture;
-    uint8_t *to;
-};
-
-static int copy_aside(void *arg, unsigned block, uint64_t first, uint64_t n)
-{
-    struct copying *copying = arg;
-    uint8_t *to = copying->to;
-
-    copying->to += n * RAM_PAGE_BYTES;
-    return ram_read(copying->capture->ram, block, first * RAM_PAGE_BYTES, to, n * RAM_PAGE_BYTES);
-}
-
-static int back_from_aside(void *arg, unsigned block, uint64_t first, uint64_t n)
-{
-    struct copying *copying = arg;
-    size_t len = n * RAM_PAGE_BYTES;
-
-    memcpy(copying->capture->blocks[block].shadow + first * RAM_PAGE_BYTES, copying->to, len);
-    copying->to += len;
-    return 0;
-}
-
 /* While the machine stands still. */
 static int take_rest(struct taking *t)
 {
     struct capture *c = t->capture;
     struct capture_times *times = &t->result.times;
-    struct copying copying = {c, c->aside};
     uint64_t begin_us = mono_us();
-    int64_t n = collect(c, t->why);
-    int r = n < 0 ? (int)n : 0;
+    int r = t->hooks->freeze(t->hooks->arg, t->why);
+    int64_t n = r < 0 ? 0 : collect(c, t->why);
 
-    times->scan_us = mono_us() - begin_us;
-    begin_us = mono_us();
-    t->result.left_pages = n < 0 ? 0 : (uint64_t)n;
-    for (unsigned i = 0; i < c->n && r == 0; i++)
-        r = each_range(&c->blocks[i], i, copy_aside, &copying);
-    if (r < 0 && n >= 0)
-        r = why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
-    times->copy_us = mono_us() - begin_us;
-    begin_us = mono_us();
+    uint64_t found_us = mono_us();
+    if (n < 0)
+        return (int)n;
+    t->result.left_pages = (uint64_t)n;
+    if (r == 0 && (r = aside_copy(c->aside, c->bits, c->n)) < 0)
+        why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
+    uint64_t copied_us = mono_us();
     if (r == 0)
-        r = t->hooks->freeze(t->hooks->arg, t->why);
-    times->disks_us = mono_us() - begin_us;
+        r = t->hooks->frozen(t->hooks->arg, t->why);
+    times->scan_us = found_us - begin_us;
+    times->copy_us = copied_us - found_us;
+    times->disks_us = mono_us() - copied_us;
     note_since(c);
     return r;
+}
+
+static int hold(struct taking *t, enum device_way way, struct device_capture **ret)
+{
+    struct capture *c = t->capture;
+
+    int r = device_capture_ready(c->monitor, way, c->stream_bytes, mono_us() + QMP_US, ret, t->why);
+    if (r < 0)
+        return r;
+    /* As late as can be: QEMU waits for all that is written after it. */
+    r = t->hooks->settle(t->hooks->arg, t->why);
+    if (r < 0) {
+        device_capture_drop(*ret, mono_us() + QMP_US);
+        return r;
+    }
+    return device_capture_hold(*ret, mono_us() + QMP_US, t->why);
 }
 
 static int stop_machine(struct taking *t, struct device_capture **ret)
 {
     struct capture *c = t->capture;
-    int r = -EPROTO;
+    int r = c->by_migrate ? -EPROTO : hold(t, DEVICE_BY_SAVE, ret);
 
-    if (!c->by_migrate)
-        r = device_capture_begin(c->monitor, DEVICE_BY_SAVE, mono_us() + QMP_US, ret, t->why);
     if (r == -EPROTO) {
-        r = device_capture_begin(c->monitor, DEVICE_BY_MIGRATE, mono_us() + QMP_US, ret, t->why);
+        r = hold(t, DEVICE_BY_MIGRATE, ret);
         c->by_migrate |= r == 0;
     }
     t->result.by_migrate = c->by_migrate;
@@ -470,6 +466,7 @@ static int pause_machine(struct taking *t)
     }
     uint64_t held_us = mono_us() - begin_us;
     r = device_capture_finish(held, mono_us() + QMP_US, &t->result.state, t->why);
+    t->capture->stream_bytes = r < 0 ? 0 : t->result.state.stream_bytes;
     if (r < 0)
         return r;
     times->stop_us = t->result.state.stop_us;
@@ -483,23 +480,15 @@ static int pause_machine(struct taking *t)
 static int put_aside(struct taking *t)
 {
     struct capture *c = t->capture;
-    struct copying copying = {c, c->aside};
     uint64_t begin_us = mono_us();
     int r = 0;
 
     t->phase = "rest";
     t->total += t->result.left_pages;
-    for (unsigned i = 0; i < c->n && r == 0; i++) {
-        struct block *b = &c->blocks[i];
-        if (!b->n_pages)
-            continue;
-        each_range(b, i, back_from_aside, &copying);
-        r = put_bits(t, i, b->shadow);
-        empty_shadow(b);
-    }
-    size_t kept = ASIDE_PAGES * (size_t)RAM_PAGE_BYTES, used = (size_t)(copying.to - c->aside);
-    if (used > kept)
-        madvise(c->aside + kept, used - kept, MADV_DONTNEED);
+    for (unsigned i = 0; i < c->n && r == 0; i++)
+        if (c->blocks[i].n_pages)
+            r = put_bits(t, i, aside_pages(c->aside, c->bits, i), true);
+    aside_shrink(c->aside, ASIDE_PAGES);
     t->result.times.rest_us = mono_us() - begin_us;
     return r < 0 ? put_failed(t, r) : 0;
 }
@@ -522,14 +511,6 @@ static int begin_image(struct taking *t)
     return r < 0 ? put_failed(t, r) : 0;
 }
 
-static void provide_aside(struct capture *c, uint64_t pages)
-{
-    size_t bytes = pages * RAM_PAGE_BYTES;
-
-    /* Where the kernel cannot, the pause takes the faults. */
-    madvise(c->aside, bytes < c->aside_bytes ? bytes : c->aside_bytes, MADV_POPULATE_WRITE);
-}
-
 int capture_take(struct capture *c, struct memory_image *image, uint64_t max_pause_us,
                  const struct capture_hooks *hooks, struct capture_result *ret, struct why *why)
 {
@@ -538,12 +519,13 @@ int capture_take(struct capture *c, struct memory_image *image, uint64_t max_pau
     int r = tracker_check(c->tracker, c->monitor, mono_us() + QMP_US, why);
     if (r == 0)
         r = begin_image(&t);
-    if (r == 0)
-        r = do_rounds(&t, max_pause_us);
     if (r < 0)
         return r;
     uint64_t pages = pages_for(max_pause_us);
-    provide_aside(c, pages > ASIDE_PAGES ? pages : ASIDE_PAGES);
+    aside_provide(c->aside, pages > ASIDE_PAGES ? pages : ASIDE_PAGES);
+    r = do_rounds(&t, max_pause_us);
+    if (r < 0)
+        return r;
     r = pause_machine(&t);
     if (r == 0)
         r = put_aside(&t);
