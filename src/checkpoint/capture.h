@@ -71,8 +71,8 @@ struct capture_result {
 /* max_pause_us: rounds go on until the pause is likely to be shorter, or until they do not help.
  * image: open for writing. Errors with a sentence: -ECANCELED, -ESTALE (memory was plugged: attach
  * again), -EAGAIN (as of device_capture_finish(): once more), those of the tracker, of
- * device_capture_begin(), of the image and of freeze(). The guest runs on in any case, as it did
- * before. *ret: on success only. */
+ * device_capture_ready() and _hold(), of the image and of freeze(). The guest runs on in any case,
+ * as it did before. *ret: on success only. */
 int capture_take(struct capture *capture, struct memory_image *image, uint64_t max_pause_us,
                  const struct capture_hooks *hooks, struct capture_result *ret, struct why *why);
 

@@ -1,4 +1,5 @@
-/* page-copy.h - copying pages that are in nobody's cache, and that nobody reads soon. Any thread. */
+/* page-copy.h - copying pages that are in nobody's cache, and that nobody reads soon. Any thread.
+ */
 #ifndef VARVE_CHECKPOINT_PAGE_COPY_H
 #define VARVE_CHECKPOINT_PAGE_COPY_H
 
