@@ -7,14 +7,16 @@
  *  2. Pages are read after the collect() that told of them has returned. What changes meanwhile is
  *     in the next one; the last one is in the pause, where nothing changes.
  *     Where the tracker wants the machine stopped all of it is in the pause: comparing tells
- * nothing of a page that was put as B and is again the A that it was found as.
+ *     nothing of a page that was put as B and is again the A that it was found as.
  *  3. In the pause nothing is allocated and the image is not touched: pages go one behind the other
- *     into `aside`, whose memory is there before. */
+ *     into `aside`, whose memory is there before. The disks are taken by another thread meanwhile,
+ *     and waited for at the end. */
 #include "checkpoint/capture.h"
 
 #include "base/err.h"
 #include "base/mono.h"
 #include "base/stop-point.h"
+#include "checkpoint/aside.h"
 #include "checkpoint/dirty-scan.h"
 #include "guest/ram.h"
 #include "guest/tracker.h"
@@ -39,7 +41,7 @@ struct block {
     uint64_t n_pages, words;
     uint64_t *since; /* written since the last commit */
     uint64_t *now;   /* to be put now */
-    uint8_t *shadow; /* as long as the block, almost all of it without memory */
+    uint8_t *shadow; /* not shared: as long as the block, almost all of it without memory */
 };
 
 struct capture {
@@ -48,10 +50,11 @@ struct capture {
     struct tracker *tracker;
     unsigned n;
     struct block *blocks;
-    uint8_t *aside;
-    size_t aside_bytes;
-    bool full;       /* nothing is known of the image */
-    bool by_migrate; /* QEMU refused the quick way once */
+    struct aside *aside;
+    struct aside_bits *bits; /* now, of all blocks */
+    size_t stream_bytes;     /* of the devices' last state, or 0 */
+    bool full;               /* nothing is known of the image */
+    bool by_migrate;         /* QEMU refused the quick way once */
 };
 
 /* ---- making --------------------------------------------------------------------------------- */
@@ -74,20 +77,22 @@ void capture_free(struct capture *c)
         if (b->shadow)
             munmap(b->shadow, b->n_pages * RAM_PAGE_BYTES);
     }
-    if (c->aside)
-        munmap(c->aside, c->aside_bytes);
+    aside_free(c->aside);
+    free(c->bits);
     free(c->blocks);
     free(c);
 }
 
-static bool make_block(struct block *b, uint64_t bytes)
+static bool make_block(struct block *b, const struct ram_block *ram)
 {
-    b->n_pages = bytes / RAM_PAGE_BYTES;
+    b->n_pages = ram->used_bytes / RAM_PAGE_BYTES;
     b->words = tracker_words(b->n_pages);
     b->since = calloc(b->words + 1, sizeof(uint64_t));
     b->now = calloc(b->words + 1, sizeof(uint64_t));
-    b->shadow = b->n_pages ? map_nothing(b->n_pages * RAM_PAGE_BYTES) : NULL;
-    return b->since && b->now && (b->shadow || !b->n_pages);
+    if (ram->memory || !b->n_pages)
+        return b->since && b->now;
+    b->shadow = map_nothing(b->n_pages * RAM_PAGE_BYTES);
+    return b->since && b->now && b->shadow;
 }
 
 int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *tracker,
@@ -100,14 +105,13 @@ int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *
     *c = (struct capture){.monitor = monitor, .ram = ram, .tracker = tracker, .full = true};
     c->n = ram->n;
     c->blocks = calloc(c->n + 1, sizeof(*c->blocks));
-    bool made = c->blocks;
+    c->bits = calloc(c->n + 1, sizeof(*c->bits));
+    bool made = c->blocks && c->bits;
     for (unsigned i = 0; made && i < c->n; i++) {
-        made = make_block(&c->blocks[i], ram->blocks[i].used_bytes);
-        c->aside_bytes += c->blocks[i].n_pages * RAM_PAGE_BYTES;
+        made = make_block(&c->blocks[i], &ram->blocks[i]);
+        c->bits[i] = (struct aside_bits){c->blocks[i].now, c->blocks[i].n_pages};
     }
-    c->aside = made ? map_nothing(c->aside_bytes + RAM_PAGE_BYTES) : NULL;
-    c->aside_bytes += RAM_PAGE_BYTES;
-    if (!c->aside) {
+    if (!made || aside_new(ram, &c->aside) < 0) {
         capture_free(c);
         return -ENOMEM;
     }
@@ -245,30 +249,37 @@ static void empty_shadow(struct block *b)
     madvise(b->shadow, b->n_pages * RAM_PAGE_BYTES, MADV_DONTNEED);
 }
 
-/* Put these pages. memory: where they are; NULL: they are read into the shadow first. */
-static int put_part(struct taking *t, unsigned block, const uint64_t *bits, const uint8_t *memory)
+typedef int put_fn(struct memory_image *image, unsigned block, const uint64_t *bitmap,
+                   const uint8_t *memory, bool (*cancel)(void *arg), void *arg,
+                   struct memory_put_stats *stats);
+
+/* Put these pages. memory: the block, or, packed, those pages alone; NULL: they are read into the
+ * shadow first. */
+static int put_part(struct taking *t, unsigned block, const uint64_t *bits, const uint8_t *memory,
+                    bool packed)
 {
     struct block *b = &t->capture->blocks[block];
+    put_fn *put = packed ? memory_image_put_packed : memory_image_put;
     int r = memory ? 0 : each_range(bits, b->n_pages, block, read_into_shadow, t);
 
     if (r < 0)
         return why_set(t->why, r, "cannot read block %s of the machine's memory: %s",
                        t->capture->ram->blocks[block].name, err_text(r));
-    r = memory_image_put(t->image, block, bits, memory ? memory : b->shadow, t->hooks->cancel,
-                         t->hooks->arg, &t->result.stats);
+    r = put(t->image, block, bits, memory ? memory : b->shadow, t->hooks->cancel, t->hooks->arg,
+            &t->result.stats);
     if (!memory)
         empty_shadow(b);
     return r < 0 ? put_failed(t, r) : 0;
 }
 
 /* Put what now says, a chunk after the other: of what is not mapped no more is in memory. */
-static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
+static int put_bits(struct taking *t, unsigned block, const uint8_t *memory, bool packed)
 {
     struct block *b = &t->capture->blocks[block];
     uint64_t chunk_words = CHUNK_PAGES / 64;
 
     if (b->words <= chunk_words) {
-        int r = put_part(t, block, b->now, memory);
+        int r = put_part(t, block, b->now, memory, packed);
         t->done += count_bits(b);
         tell(t);
         return r;
@@ -282,8 +293,10 @@ static int put_bits(struct taking *t, unsigned block, const uint8_t *memory)
         if (!pages)
             continue;
         memcpy(part + w, b->now + w, n * sizeof(uint64_t));
-        r = put_part(t, block, part, memory);
+        r = put_part(t, block, part, memory, packed);
         memset(part + w, 0, n * sizeof(uint64_t));
+        if (packed)
+            memory += pages * RAM_PAGE_BYTES;
         t->done += pages;
         tell(t);
     }
@@ -298,7 +311,7 @@ static int put_round(struct taking *t)
     int r = 0;
 
     for (unsigned i = 0; i < c->n && r == 0; i++)
-        r = c->blocks[i].n_pages ? put_bits(t, i, c->ram->blocks[i].memory) : 0;
+        r = c->blocks[i].n_pages ? put_bits(t, i, c->ram->blocks[i].memory, false) : 0;
     return r;
 }
 
@@ -409,77 +422,65 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
             break;
         last = (uint64_t)n;
     }
-    if (r == 0) {
-        r = memory_image_flush(t->image);
-        r = r < 0 ? put_failed(t, r) : t->hooks->settle(t->hooks->arg, t->why);
-    }
-    stop_point("settled");
+    if (r == 0 && (r = memory_image_flush(t->image)) < 0)
+        r = put_failed(t, r);
     t->result.times.rounds_us = mono_us() - begin_us;
     return r;
 }
 
 /* ---- the pause ------------------------------------------------------------------------------ */
 
-struct copying {
-    struct capture *capture;
-    uint8_t *to;
-};
-
-static int copy_aside(void *arg, unsigned block, uint64_t first, uint64_t n)
-{
-    struct copying *copying = arg;
-    uint8_t *to = copying->to;
-
-    copying->to += n * RAM_PAGE_BYTES;
-    return ram_read(copying->capture->ram, block, first * RAM_PAGE_BYTES, to, n * RAM_PAGE_BYTES);
-}
-
-static int back_from_aside(void *arg, unsigned block, uint64_t first, uint64_t n)
-{
-    struct copying *copying = arg;
-    size_t len = n * RAM_PAGE_BYTES;
-
-    memcpy(copying->capture->blocks[block].shadow + first * RAM_PAGE_BYTES, copying->to, len);
-    copying->to += len;
-    return 0;
-}
-
 /* While the machine stands still. */
 static int take_rest(struct taking *t)
 {
     struct capture *c = t->capture;
     struct capture_times *times = &t->result.times;
-    struct copying copying = {c, c->aside};
     uint64_t begin_us = mono_us();
-    int64_t n = tracker_needs_stop(c->tracker) ? collect_since(t, false) : collect(c, t->why);
-    int r = n < 0 ? (int)n : 0;
+    bool in_pause = tracker_needs_stop(c->tracker); /* then all of it, holes too */
+    int r = t->hooks->freeze(t->hooks->arg, t->why);
+    int64_t n = r < 0 ? 0 : in_pause ? collect_since(t, false) : collect(c, t->why);
 
-    times->scan_us = mono_us() - begin_us;
-    begin_us = mono_us();
+    uint64_t found_us = mono_us();
+    if (n < 0)
+        r = (int)n;
     t->result.left_pages = n < 0 ? 0 : (uint64_t)n;
-    for (unsigned i = 0; i < c->n && r == 0; i++)
-        r = each_range(c->blocks[i].now, c->blocks[i].n_pages, i, copy_aside, &copying);
-    if (r < 0 && n >= 0)
-        r = why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
-    times->copy_us = mono_us() - begin_us;
+    if (r == 0 && (r = aside_copy(c->aside, c->bits, c->n, in_pause && c->full)) < 0)
+        why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
+    uint64_t copied_us = mono_us();
     stop_point("copied");
-    begin_us = mono_us();
     if (r == 0)
-        r = t->hooks->freeze(t->hooks->arg, t->why);
-    times->disks_us = mono_us() - begin_us;
+        r = t->hooks->frozen(t->hooks->arg, t->why);
+    times->scan_us = found_us - begin_us;
+    times->copy_us = copied_us - found_us;
+    times->disks_us = mono_us() - copied_us;
     note_since(c);
     return r;
+}
+
+static int hold(struct taking *t, enum device_way way, struct device_capture **ret)
+{
+    struct capture *c = t->capture;
+
+    int r = device_capture_ready(c->monitor, way, c->stream_bytes, mono_us() + QMP_US, ret, t->why);
+    if (r < 0)
+        return r;
+    /* As late as can be: QEMU waits for all that is written after it. */
+    r = t->hooks->settle(t->hooks->arg, t->why);
+    if (r < 0) {
+        device_capture_drop(*ret, mono_us() + QMP_US);
+        return r;
+    }
+    stop_point("settled");
+    return device_capture_hold(*ret, mono_us() + QMP_US, t->why);
 }
 
 static int stop_machine(struct taking *t, struct device_capture **ret)
 {
     struct capture *c = t->capture;
-    int r = -EPROTO;
+    int r = c->by_migrate ? -EPROTO : hold(t, DEVICE_BY_SAVE, ret);
 
-    if (!c->by_migrate)
-        r = device_capture_begin(c->monitor, DEVICE_BY_SAVE, mono_us() + QMP_US, ret, t->why);
     if (r == -EPROTO) {
-        r = device_capture_begin(c->monitor, DEVICE_BY_MIGRATE, mono_us() + QMP_US, ret, t->why);
+        r = hold(t, DEVICE_BY_MIGRATE, ret);
         c->by_migrate |= r == 0;
     }
     t->result.by_migrate = c->by_migrate;
@@ -507,6 +508,7 @@ static int pause_machine(struct taking *t)
     uint64_t held_us = mono_us() - begin_us;
     stop_point("placed");
     r = device_capture_finish(held, mono_us() + QMP_US, &t->result.state, t->why);
+    t->capture->stream_bytes = r < 0 ? 0 : t->result.state.stream_bytes;
     if (r < 0)
         return r;
     stop_point("resumed");
@@ -521,23 +523,15 @@ static int pause_machine(struct taking *t)
 static int put_aside(struct taking *t)
 {
     struct capture *c = t->capture;
-    struct copying copying = {c, c->aside};
     uint64_t begin_us = mono_us();
     int r = 0;
 
     t->phase = "rest";
     t->total += t->result.left_pages;
-    for (unsigned i = 0; i < c->n && r == 0; i++) {
-        struct block *b = &c->blocks[i];
-        if (!b->n_pages)
-            continue;
-        each_range(b->now, b->n_pages, i, back_from_aside, &copying);
-        r = put_bits(t, i, b->shadow);
-        empty_shadow(b);
-    }
-    size_t kept = ASIDE_PAGES * (size_t)RAM_PAGE_BYTES, used = (size_t)(copying.to - c->aside);
-    if (used > kept)
-        madvise(c->aside + kept, used - kept, MADV_DONTNEED);
+    for (unsigned i = 0; i < c->n && r == 0; i++)
+        if (c->blocks[i].n_pages)
+            r = put_bits(t, i, aside_pages(c->aside, c->bits, i), true);
+    aside_shrink(c->aside, ASIDE_PAGES);
     t->result.times.rest_us = mono_us() - begin_us;
     return r;
 }
@@ -560,14 +554,6 @@ static int begin_image(struct taking *t)
     return r < 0 ? put_failed(t, r) : 0;
 }
 
-static void provide_aside(struct capture *c, uint64_t pages)
-{
-    size_t bytes = pages * RAM_PAGE_BYTES;
-
-    /* Where the kernel cannot, the pause takes the faults. */
-    madvise(c->aside, bytes < c->aside_bytes ? bytes : c->aside_bytes, MADV_POPULATE_WRITE);
-}
-
 int capture_take(struct capture *c, struct memory_image *image, uint64_t max_pause_us,
                  const struct capture_hooks *hooks, struct capture_result *ret, struct why *why)
 {
@@ -576,12 +562,13 @@ int capture_take(struct capture *c, struct memory_image *image, uint64_t max_pau
     int r = tracker_check(c->tracker, c->monitor, mono_us() + QMP_US, why);
     if (r == 0)
         r = begin_image(&t);
-    if (r == 0)
-        r = do_rounds(&t, max_pause_us);
     if (r < 0)
         return r;
     uint64_t pages = pages_for(max_pause_us);
-    provide_aside(c, pages > ASIDE_PAGES ? pages : ASIDE_PAGES);
+    aside_provide(c->aside, pages > ASIDE_PAGES ? pages : ASIDE_PAGES);
+    r = do_rounds(&t, max_pause_us);
+    if (r < 0)
+        return r;
     r = pause_machine(&t);
     if (r == 0)
         r = put_aside(&t);

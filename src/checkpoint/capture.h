@@ -35,9 +35,12 @@ struct capture_hooks {
     /* Right before the pause: make durable what is written, so that QEMU, which flushes its disks
      * when it stops, does not wait for that. */
     int (*settle)(void *arg, struct why *why);
-    /* In the pause: take the disks at this instant. Returns 0, or an error with a sentence: then
-     * the machine goes on and nothing was taken. */
+    /* In the pause: begin to take the disks at this instant, and do not wait for it: memory is
+     * looked at meanwhile. Then, before the machine goes on, frozen() waits until they are taken.
+     * Both return 0, or an error with a sentence: then the machine goes on and nothing was taken;
+     * frozen() is not called where something else has failed. */
     int (*freeze)(void *arg, struct why *why);
+    int (*frozen)(void *arg, struct why *why);
     /* NULL, or looked at now and then: true ends the capture with -ECANCELED. */
     bool (*cancel)(void *arg);
     /* NULL, or told now and then: pages of this round. phase: static. */
@@ -46,7 +49,8 @@ struct capture_hooks {
 };
 
 /* In microseconds. The pause is told as the guest has it at most: from the command that stops it
- * until QEMU has said that it runs, all five phases together. */
+ * until QEMU has said that it runs, all five phases together. disks_us is what the disks took
+ * longer than the memory. */
 struct capture_times {
     uint64_t rounds_us;                                      /* while the guest ran, before */
     uint64_t stop_us, scan_us, copy_us, disks_us, device_us; /* of the pause, in this order */
@@ -67,8 +71,9 @@ struct capture_result {
 
 /* max_pause_us: rounds go on until the pause is likely to be shorter, or until they do not help.
  * image: open for writing. Errors with a sentence: -ECANCELED, -ESTALE (memory was plugged: attach
- * again), those of the tracker, of device_capture_begin(), of the image and of freeze(). The guest
- * runs on in any case, as it did before. *ret: on success only. */
+ * again), -EAGAIN (as of device_capture_finish(): once more), those of the tracker, of
+ * device_capture_ready() and _hold(), of the image and of freeze(). The guest runs on in any case,
+ * as it did before. *ret: on success only. */
 int capture_take(struct capture *capture, struct memory_image *image, uint64_t max_pause_us,
                  const struct capture_hooks *hooks, struct capture_result *ret, struct why *why);
 

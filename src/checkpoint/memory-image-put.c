@@ -37,11 +37,12 @@ struct put {
     uint64_t n_pages;
     const uint64_t *bitmap;
     const uint8_t *memory;
+    bool packed; /* memory has the pages of the bitmap alone */
     bool (*cancel)(void *arg);
     void *arg;
 
-    pthread_mutex_t lock; /* of what follows; taken before the image's, never after it */
-    uint64_t cursor;
+    pthread_mutex_t lock;   /* of what follows; taken before the image's, never after it */
+    uint64_t cursor, taken; /* taken: pages before the cursor */
     int code;
     struct memory_put_stats stats;
 };
@@ -250,6 +251,7 @@ static bool take_slice(struct put *put, struct slice *slice)
 
     slice->n = 0;
     pthread_mutex_lock(&put->lock);
+    uint64_t taken = put->taken;
     if (!put->code && put->cancel && put->cancel(put->arg))
         put->code = -ECANCELED;
     while (!put->code && put->cursor < n_words * 64 && slice->n < SLICE_PAGES) {
@@ -264,11 +266,13 @@ static bool take_slice(struct put *put, struct slice *slice)
         else
             pages[slice->n++] = put->cursor++;
     }
+    put->taken += slice->n;
     pthread_mutex_unlock(&put->lock);
     for (unsigned i = 0; i < slice->n; i++) {
         slice->numbers[i] = put->first + pages[i];
-        memcpy(slice->pages + (size_t)i * MEMORY_PAGE_BYTES,
-               put->memory + pages[i] * MEMORY_PAGE_BYTES, MEMORY_PAGE_BYTES);
+        uint64_t at = put->packed ? taken + i : pages[i];
+        memcpy(slice->pages + (size_t)i * MEMORY_PAGE_BYTES, put->memory + at * MEMORY_PAGE_BYTES,
+               MEMORY_PAGE_BYTES);
     }
     return slice->n > 0;
 }
@@ -318,9 +322,9 @@ static int flush_bases(struct memory_image *image, const struct put *put, uint64
     return found ? memory_image_flush(image) : 0;
 }
 
-int memory_image_put(struct memory_image *image, unsigned block, const uint64_t *bitmap,
-                     const uint8_t *memory, bool (*cancel)(void *arg), void *arg,
-                     struct memory_put_stats *stats)
+/* what: bitmap, memory, packed, cancel and arg are set. */
+static int put_all(struct memory_image *image, unsigned block, const struct put *what,
+                   struct memory_put_stats *stats)
 {
     pthread_t threads[MAX_THREADS];
     unsigned wanted, n = 1;
@@ -331,10 +335,11 @@ int memory_image_put(struct memory_image *image, unsigned block, const uint64_t 
     struct put put = {.image = image,
                       .first = image->table->first[block],
                       .n_pages = image->table->blocks[block].pages,
-                      .bitmap = bitmap,
-                      .memory = memory,
-                      .cancel = cancel,
-                      .arg = arg,
+                      .bitmap = what->bitmap,
+                      .memory = what->memory,
+                      .packed = what->packed,
+                      .cancel = what->cancel,
+                      .arg = what->arg,
                       .lock = PTHREAD_MUTEX_INITIALIZER};
     int code = memory_append_begin(image);
     if (!code)
@@ -352,6 +357,25 @@ int memory_image_put(struct memory_image *image, unsigned block, const uint64_t 
     pthread_mutex_destroy(&put.lock);
     add_stats(stats, &put.stats);
     return put.code;
+}
+
+int memory_image_put(struct memory_image *image, unsigned block, const uint64_t *bitmap,
+                     const uint8_t *memory, bool (*cancel)(void *arg), void *arg,
+                     struct memory_put_stats *stats)
+{
+    const struct put what = {.bitmap = bitmap, .memory = memory, .cancel = cancel, .arg = arg};
+
+    return put_all(image, block, &what, stats);
+}
+
+int memory_image_put_packed(struct memory_image *image, unsigned block, const uint64_t *bitmap,
+                            const uint8_t *pages, bool (*cancel)(void *arg), void *arg,
+                            struct memory_put_stats *stats)
+{
+    const struct put what = {
+        .bitmap = bitmap, .memory = pages, .packed = true, .cancel = cancel, .arg = arg};
+
+    return put_all(image, block, &what, stats);
 }
 
 int memory_image_put_page(struct memory_image *image, unsigned block, uint64_t page,

@@ -120,6 +120,10 @@ struct memory_put_stats {                             /* added up by each put */
 int memory_image_put(struct memory_image *image, unsigned block, const uint64_t *bitmap,
                      const uint8_t *memory, bool (*cancel)(void *arg), void *arg,
                      struct memory_put_stats *stats);
+/* The same of memory that has those pages only, one behind the other. */
+int memory_image_put_packed(struct memory_image *image, unsigned block, const uint64_t *bitmap,
+                            const uint8_t *pages, bool (*cancel)(void *arg), void *arg,
+                            struct memory_put_stats *stats);
 /* One page that is in no mapped memory. */
 int memory_image_put_page(struct memory_image *image, unsigned block, uint64_t page,
                           const uint8_t *bytes, struct memory_put_stats *stats);

@@ -339,6 +339,13 @@ int engine_call(struct engine *e, void (*fn)(struct engine_call *call), void *ar
     return r;
 }
 
+int engine_post(struct engine *e, struct engine_call *call, void (*fn)(struct engine_call *call),
+                void *arg)
+{
+    *call = (struct engine_call){.engine = e, .store = e->store, .arg = arg, .fn = fn};
+    return loop_post(e->loop, run_call, call);
+}
+
 void engine_call_done(struct engine_call *call)
 {
     sem_post(&call->done);

@@ -53,7 +53,13 @@ struct engine_call {
  * Returns 0, or what loop_post() said; then fn is not called. */
 int engine_call(struct engine *engine, void (*fn)(struct engine_call *call), void *arg);
 
-/* The same for an fn that says in *result (in arg) how it went. Returns that, or engine_call()'s.
+/* Have fn called there and do not wait: call, which stands still until then, is filled in, and fn
+ * does not call engine_call_done(). Returns 0, or what loop_post() said; then fn is not called. */
+int engine_post(struct engine *engine, struct engine_call *call,
+                void (*fn)(struct engine_call *call), void *arg);
+
+/* engine_call() for an fn that says in *result (in arg) how it went. Returns that, or
+ * engine_call()'s.
  */
 static inline int engine_ask(struct engine *engine, void (*fn)(struct engine_call *call), void *arg,
                              const int *result)

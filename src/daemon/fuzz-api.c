@@ -26,6 +26,12 @@ int engine_call(struct engine *engine, void (*fn)(struct engine_call *call), voi
     return -ENOMEM;
 }
 
+int engine_post(struct engine *engine, struct engine_call *call,
+                void (*fn)(struct engine_call *call), void *arg)
+{
+    return -ENOMEM;
+}
+
 void engine_call_done(struct engine_call *call)
 {
     abort();

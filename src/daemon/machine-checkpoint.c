@@ -38,6 +38,7 @@
 struct trip {
     struct store_change change;
     struct engine *engine;
+    struct engine_call call;
     sem_t placed, done;
     const char *names[1];
 };
@@ -63,7 +64,6 @@ static void on_start(struct engine_call *call)
 
     engine_hold(call->engine);
     store_change(call->store, &trip->change);
-    engine_call_done(call);
 }
 
 static int start_trip(struct engine *engine, struct trip *trip, const struct store_change *change)
@@ -74,7 +74,7 @@ static int start_trip(struct engine *engine, struct trip *trip, const struct sto
     trip->engine = engine;
     sem_init(&trip->placed, 0, 0);
     sem_init(&trip->done, 0, 0);
-    return engine_call(engine, on_start, trip);
+    return engine_post(engine, &trip->call, on_start, trip);
 }
 
 static void wait_for(sem_t *sem)
@@ -269,7 +269,6 @@ struct taking {
 static int on_freeze(void *arg, struct why *why)
 {
     struct taking *t = arg;
-    struct timespec end;
 
     int r = start_trip(t->run->engine, &t->trip, &t->snap);
     if (r < 0) {
@@ -277,6 +276,15 @@ static int on_freeze(void *arg, struct why *why)
         return why_set(why, r, "the store takes no versions any more: %s", err_text(r));
     }
     t->started = true;
+    return 0;
+}
+
+static int on_frozen(void *arg, struct why *why)
+{
+    struct taking *t = arg;
+    struct timespec end;
+    int r;
+
     clock_gettime(CLOCK_REALTIME, &end);
     end.tv_sec += PLACE_SECONDS;
     while ((r = sem_timedwait(&t->trip.placed, &end)) < 0 && errno == EINTR)
@@ -474,7 +482,7 @@ static int make_versions(struct taking *t, struct why *why)
 static int take(struct taking *t, struct why *why)
 {
     const struct checkpoint_run *run = t->run;
-    const struct capture_hooks hooks = {on_settle, on_freeze, on_cancel, on_progress, t};
+    const struct capture_hooks hooks = {on_settle, on_freeze, on_frozen, on_cancel, on_progress, t};
     struct capture_result result;
 
     int r = capture_take(run->attached->capture, run->memory->image, run->what->max_pause_us,
@@ -491,7 +499,7 @@ static int take(struct taking *t, struct why *why)
     return make_versions(t, why);
 }
 
-int checkpoint_run(const struct checkpoint_run *run, struct why *why)
+static int try_once(const struct checkpoint_run *run, struct why *why)
 {
     struct taking t = {.run = run,
                        .snap = {.kind = CHANGE_SNAP,
@@ -499,18 +507,11 @@ int checkpoint_run(const struct checkpoint_run *run, struct why *why)
                                 .consistency = CONSISTENCY_RAM,
                                 .note = *run->what->note ? run->what->note : NULL}};
 
-    int r = look_up(run, why);
-    if (r == 0)
-        r = device_state_check(run->attached->monitor, false, mono_us() + 5000000, NULL, why);
-    if (r == 0)
-        r = open_memory(run, why);
-    if (r < 0)
-        return r;
     strcpy(t.snap.vm, run->vm);
     strcpy(t.snap.version, run->what->version);
     if (getrandom(t.snap.guid, sizeof(t.snap.guid), 0) != sizeof(t.snap.guid))
         return why_set(why, -EIO, "the system has no random numbers");
-    r = take(&t, why);
+    int r = take(&t, why);
     if (r < 0) {
         take_back(&t);
         memory_image_abandon(run->memory->image);
@@ -518,6 +519,20 @@ int checkpoint_run(const struct checkpoint_run *run, struct why *why)
     if (t.started)
         end_trip(&t.trip);
     return r;
+}
+
+int checkpoint_run(const struct checkpoint_run *run, struct why *why)
+{
+    int r = look_up(run, why);
+
+    if (r == 0)
+        r = device_state_check(run->attached->monitor, false, mono_us() + 5000000, NULL, why);
+    if (r == 0)
+        r = open_memory(run, why);
+    if (r < 0)
+        return r;
+    r = try_once(run, why);
+    return r == -EAGAIN ? try_once(run, why) : r;
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */

@@ -80,7 +80,7 @@ static int restore(struct restore_request *q, struct restore_machine *m, struct 
         r = fill_blocks(q, ram, why);
     ram_close(ram);
     if (r == 0)
-        r = restore_load(monitor, &q->source->state, mono_us() + LIMIT_US, &m->load_us, why);
+        r = restore_load(monitor, &q->source->state, -1, mono_us() + LIMIT_US, &m->load_us, why);
     m->paused = q->paused || !q->source->was_running;
     if (r == 0 && !m->paused)
         r = restore_run(monitor, mono_us() + LIMIT_US, why);

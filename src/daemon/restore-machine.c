@@ -34,7 +34,8 @@
 void restore_machine_init(struct restore_machine *m, struct restore_request *request,
                           const char *name)
 {
-    *m = (struct restore_machine){.request = request, .pidfd = -1, .restored.uffd = -1};
+    *m = (struct restore_machine){
+        .request = request, .pidfd = -1, .restored.uffd = -1, .restored.stream_fd = -1};
     snprintf(m->name, sizeof(m->name), "%s", name);
     for (unsigned i = 0; i < RESTORE_MEMORY_MAX; i++)
         m->restored.memory_fds[i] = m->area_blocks[i] = -1;
@@ -363,6 +364,7 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     struct restore_changes changes = make_changes(m);
     struct restore_memory_source memory = {
         .lazy = !q->eager,
+        .state = &s->state,
         .fill = fill,
         .pages = {.fetch = fetch, .may_fill = may_fill, .arg = m},
         .first = q->first,
@@ -390,7 +392,8 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     if (m->pidfd < 0)
         return why_set(why, -ESRCH, "QEMU ended right after its start");
     name_sockets(m);
-    return restore_load(m->restored.monitor, &s->state, mono_us() + LIMIT_US, &m->load_us, why);
+    return restore_load(m->restored.monitor, &s->state, m->restored.stream_fd, mono_us() + LIMIT_US,
+                        &m->load_us, why);
 }
 
 int restore_machine_run(struct restore_machine *m, struct why *why)

@@ -49,6 +49,21 @@ static int prepare(struct monitor *m, const char *path, struct why *why)
     return r;
 }
 
+static size_t stream_bytes; /* of the last one */
+
+static int begin(struct monitor *m, enum device_way way, struct device_capture **ret,
+                 struct why *why)
+{
+    struct device_capture *capture;
+
+    int r = device_capture_ready(m, way, stream_bytes, end_us(), &capture, why);
+    if (r == 0)
+        r = device_capture_hold(capture, end_us(), why);
+    if (r == 0)
+        *ret = capture;
+    return r;
+}
+
 static int finish(struct device_capture *capture, const char *path, struct why *why)
 {
     struct device_state state = {};
@@ -56,6 +71,7 @@ static int finish(struct device_capture *capture, const char *path, struct why *
     int r = device_capture_finish(capture, end_us(), &state, why);
     if (r == 0)
         r = put_file(path, state.data, state.bytes, why);
+    stream_bytes = r == 0 ? state.stream_bytes : 0;
     if (r == 0)
         printf("ok bytes %zu running %d stop_us %" PRIu64 " state_us %" PRIu64 " resume_us %" PRIu64
                "\n",
@@ -79,9 +95,8 @@ static int run(struct monitor *m, struct device_capture **capture, const char *v
     } else if (!strcmp(verb, "prepare")) {
         return prepare(m, argument, why);
     } else if (!strcmp(verb, "begin") && !held) {
-        r = device_capture_begin(m,
-                                 !strcmp(argument, "migrate") ? DEVICE_BY_MIGRATE : DEVICE_BY_SAVE,
-                                 end_us(), capture, why);
+        r = begin(m, !strcmp(argument, "migrate") ? DEVICE_BY_MIGRATE : DEVICE_BY_SAVE, capture,
+                  why);
     } else if (!strcmp(verb, "finish") && held) {
         *capture = NULL;
         return finish(held, argument, why);

@@ -17,6 +17,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,10 +27,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FD_NAME    "varve-device-state"
-#define HOLD_BYTES 4096      /* what the pipe has room for while the machine is held */
-#define FLOW_BYTES (1 << 20) /* and while it flows */
-#define LOOK_MS    10        /* between two looks for a refusal */
+#define FD_NAME     "varve-device-state"
+#define HOLD_BYTES  4096      /* what the pipe has room for while the machine is held, at least */
+#define FLOW_BYTES  (1 << 20) /* at most, and while it flows */
+#define SPARE_BYTES 2048      /* that the state may be shorter than the last one */
+#define LOOK_MS     10        /* between two looks for a refusal */
 
 /* ---- may it be taken? ----------------------------------------------------------------------- */
 
@@ -202,7 +205,11 @@ int device_state_prepare(struct monitor *m, uint64_t end_us, struct device_head 
     return r < 0 ? r : end;
 }
 
-/* ---- capture: the pipe ---------------------------------------------------------------------- */
+/* ---- capture: the pipe ----------------------------------------------------------------------
+ *
+ * What holds QEMU: it has written at most what was read and what the pipe has room for. So much of
+ * the state is let through that it waits with the rest. When all of it is here, its length tells
+ * whether that was so (did_wait()). */
 
 struct device_capture {
     struct monitor *monitor;
@@ -210,13 +217,25 @@ struct device_capture {
     bool was_running;
     uint64_t stop_us;
     struct held_migration held; /* by migrate */
-    /* By save. The reader reads from pipe_fd into data until word_fd has a word, and then what is
-     * left. */
+    /* By save. The reader reads let_through bytes from pipe_fd into data, then waits for go, reads
+     * until word_fd has a word, and then what is left. */
     int pipe_fd, word_fd;
+    size_t room, let_through;
+    char path[64]; /* of the writing end, for QEMU */
     pthread_t reader;
     bool has_reader;
+    sem_t go;            /* twice; the reader ends if dropped is set */
+    atomic_bool dropped; /* or the pipe is of no use any more */
     struct migration_buffer data;
 };
+
+/* QEMU keeps the end that it was given until it is told. */
+static void close_in_qemu(struct monitor *m, uint64_t end_us)
+{
+    struct why ignored = {};
+
+    monitor_run(m, "closefd", json_pack("{s:s}", "fdname", FD_NAME), end_us, NULL, &ignored);
+}
 
 /* The number that a pipe of ours has in QEMU. */
 static int find_fd(pid_t pid, int fd, unsigned *ret, struct why *why)
@@ -233,8 +252,31 @@ static int find_fd(pid_t pid, int fd, unsigned *ret, struct why *why)
     return 0;
 }
 
+/* As much room as the state, but for its end, has use for; and what is to be read besides. */
+static int set_room(struct device_capture *c, int fd, size_t stream_bytes)
+{
+    size_t through = stream_bytes > SPARE_BYTES ? stream_bytes - SPARE_BYTES : 0;
+
+    c->room = HOLD_BYTES;
+    while (2 * c->room <= through && 2 * c->room <= FLOW_BYTES)
+        c->room *= 2;
+    while (fcntl(fd, F_SETPIPE_SZ, (int)c->room) != (int)c->room) {
+        if (c->room == HOLD_BYTES) /* the system lets nobody have larger ones */
+            return -1;
+        c->room /= 2;
+    }
+    c->let_through = through > c->room ? through - c->room : 0;
+    return 0;
+}
+
+static bool did_wait(const struct device_capture *c)
+{
+    return c->data.len > c->let_through + c->room;
+}
+
 /* Make the pipe, give QEMU its writing end, and the path by which QEMU opens it. */
-static int make_pipe(struct device_capture *c, char path[64], uint64_t end_us, struct why *why)
+static int make_pipe(struct device_capture *c, size_t stream_bytes, uint64_t end_us,
+                     struct why *why)
 {
     unsigned number = 0;
     int fds[2];
@@ -243,7 +285,7 @@ static int make_pipe(struct device_capture *c, char path[64], uint64_t end_us, s
         return why_set(why, -errno, "cannot make a pipe: %s", strerror(errno));
     c->pipe_fd = fds[0];
     /* It is opened by QEMU's user, whoever that is. */
-    int r = fchmod(fds[1], 0666) < 0 || fcntl(fds[0], F_SETPIPE_SZ, HOLD_BYTES) != HOLD_BYTES
+    int r = fchmod(fds[1], 0666) < 0 || set_room(c, fds[0], stream_bytes) < 0
                 ? why_set(why, -EIO, "cannot set up a pipe: %s", strerror(errno))
                 : 0;
     if (r == 0)
@@ -251,18 +293,25 @@ static int make_pipe(struct device_capture *c, char path[64], uint64_t end_us, s
     if (r == 0)
         r = find_fd(monitor_pid(c->monitor), fds[1], &number, why);
     close(fds[1]);
-    snprintf(path, 64, "/proc/self/fd/%u", number);
+    snprintf(c->path, sizeof(c->path), "/proc/self/fd/%u", number);
     return r;
 }
 
-static bool read_some(struct device_capture *c)
+/* At most that much. */
+static bool read_some(struct device_capture *c, size_t most)
 {
     uint8_t chunk[65536];
-    ssize_t n = read(c->pipe_fd, chunk, sizeof(chunk));
+    ssize_t n = read(c->pipe_fd, chunk, most < sizeof(chunk) ? most : sizeof(chunk));
 
     if (n > 0)
         migration_append(&c->data, chunk, (size_t)n);
     return n > 0 || (n < 0 && errno == EINTR);
+}
+
+static void wait_for(sem_t *sem)
+{
+    while (sem_wait(sem) < 0 && errno == EINTR)
+        ;
 }
 
 static void *run_reader(void *arg)
@@ -271,39 +320,63 @@ static void *run_reader(void *arg)
     struct pollfd fds[2] = {{.fd = c->pipe_fd, .events = POLLIN},
                             {.fd = c->word_fd, .events = POLLIN}};
 
+    wait_for(&c->go);
+    while (!atomic_load(&c->dropped) && c->data.len < c->let_through && !c->data.failed) {
+        (void)poll(fds, 1, LOOK_MS);
+        read_some(c, c->let_through - c->data.len);
+    }
+    wait_for(&c->go);
+    if (atomic_load(&c->dropped))
+        return NULL;
     do {
         while (poll(fds, 2, -1) < 0 && errno == EINTR)
             ;
-        while (read_some(c))
+        while (read_some(c, SIZE_MAX))
             ;
     } while (!fds[1].revents);
     return NULL;
 }
 
+/* Started before the pause, for starting a thread takes a while. */
+static int start_reader(struct device_capture *c, struct why *why)
+{
+    c->word_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (c->word_fd < 0)
+        return why_set(why, -errno, "cannot make an eventfd: %s", strerror(errno));
+    int r = pthread_create(&c->reader, NULL, run_reader, c);
+    c->has_reader = r == 0;
+    return r == 0 ? 0 : why_set(why, -r, "cannot start a thread: %s", strerror(r));
+}
+
+static void end_reader(struct device_capture *c)
+{
+    if (!c->has_reader)
+        return;
+    atomic_store(&c->dropped, true);
+    sem_post(&c->go);
+    sem_post(&c->go);
+    pthread_join(c->reader, NULL);
+    c->has_reader = false;
+}
+
 static void release(struct device_capture *c)
 {
+    end_reader(c);
     if (c->pipe_fd >= 0)
         close(c->pipe_fd);
     if (c->word_fd >= 0)
         close(c->word_fd);
+    sem_destroy(&c->go);
     migration_buffer_free(&c->data);
     free(c);
 }
 
-static int begin_by_save(struct device_capture *c, uint64_t end_us, struct why *why)
+static int hold_by_save(struct device_capture *c, uint64_t end_us, struct why *why)
 {
-    char path[64];
-
-    int r = make_pipe(c, path, end_us, why);
-    if (r < 0)
-        return r;
-    c->word_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (c->word_fd < 0)
-        return why_set(why, -errno, "cannot make an eventfd: %s", strerror(errno));
     uint64_t begin_us = mono_us(), now;
     /* Not "live": for a machine that is paused QEMU would give its disks away. */
-    r = monitor_begin(c->monitor, "xen-save-devices-state",
-                      json_pack("{s:s, s:b}", "filename", path, "live", 0), why);
+    int r = monitor_begin(c->monitor, "xen-save-devices-state",
+                          json_pack("{s:s, s:b}", "filename", c->path, "live", 0), why);
     if (r < 0)
         return r;
     struct pollfd poll_fd = {.fd = c->pipe_fd, .events = POLLIN};
@@ -312,6 +385,7 @@ static int begin_by_save(struct device_capture *c, uint64_t end_us, struct why *
         uint64_t ms = (end_us - now + 999) / 1000;
         if (poll(&poll_fd, 1, ms < LOOK_MS ? (int)ms : LOOK_MS) > 0 && poll_fd.revents & POLLIN) {
             c->stop_us = mono_us() - begin_us;
+            sem_post(&c->go);
             return 0;
         }
         if (poll_fd.revents || monitor_has_refused(c->monitor)) {
@@ -326,7 +400,7 @@ static int begin_by_save(struct device_capture *c, uint64_t end_us, struct why *
         "runs on by itself");
 }
 
-static int begin_by_migrate(struct device_capture *c, uint64_t end_us, struct why *why)
+static int hold_by_migrate(struct device_capture *c, uint64_t end_us, struct why *why)
 {
     struct why ignored = {};
 
@@ -346,8 +420,8 @@ static int begin_by_migrate(struct device_capture *c, uint64_t end_us, struct wh
     return r;
 }
 
-int device_capture_begin(struct monitor *m, enum device_way way, uint64_t end_us,
-                         struct device_capture **ret, struct why *why)
+int device_capture_ready(struct monitor *m, enum device_way way, size_t stream_bytes,
+                         uint64_t end_us, struct device_capture **ret, struct why *why)
 {
     struct device_capture *c = calloc(1, sizeof(*c));
 
@@ -356,10 +430,12 @@ int device_capture_begin(struct monitor *m, enum device_way way, uint64_t end_us
     c->monitor = m;
     c->way = way;
     c->pipe_fd = c->word_fd = -1;
+    sem_init(&c->go, 0, 0);
     int r = device_state_check(m, false, end_us, &c->was_running, why);
-    if (r == 0)
-        r = way == DEVICE_BY_SAVE ? begin_by_save(c, end_us, why)
-                                  : begin_by_migrate(c, end_us, why);
+    if (r == 0 && way == DEVICE_BY_SAVE)
+        r = make_pipe(c, stream_bytes, end_us, why);
+    if (r == 0 && way == DEVICE_BY_SAVE)
+        r = start_reader(c, why);
     if (r < 0)
         release(c);
     else
@@ -367,15 +443,26 @@ int device_capture_begin(struct monitor *m, enum device_way way, uint64_t end_us
     return r;
 }
 
-/* ---- capture: the end ----------------------------------------------------------------------- */
-
-/* QEMU keeps the end that it was given until it is told. */
-static void close_in_qemu(struct monitor *m, uint64_t end_us)
+void device_capture_drop(struct device_capture *c, uint64_t end_us)
 {
-    struct why ignored = {};
-
-    monitor_run(m, "closefd", json_pack("{s:s}", "fdname", FD_NAME), end_us, NULL, &ignored);
+    if (!c)
+        return;
+    if (c->way == DEVICE_BY_SAVE)
+        close_in_qemu(c->monitor, end_us);
+    release(c);
 }
+
+int device_capture_hold(struct device_capture *c, uint64_t end_us, struct why *why)
+{
+    int r =
+        c->way == DEVICE_BY_SAVE ? hold_by_save(c, end_us, why) : hold_by_migrate(c, end_us, why);
+
+    if (r < 0)
+        release(c);
+    return r;
+}
+
+/* ---- capture: the end ----------------------------------------------------------------------- */
 
 /* The state must be longer than the pipe: else QEMU did not wait, and the machine ran. */
 static int take_sections(struct device_capture *c, struct device_state *ret, struct why *why)
@@ -384,9 +471,14 @@ static int take_sections(struct device_capture *c, struct device_state *ret, str
 
     if (c->data.failed)
         return why_set(why, -ENOMEM, "no memory for the state of the machine's devices");
-    if (c->data.len <= HOLD_BYTES)
+    if (!did_wait(c) && c->let_through + c->room > HOLD_BYTES)
+        return why_set(why, -EAGAIN,
+                       "the state of the machine's devices is shorter than it was, and the machine "
+                       "ran too early");
+    if (!did_wait(c))
         return why_set(why, -EOPNOTSUPP,
                        "the machine has so few devices that QEMU does not wait with their state");
+    ret->stream_bytes = c->data.len;
     int r = migration_read(&stream, c->data.data, c->data.len, true, why);
     if (r == 0) {
         memmove(c->data.data, c->data.data + stream.devices_at, stream.devices_bytes);
@@ -403,19 +495,15 @@ static int finish_by_save(struct device_capture *c, uint64_t end_us, struct devi
     const uint64_t word = 1;
 
     uint64_t begin_us = mono_us();
-    (void)fcntl(c->pipe_fd, F_SETPIPE_SZ, FLOW_BYTES); /* where it is refused, it takes longer */
-    int r = pthread_create(&c->reader, NULL, run_reader, c);
-    if (r != 0) {
-        close(c->pipe_fd);
-        c->pipe_fd = -1;
-        monitor_finish(c->monitor, end_us, NULL, why);
-        return why_set(why, -r, "cannot start a thread: %s", strerror(r));
-    }
-    r = monitor_finish(c->monitor, end_us, NULL, why);
+    if (c->room < FLOW_BYTES)
+        (void)fcntl(c->pipe_fd, F_SETPIPE_SZ, FLOW_BYTES); /* where it is refused it takes longer */
+    sem_post(&c->go);
+    int r = monitor_finish(c->monitor, end_us, NULL, why);
     uint64_t answered_us = mono_us();
     if (write(c->word_fd, &word, sizeof(word)) != sizeof(word))
         abort(); /* the counter of an eventfd that nobody else writes to */
     pthread_join(c->reader, NULL);
+    c->has_reader = false;
     ret->state_us = answered_us - begin_us;
     return r < 0 ? r : take_sections(c, ret, why);
 }
@@ -474,6 +562,7 @@ int device_capture_abort(struct device_capture *c, uint64_t end_us, struct why *
     if (c->way == DEVICE_BY_MIGRATE) {
         r = held_migration_end(&c->held, end_us, why);
     } else {
+        end_reader(c);
         close(c->pipe_fd); /* what QEMU writes fails now */
         c->pipe_fd = -1;
         r = monitor_finish(c->monitor, end_us, NULL, why);

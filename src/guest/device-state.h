@@ -8,7 +8,9 @@
  * The machine is paused by QEMU itself, and resumed by QEMU itself: xen-save-devices-state writes
  * into a pipe that holds less than the state has, and whose other end is ours. While nobody reads
  * QEMU waits, with the machine stopped. Our death closes the pipe, and QEMU goes on. So
- * nothing here ever sends "stop" or "cont", and a machine that was paused before stays so.
+ * nothing here ever sends "stop" or "cont", and a machine that was paused before stays so. Where it
+ * is known how long the state is, all but its end is let through meanwhile: QEMU takes longer to
+ * put it together than others to look at memory.
  * The way by "migrate" (held-migration.h) does the same, slower.
  *
  * One thread, that of the session; blocks, not beyond the deadlines, which are by mono_us(). While
@@ -50,6 +52,7 @@ struct device_state {
     uint8_t *data; /* the sections of devices, up to the 00 behind them */
     size_t bytes;
     struct device_head head; /* by migrate: a new one, with what is in ROMs now; else NULL */
+    size_t stream_bytes;     /* by save: of what QEMU wrote in all; for the next capture */
     bool was_running;
     uint64_t stop_us;   /* from the command until the machine stood still, with all I/O done */
     uint64_t state_us;  /* from the word to go on until all of the state was here; by save: and the
@@ -60,14 +63,23 @@ void device_state_free(struct device_state *state);
 
 struct device_capture;
 
+/* Get ready while the machine runs: what can be refused is refused here, and the pause has less to
+ * do. stream_bytes: of this machine's last state, or 0. Errors: as of device_state_check(), or of
+ * the session. */
+int device_capture_ready(struct monitor *monitor, enum device_way way, size_t stream_bytes,
+                         uint64_t end_us, struct device_capture **ret, struct why *why);
 /* Pause. When this returns 0 the machine stands still, and stays so until finish or abort: the
  * moment to scan for dirty pages and to take the disks' snapshot. A machine that is paused already
- * is taken as it is. Errors: as of device_state_check() (nothing was paused), or -ETIMEDOUT (I/O in
- * flight took too long), -EPIPE, -EPROTO (QEMU refuses; DEVICE_BY_SAVE: try the other way). */
-int device_capture_begin(struct monitor *monitor, enum device_way way, uint64_t end_us,
-                         struct device_capture **ret, struct why *why);
+ * is taken as it is. Errors, and then capture is freed: -EBUSY (nothing was paused), or -ETIMEDOUT
+ * (I/O in flight took too long), -EPIPE, -EPROTO (QEMU refuses; DEVICE_BY_SAVE: try the other way).
+ */
+int device_capture_hold(struct device_capture *capture, uint64_t end_us, struct why *why);
+/* One that does not hold yet. NULL is legal. */
+void device_capture_drop(struct device_capture *capture, uint64_t end_us);
 /* Take the state; QEMU resumes the machine. capture is freed, also on error, and the machine runs
- * on also then. ret: to be freed by device_state_free(), on success only. */
+ * on also then. ret: to be freed by device_state_free(), on success only. -EAGAIN: the state was so
+ * much shorter than stream_bytes that the machine did not stand still all the time; nothing that
+ * was taken meanwhile counts. Do it again with 0. */
 int device_capture_finish(struct device_capture *capture, uint64_t end_us, struct device_state *ret,
                           struct why *why);
 /* Let it run on without taking anything. capture is freed. Returns 0, or the session's error. */

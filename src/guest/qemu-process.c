@@ -12,13 +12,37 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#define TUNABLES "GLIBC_TUNABLES"
+
+/* QEMU takes some 30 MiB of memory when it starts, page by page; in huge pages that takes an eighth
+ * of its start less, and some MiB more of memory. Who has set something there knows better. The
+ * entries are borrowed from our own environment; the list is freed. */
+static char **make_environment(void)
+{
+    static char huge[] = TUNABLES "=glibc.malloc.hugetlb=1";
+    size_t n = 0;
+
+    while (environ[n])
+        n++;
+    char **list = calloc(n + 2, sizeof(*list));
+    if (!list)
+        return NULL;
+    memcpy(list, environ, n * sizeof(*list));
+    if (!getenv(TUNABLES))
+        list[n] = huge;
+    return list;
+}
+
 /* Its outputs go to fd; no signal is blocked or ignored in it. */
 static int spawn(char *const *argv, const char *cwd, int fd, pid_t *ret)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t none, all;
+    _cleanup_free_ char **environment = make_environment();
 
+    if (!environment)
+        return -ENOMEM;
     sigemptyset(&none);
     sigfillset(&all);
     int r = -posix_spawn_file_actions_init(&actions);
@@ -40,7 +64,7 @@ static int spawn(char *const *argv, const char *cwd, int fd, pid_t *ret)
          */
         (void)time_slice_set(0);
         if (r == 0)
-            r = -posix_spawnp(ret, argv[0], &actions, &attr, argv, environ);
+            r = -posix_spawnp(ret, argv[0], &actions, &attr, argv, environment);
         posix_spawnattr_destroy(&attr);
     }
     posix_spawn_file_actions_destroy(&actions);

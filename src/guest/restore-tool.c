@@ -172,7 +172,7 @@ static int start(char **argv)
     free(command);
     if (r < 0)
         return fail(r, &why);
-    r = restore_load(m.monitor, &state, end_us(), &m.load_us, &why);
+    r = restore_load(m.monitor, &state, -1, end_us(), &m.load_us, &why);
     uint64_t loaded_us = mono_us();
     if (r == 0)
         r = restore_run(m.monitor, end_us(), &why);
@@ -227,7 +227,7 @@ static int load(char **argv)
 
     int r = monitor_open(argv[0], end_us(), &m, &why);
     if (r == 0)
-        r = restore_load(m, &state, end_us(), NULL, &why);
+        r = restore_load(m, &state, -1, end_us(), NULL, &why);
     monitor_close(m);
     if (r < 0)
         return fail(r, &why);

@@ -125,6 +125,71 @@ static int find_areas(struct restored *m, struct why *why)
     return 0;
 }
 
+/* ---- the stream ----------------------------------------------------------------------------- */
+
+static int read_head(const struct restore_state *state, struct migration_stream *ret,
+                     struct why *why)
+{
+    int r = migration_read(ret, state->head, state->head_bytes, false, why);
+
+    if (r == -EAGAIN && ret->ram_complete)
+        return 0;
+    if (r == -EBADMSG || r == -ENOMEM)
+        return r;
+    return why_set(why, -EBADMSG, "the version's description of its machine is damaged");
+}
+
+/* Pages of the head, unless the version has them as they were then. */
+static int write_private(const struct restore_state *state, const struct migration_stream *head,
+                         struct migration_buffer *out, struct why *why)
+{
+    uint8_t page[MIGRATION_PAGE_BYTES];
+
+    for (size_t i = 0; i < head->n_pages; i++) {
+        const struct migration_page *p = &head->pages[i];
+        const char *block = head->blocks[p->block].name;
+        if (p->at)
+            migration_write_page(out, block, p->offset_bytes, state->head + p->at);
+    }
+    for (unsigned b = 0; state->fetch_private && b < head->n_blocks; b++)
+        for (uint64_t at = 0; at < head->blocks[b].bytes; at += MIGRATION_PAGE_BYTES) {
+            int r = state->fetch_private(state->arg, head->blocks[b].name, at, page);
+            if (r < 0)
+                return why_set(why, r, "cannot read the memory \"%s\" of the version: %s",
+                               head->blocks[b].name, strerror(-r));
+            if (r == 0)
+                break; /* not a block that the version has */
+            migration_write_page(out, head->blocks[b].name, at, page);
+        }
+    return 0;
+}
+
+/* The whole stream in a file without a name: QEMU reads it as it likes. */
+static int make_stream(const struct restore_state *state, int *ret_fd, struct why *why)
+{
+    struct migration_stream head = {};
+    struct migration_buffer b = {};
+
+    int r = read_head(state, &head, why);
+    if (r == 0) {
+        migration_write_begin(&b, head.machine, head.blocks, head.n_blocks);
+        r = write_private(state, &head, &b, why);
+        migration_write_devices(&b, state->devices, state->devices_bytes);
+    }
+    migration_free(&head);
+    int fd = r == 0 ? memfd_create("varve-restore", MFD_CLOEXEC) : -1;
+    if (r == 0 && b.failed)
+        r = why_set(why, -ENOMEM, "no memory for the state of the devices");
+    else if (r == 0 && (fd < 0 || pwrite(fd, b.data, b.len, 0) != (ssize_t)b.len))
+        r = why_set(why, -EIO, "cannot keep the state of the devices: %s", strerror(errno));
+    migration_buffer_free(&b);
+    if (r < 0 && fd >= 0)
+        close(fd);
+    else if (r == 0)
+        *ret_fd = fd;
+    return r;
+}
+
 /* ---- start ---------------------------------------------------------------------------------- */
 
 /* monitor: NULL is legal where the userfaultfd is there already. */
@@ -163,6 +228,8 @@ static int start_qemu(struct restored *m, const char *cwd,
     uint64_t begin_us = mono_us();
     if (!source->lazy)
         r = fill_memory(m, source, why);
+    else if (source->state)
+        r = make_stream(source->state, &m->stream_fd, why);
     stop_point("restore-starting");
     m->fill_us = mono_us() - begin_us;
     int started = qemu_wait(&start, r == 0 ? why : &ignored);
@@ -177,7 +244,7 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
                   const struct restore_memory_source *source, uint64_t end_us, struct restored *ret,
                   struct why *why)
 {
-    struct restored m = {.uffd = -1};
+    struct restored m = {.uffd = -1, .stream_fd = -1};
 
     uint64_t begin_us = mono_us();
     for (unsigned i = 0; i < RESTORE_MEMORY_MAX; i++)
@@ -247,7 +314,7 @@ int restore_adopt(pid_t pid, int pidfd, const struct restore_memory *memory, uns
                   const struct restore_memory_source *source, uint64_t end_us, struct restored *ret,
                   struct why *why)
 {
-    struct restored m = {.pid = pid, .uffd = -1};
+    struct restored m = {.pid = pid, .uffd = -1, .stream_fd = -1};
     int r = 0;
 
     for (unsigned i = 0; i < RESTORE_MEMORY_MAX; i++)
@@ -278,11 +345,13 @@ void restore_release(struct restored *m)
     monitor_close(m->monitor);
     if (m->uffd >= 0)
         close(m->uffd);
+    if (m->stream_fd >= 0)
+        close(m->stream_fd);
     for (unsigned i = 0; i < RESTORE_MEMORY_MAX; i++)
         if (m->memory_fds[i] >= 0)
             close(m->memory_fds[i]);
     restore_args_free(&m->args);
-    *m = (struct restored){.uffd = -1};
+    *m = (struct restored){.uffd = -1, .stream_fd = -1};
     for (unsigned i = 0; i < RESTORE_MEMORY_MAX; i++)
         m->memory_fds[i] = -1;
 }
@@ -384,54 +453,7 @@ static int check_blocks(struct monitor *m, const struct migration_stream *head, 
     return 0;
 }
 
-/* ---- load: the stream ----------------------------------------------------------------------- */
-
-/* Pages of the head, unless the version has them as they were then. */
-static int write_private(const struct restore_state *state, const struct migration_stream *head,
-                         struct migration_buffer *out, struct why *why)
-{
-    uint8_t page[MIGRATION_PAGE_BYTES];
-
-    for (size_t i = 0; i < head->n_pages; i++) {
-        const struct migration_page *p = &head->pages[i];
-        const char *block = head->blocks[p->block].name;
-        if (p->at)
-            migration_write_page(out, block, p->offset_bytes, state->head + p->at);
-    }
-    for (unsigned b = 0; state->fetch_private && b < head->n_blocks; b++)
-        for (uint64_t at = 0; at < head->blocks[b].bytes; at += MIGRATION_PAGE_BYTES) {
-            int r = state->fetch_private(state->arg, head->blocks[b].name, at, page);
-            if (r < 0)
-                return why_set(why, r, "cannot read the memory \"%s\" of the version: %s",
-                               head->blocks[b].name, strerror(-r));
-            if (r == 0)
-                break; /* not a block that the version has */
-            migration_write_page(out, head->blocks[b].name, at, page);
-        }
-    return 0;
-}
-
-/* The whole stream in a file without a name: QEMU reads it as it likes. */
-static int make_stream(const struct restore_state *state, const struct migration_stream *head,
-                       int *ret_fd, struct why *why)
-{
-    struct migration_buffer b = {};
-
-    migration_write_begin(&b, head->machine, head->blocks, head->n_blocks);
-    int r = write_private(state, head, &b, why);
-    migration_write_devices(&b, state->devices, state->devices_bytes);
-    int fd = r == 0 ? memfd_create("varve-restore", MFD_CLOEXEC) : -1;
-    if (r == 0 && b.failed)
-        r = why_set(why, -ENOMEM, "no memory for the state of the devices");
-    else if (r == 0 && (fd < 0 || pwrite(fd, b.data, b.len, 0) != (ssize_t)b.len))
-        r = why_set(why, -EIO, "cannot keep the state of the devices: %s", strerror(errno));
-    migration_buffer_free(&b);
-    if (r < 0 && fd >= 0)
-        close(fd);
-    else if (r == 0)
-        *ret_fd = fd;
-    return r;
-}
+/* ---- load: the stream goes in --------------------------------------------------------------- */
 
 static int wait_for_load(struct monitor *m, uint64_t end_us, struct why *why)
 {
@@ -464,42 +486,37 @@ static int wait_for_load(struct monitor *m, uint64_t end_us, struct why *why)
     return r;
 }
 
-static int load(struct monitor *m, const struct restore_state *state,
-                const struct migration_stream *head, uint64_t end_us, struct why *why)
+static int load(struct monitor *m, int stream_fd, uint64_t end_us, struct why *why)
 {
-    int fd = -1;
+    int r = monitor_pass_fd(m, stream_fd, FD_NAME, end_us, why);
 
-    int r = make_stream(state, head, &fd, why);
-    if (r < 0)
-        return r;
-    r = monitor_pass_fd(m, fd, FD_NAME, end_us, why);
-    close(fd);
     if (r == 0)
         r = monitor_run(m, "migrate-incoming", json_pack("{s:s}", "uri", "fd:" FD_NAME), end_us,
                         NULL, why);
     return r < 0 ? r : wait_for_load(m, end_us, why);
 }
 
-int restore_load(struct monitor *m, const struct restore_state *state, uint64_t end_us,
-                 uint64_t *ret_us, struct why *why)
+int restore_load(struct monitor *m, const struct restore_state *state, int stream_fd,
+                 uint64_t end_us, uint64_t *ret_us, struct why *why)
 {
     struct migration_stream head = {};
+    int own_fd = -1;
 
     uint64_t begin_us = mono_us();
-    int r = migration_read(&head, state->head, state->head_bytes, false, why);
-    if (r == -EAGAIN && head.ram_complete)
-        r = 0;
-    else if (r != -EBADMSG && r != -ENOMEM)
-        r = why_set(why, -EBADMSG, "the version's description of its machine is damaged");
+    int r = read_head(state, &head, why);
     if (r == 0)
         r = restore_check_waits(m, end_us, why);
     if (r == 0)
         r = check_machine(m, head.machine, end_us, why);
     if (r == 0)
         r = check_blocks(m, &head, end_us, why);
-    if (r == 0)
-        r = load(m, state, &head, end_us, why);
     migration_free(&head);
+    if (r == 0 && stream_fd < 0)
+        r = make_stream(state, &own_fd, why);
+    if (r == 0)
+        r = load(m, stream_fd < 0 ? own_fd : stream_fd, end_us, why);
+    if (own_fd >= 0)
+        close(own_fd);
     if (r == 0 && ret_us)
         *ret_us = mono_us() - begin_us;
     return r;

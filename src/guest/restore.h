@@ -34,6 +34,10 @@ struct restore_state {
  */
 struct restore_memory_source {
     bool lazy;
+    /* NULL, or what restore_load() will be given: lazy, it is made ready for QEMU while that
+     * starts.
+     */
+    const struct restore_state *state;
     /* Eager: fill the whole area, a file of holes so far, by pwrite() in long pieces: that takes
      * half the time that writing through a mapping does. From this thread, while QEMU starts. */
     int (*fill)(void *arg, const char *id, int fd, uint64_t bytes, struct why *why);
@@ -50,6 +54,7 @@ struct restored {
     struct restore_args args; /* its command line, sockets, and what was lost */
     struct pager *pager;      /* lazy: stop it when the machine ended; or let it go on */
     int uffd;                 /* lazy: of QEMU; -1 */
+    int stream_fd;            /* of the state, for restore_load(); -1 */
     int memory_fds[RESTORE_MEMORY_MAX];
     struct pager_area areas[RESTORE_MEMORY_MAX]; /* where they are in QEMU */
     uint64_t fill_us, start_us, load_us, run_us; /* start: from the call until QEMU answered */
@@ -75,12 +80,13 @@ int restore_adopt(pid_t pid, int pidfd, const struct restore_memory *memory, uns
  * as of monitor_run(). */
 int restore_check_waits(struct monitor *monitor, uint64_t end_us, struct why *why);
 
-/* Give a QEMU that waits for it (-incoming defer) the state. Errors with a sentence: -EBUSY (it
+/* Give a QEMU that waits for it (-incoming defer) the state. stream_fd: of a restored whose source
+ * had this state; borrowed; -1: there is none. Errors with a sentence: -EBUSY (it
  * does not wait for a state), -EINVAL (another type of machine, or other RAM: nothing was done),
  * -EPROTO (QEMU refuses the state: it has other devices), -EBADMSG (the state is damaged), those of
  * monitor_run(). ret_us: how long it took; NULL is legal. */
-int restore_load(struct monitor *monitor, const struct restore_state *state, uint64_t end_us,
-                 uint64_t *ret_us, struct why *why);
+int restore_load(struct monitor *monitor, const struct restore_state *state, int stream_fd,
+                 uint64_t end_us, uint64_t *ret_us, struct why *why);
 
 /* cont. */
 int restore_run(struct monitor *monitor, uint64_t end_us, struct why *why);

@@ -9,6 +9,7 @@
  *    written and then discarded.
  * 4. PM_SCAN_CHECK_WPASYNC: what is not registered any more is an error, never "not written". */
 #include "base/cleanup.h"
+#include "base/crew.h"
 #include "base/mono.h"
 #include "guest/linux-abi.h"
 #include "guest/ram-internal.h"
@@ -17,25 +18,23 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define REGIONS   8192u /* of one call */
-#define GAP_BYTES (32u * RAM_PAGE_BYTES)
-#define PARTS_MAX 4u
-#define PART_MIN  (256ULL << 20) /* bytes for which a thread is worth its start */
-#define PART_UNIT (2ULL << 20)   /* what hangs on one entry of the page table */
+#define REGIONS     8192u /* of one call */
+#define GAP_BYTES   (32u * RAM_PAGE_BYTES)
+#define THREADS_MAX 4u
+#define PIECE_BYTES (64ULL << 20) /* that a thread takes at a time; whole words of the bitmap */
+#define PIECES_MIN  4u            /* for fewer nobody is woken */
 
 struct own;
 
-/* What one thread looks at: part of a block, no word of the bitmap in two parts. */
+/* What one thread has. */
 struct part {
-    const struct own *own;
-    const struct ram_block *block;
-    uint64_t start, end; /* addresses */
-    uint64_t *bitmap;
+    struct own *own;
+    uint64_t start, end; /* addresses of its piece */
     uint64_t get_us, protect_us;
     int r;
     struct page_region found[REGIONS], taken[REGIONS];
@@ -45,8 +44,13 @@ struct own {
     const struct ram *ram;
     int fd, pagemap;
     bool kvm;
-    unsigned n_parts;
-    struct part parts[PARTS_MAX];
+    struct crew *crew;
+    struct part parts[THREADS_MAX];
+
+    /* Of one collect: the block, cut into pieces. No word of the bitmap is in two of them. */
+    const struct ram_block *block;
+    uint64_t *bitmap;
+    atomic_uint_fast64_t next; /* address of the next piece */
 };
 
 static int scan(const struct own *o, uint64_t start, uint64_t end, bool protect,
@@ -74,12 +78,14 @@ static int scan(const struct own *o, uint64_t start, uint64_t end, bool protect,
 /* All written pages of a neighbourhood, protected again. */
 static int take(struct part *p, uint64_t start, uint64_t end)
 {
+    uint64_t host = p->own->block->host;
+
     while (start < end) {
         int n = scan(p->own, start, end, true, p->taken, &start);
         if (n < 0)
             return n;
         for (int i = 0; i < n; i++)
-            bitmap_set_range(p->bitmap, (p->taken[i].start - p->block->host) / RAM_PAGE_BYTES,
+            bitmap_set_range(p->own->bitmap, (p->taken[i].start - host) / RAM_PAGE_BYTES,
                              (p->taken[i].end - p->taken[i].start) / RAM_PAGE_BYTES);
     }
     return 0;
@@ -110,20 +116,32 @@ static int find_and_take(struct part *p, uint64_t *at)
     return r;
 }
 
-static void *run_part(void *arg)
+static void run_piece(struct part *p)
 {
-    struct part *p = arg;
     uint64_t at = p->start, begin_us = mono_us();
 
-    p->r = 0;
-    p->get_us = p->protect_us = 0;
     while (p->own->kvm && at < p->end && p->r == 0)
         p->r = find_and_take(p, &at);
     if (!p->own->kvm) {
         p->r = take(p, at, p->end);
-        p->protect_us = mono_us() - begin_us;
+        p->protect_us += mono_us() - begin_us;
     }
-    return NULL;
+}
+
+/* Pieces until there are no more: who is held up does not hold up the others. */
+static void run_part(void *arg, unsigned i)
+{
+    struct own *o = arg;
+    struct part *p = &o->parts[i];
+    uint64_t end = o->block->host + o->block->used_bytes;
+
+    p->own = o;
+    p->r = 0;
+    p->get_us = p->protect_us = 0;
+    while (p->r == 0 && (p->start = atomic_fetch_add(&o->next, PIECE_BYTES)) < end) {
+        p->end = end - p->start < PIECE_BYTES ? end : p->start + PIECE_BYTES;
+        run_piece(p);
+    }
 }
 
 static int explain(int code, const struct ram_block *b, struct why *why)
@@ -138,43 +156,21 @@ static int explain(int code, const struct ram_block *b, struct why *why)
                    b->name, strerror(-code));
 }
 
-/* Cut the block into parts: how many. */
-static unsigned cut(struct own *o, const struct ram_block *b, uint64_t *bitmap)
-{
-    uint64_t n = b->used_bytes / PART_MIN, at = b->host, end = b->host + b->used_bytes;
-
-    n = n < 1 ? 1 : n < o->n_parts ? n : o->n_parts;
-    for (unsigned i = 0; i < n; i++) {
-        struct part *p = &o->parts[i];
-        p->own = o;
-        p->block = b;
-        p->bitmap = bitmap;
-        p->start = at;
-        at += b->used_bytes / n / PART_UNIT * PART_UNIT;
-        p->end = i + 1 < n ? at : end;
-    }
-    return (unsigned)n;
-}
-
 static int collect_uffd(void *own, unsigned block, uint64_t *bitmap, struct tracker_times *times,
                         struct why *why)
 {
     struct own *o = own;
     const struct ram_block *b = &o->ram->blocks[block];
-    unsigned n = cut(o, b, bitmap);
-    bool is_thread[PARTS_MAX] = {};
-    pthread_t threads[PARTS_MAX];
+    unsigned n = b->used_bytes < PIECES_MIN * PIECE_BYTES ? 1 : crew_size(o->crew);
     int r = 0;
 
-    for (unsigned i = 1; i < n; i++)
-        is_thread[i] = pthread_create(&threads[i], NULL, run_part, &o->parts[i]) == 0;
-    for (unsigned i = 0; i < n; i++)
-        if (!is_thread[i])
-            run_part(&o->parts[i]);
+    o->block = b;
+    o->bitmap = bitmap;
+    atomic_store(&o->next, b->host);
+
+    crew_run(o->crew, n, run_part, o);
     for (unsigned i = 0; i < n; i++) {
         const struct part *p = &o->parts[i];
-        if (is_thread[i])
-            pthread_join(threads[i], NULL);
         times->get_us = p->get_us > times->get_us ? p->get_us : times->get_us;
         times->protect_us = p->protect_us > times->protect_us ? p->protect_us : times->protect_us;
         r = r < 0 ? r : p->r;
@@ -198,6 +194,7 @@ static void close_uffd(void *own, bool remove)
         close(o->fd);
     if (o->pagemap >= 0)
         close(o->pagemap);
+    crew_free(o->crew);
     free(o);
 }
 
@@ -236,10 +233,9 @@ static int open_uffd(const struct ram *ram, const struct tracker_options *option
         return why_set(why, -ENOMEM, "no memory");
     o->ram = ram;
     o->fd = o->pagemap = -1;
-    long n_cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    o->n_parts = n_cpus < 2 ? 1 : n_cpus < (long)PARTS_MAX ? (unsigned)n_cpus : PARTS_MAX;
     o->kvm = process_has_fd(ram->pid, "anon_inode:kvm-vm");
-    int r = open_pagemap(o, why);
+    int r = crew_new(THREADS_MAX, &o->crew);
+    r = r < 0 ? why_set(why, r, "no memory") : open_pagemap(o, why);
     if (r == 0)
         r = uffd_open(ram->pid, ram->pidfd, monitor, end_us, &o->fd, NULL, why);
     for (unsigned i = 0; i < ram->n && r == 0; i++) {
