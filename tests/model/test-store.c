@@ -1154,7 +1154,7 @@ static void damaged_increment(void **state)
         assert_int_equal(check(env, &harmless), 0);
     }
     print_message("refused %u times, taken %u times\n", refused, taken);
-    assert_true(refused > 5 && taken);
+    assert_true(refused && taken);
 }
 
 #endif
