@@ -35,7 +35,8 @@ enum exit_code job_wait(const struct invocation *inv, json_t *id, const char *wh
                 break;
         }
         usleep(pause_us);
-        pause_us = pause_us * 2 < most_us ? pause_us * 2 : most_us;
+        pause_us += pause_us / 8; /* so that its end is seen an eighth late at the most */
+        pause_us = pause_us < most_us ? pause_us : most_us;
     }
     progress_end(&progress);
     *ret = r == EXIT_OK ? job : NULL;
