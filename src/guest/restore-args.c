@@ -532,7 +532,7 @@ static int rewrite_machine(struct rewrite *w, const char *name, const char *valu
 
     w->args->failed = w->args->failed || !option_parse(&o, value);
     if (w->changes->machine_type)
-        option_set(&o, option_get(&o, "type") ? "type" : "", w->changes->machine_type);
+        option_set(&o, option_get(&o, "") ? "" : "type", w->changes->machine_type);
     put_option(w, name, &o);
     option_free(&o);
     return 0;

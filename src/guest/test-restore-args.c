@@ -39,6 +39,7 @@ static const struct rewritten {
     {"-machine", "q35,accel=tcg,memory-backend=ram", "pc-q35-7.2,accel=tcg,memory-backend=ram",
      NULL},
     {"-M", "type=q35,usb=off", "type=pc-q35-7.2,usb=off", NULL},
+    {"-machine", "memory-backend=huge", "memory-backend=huge,type=pc-q35-7.2", NULL},
     {"-pidfile", "/run/web1.pid", NULL, NULL},
     {"-incoming", "tcp:0:4444", NULL, NULL},
     {"-loadvm", "snap", NULL, NULL},
