@@ -374,8 +374,10 @@ static int add_file(struct blobs *b, const char *path, struct why *why)
         return why_set(why, -EOPNOTSUPP,
                        "%s, which the machine writes, is no file of at most %u bytes", path,
                        FILE_MAX_BYTES);
-    if (asprintf(&name, "file:%s", path) < 0)
+    name = malloc(MEMORY_BLOB_NAME_BYTES);
+    if (!name)
         return why_set(why, -ENOMEM, "no memory");
+    memory_file_name(path, name);
     b->owned[b->n_owned++] = name;
     data = malloc((size_t)st.st_size + 1);
     b->owned[b->n_owned++] = data;

@@ -21,10 +21,13 @@
 #ifndef VARVE_DAEMON_MEMORY_NAMES_H
 #define VARVE_DAEMON_MEMORY_NAMES_H
 
+#include "base/crc.h"
+#include "checkpoint/memory_format.h"
 #include "image/store.h"
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/random.h>
 
 #define MEMORY_DISK_NAME "memory"
@@ -45,6 +48,20 @@ static inline void memory_version_name(const uint8_t guid[GUID_BYTES], char ret[
 {
     for (unsigned i = 0; i < GUID_BYTES; i++)
         snprintf(ret + 2 * i, 3, "%02x", guid[i]);
+}
+
+/* The name of the blob that holds a file of the machine (docs/format-memory.md). path: absolute;
+ * ret: MEMORY_BLOB_NAME_BYTES. */
+static inline void memory_file_name(const char *path, char *ret)
+{
+    enum { ROOM = MEMORY_BLOB_NAME_BYTES - 1 - 5, TAIL = ROOM - 9 };
+    size_t len = strlen(path);
+
+    if (len <= ROOM)
+        snprintf(ret, MEMORY_BLOB_NAME_BYTES, "file:%s", path);
+    else
+        snprintf(ret, MEMORY_BLOB_NAME_BYTES, "file:%08x~%s", crc32c(0, path, len),
+                 path + len - TAIL);
 }
 
 #endif

@@ -210,14 +210,15 @@ static int read_file(struct restore_source *s, const char *path, struct why *why
 {
     struct source_file *f = &s->files[s->n_files];
     bool relative = *path != '/';
-    char *name = NULL;
+    char *whole, name[MEMORY_BLOB_NAME_BYTES];
 
     for (unsigned i = 0; i < s->n_files; i++)
         if (!strcmp(s->files[i].path, path))
             return 0;
-    if (asprintf(&name, "file:%s%s%s", relative && s->cwd ? s->cwd : "", relative ? "/" : "",
-                 path) < 0)
+    if (asprintf(&whole, "%s%s%s", relative && s->cwd ? s->cwd : "", relative ? "/" : "", path) < 0)
         return why_set(why, -ENOMEM, "no memory");
+    memory_file_name(whole, name);
+    free(whole);
     int r = s->n_files == SOURCE_FILES_MAX ? -ENOENT
                                            : memory_image_blob(s->image, name, &f->data, &f->bytes);
     if (r == 0 && !(f->path = strdup(path)))
@@ -226,7 +227,6 @@ static int read_file(struct restore_source *s, const char *path, struct why *why
     if (r < 0 && r != -ENOENT)
         r = why_set(why, r, "cannot read \"%s\" of %s@%s: %s", name, s->vm, s->version,
                     err_text(r));
-    free(name);
     return r == -ENOENT ? 0 : r;
 }
 
