@@ -1125,7 +1125,8 @@ static void damaged_increment(void **state)
     struct env *env = full_store(state);
     unsigned refused = 0, taken = 0;
     uint64_t harmless;
-    for (unsigned i = 0; i < 60; i++) {
+    /* How many are refused depends on what was synced when: until there were enough. */
+    for (unsigned i = 0; i < 60 || (refused <= 5 && i < 400); i++) {
         struct sim_place place;
         uint64_t had = counter(env, "map_increments");
         overwrite_until(env, FULL_PAGES, 2 + i % 3, true);
@@ -1154,7 +1155,7 @@ static void damaged_increment(void **state)
         assert_int_equal(check(env, &harmless), 0);
     }
     print_message("refused %u times, taken %u times\n", refused, taken);
-    assert_true(refused && taken);
+    assert_true(refused > 5 && taken);
 }
 
 #endif
