@@ -267,18 +267,13 @@ static bool is_answer(const struct monitor *m, const json_t *message)
     return m->domain || (json_is_integer(id) && json_integer_value(id) == m->id);
 }
 
-int monitor_finish(struct monitor *m, uint64_t end_us, json_t **ret, struct why *why)
+/* What QEMU answers, in *ret if not NULL; message: taken. */
+static int take_answer(struct monitor *m, json_t *message, json_t **ret, struct why *why)
 {
-    json_t *message = NULL;
-
-    assert(m->begun);
-    m->begun = false;
-    int r = m->domain ? receive_from_domain(m, end_us, &message, why)
-                      : read_reply(m, end_us, &message, why);
-    if (r < 0)
-        return r;
     json_t *value = json_object_get(message, "return");
     const json_t *error = json_object_get(message, "error");
+    int r = 0;
+
     if (!is_answer(m, message)) {
         r = no_qmp(m, why);
     } else if (error) {
@@ -289,6 +284,17 @@ int monitor_finish(struct monitor *m, uint64_t end_us, json_t **ret, struct why 
     }
     json_decref(message);
     return r;
+}
+
+int monitor_finish(struct monitor *m, uint64_t end_us, json_t **ret, struct why *why)
+{
+    json_t *message = NULL;
+
+    assert(m->begun);
+    m->begun = false;
+    int r = m->domain ? receive_from_domain(m, end_us, &message, why)
+                      : read_reply(m, end_us, &message, why);
+    return r < 0 ? r : take_answer(m, message, ret, why);
 }
 
 void monitor_give_up(struct monitor *m)
@@ -476,12 +482,7 @@ static int negotiate(struct monitor *m, uint64_t end_us, struct why *why)
     m->begun = false;
     if (r == 0)
         r = read_fresh(m, end_us, &message, why);
-    if (r < 0)
-        return r;
-    if (!json_object_get(message, "return") || !json_object_get(message, "id"))
-        r = no_qmp(m, why);
-    json_decref(message);
-    return r;
+    return r < 0 ? r : take_answer(m, message, NULL, why);
 }
 
 /* Before the first answer: who answers after it is alive now, so the number is still its own. */

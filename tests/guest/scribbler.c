@@ -4,13 +4,18 @@
  *   F  write into every page from 16 MiB on; answers f
  *   D  write one word into each of 5,000 pages, scattered over them; answers d
  *   S  write words at random places until the next byte comes; answers s
- *   N  nothing; answers n
+ *   K  answers with the address of the record in which KVM keeps its clock, eight hexadecimal
+ * digits, 0: none; and k N  nothing; answers n
  *
  * It says R when it is ready. */
 
 #define FIRST_PAGE  4096u
 #define DIRTY_PAGES 5000u
 #define COM1        0x3f8
+
+#define CPUID_KVM          0x40000000u /* EBX, ECX, EDX: "KVMKVMKVM" */
+#define CPUID_KVM_FEATURES 0x40000001u /* EAX, bit 3: MSR_KVM_CLOCK is there */
+#define MSR_KVM_CLOCK      0x4b564d01u /* bit 0: in use */
 
 __asm__(".section .text.unlikely,\"ax\"\n"
         ".globl _start\n"
@@ -89,6 +94,31 @@ static void scribble(unsigned pages)
     }
 }
 
+static unsigned cpuid(unsigned leaf, unsigned *ebx)
+{
+    unsigned eax, ecx, edx;
+    __asm__ volatile("cpuid" : "=a"(eax), "=b"(*ebx), "=c"(ecx), "=d"(edx) : "a"(leaf), "c"(0));
+    return eax;
+}
+
+/* The BIOS has set it up. */
+static unsigned kvm_clock(void)
+{
+    unsigned ebx, low, high;
+
+    cpuid(CPUID_KVM, &ebx);
+    if (ebx != 0x4b4d564b || !(cpuid(CPUID_KVM_FEATURES, &ebx) & 8))
+        return 0;
+    __asm__ volatile("rdmsr" : "=a"(low), "=d"(high) : "c"(MSR_KVM_CLOCK));
+    return low & 1 ? low & ~1u : 0;
+}
+
+static void say_hex(unsigned value)
+{
+    for (int shift = 28; shift >= 0; shift -= 4)
+        say("0123456789abcdef"[value >> shift & 15]);
+}
+
 void guest(const unsigned *info)
 {
     unsigned pages = (info[2] + 1024u) / 4u; /* KiB above the first MiB */
@@ -104,6 +134,8 @@ void guest(const unsigned *info)
             dirty(pages);
         else if (order == 'S')
             scribble(pages);
+        else if (order == 'K')
+            say_hex(kvm_clock());
         if (order >= 'A' && order <= 'Z')
             say((char)(order + 32));
     }
