@@ -18,6 +18,7 @@ static const struct {
     {ERR_BAD_NAME, "not a valid name"},
     {ERR_BAD_SIZE, "not a valid size"},
     {ERR_HELD, "held"},
+    {ERR_PAUSED, "the machine is paused"},
     {ERR_NO_VERSION, "no such version"},
     {ERR_UNRELATED, "the disks have no common origin"},
 };

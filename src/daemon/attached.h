@@ -29,6 +29,7 @@ struct attached_spec {
     char vm[NAME_MAX_CHARS + 1];
     char qmp[ATTACHED_PATH_MAX]; /* where its monitor is, as for monitor_open() */
     const char *nbd_path;        /* where this daemon serves disks */
+    bool waits;                  /* while its machine is paused: machine.h */
     unsigned n_disks;            /* that the user named; of all others the export says the name */
     struct attached_disk disks[ATTACHED_DISKS_MAX];
 };

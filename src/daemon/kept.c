@@ -96,6 +96,7 @@ bool kept_spec_read(const json_t *entry, struct attached_spec *spec)
         strcpy(disk->name, name);
         spec->n_disks++;
     }
+    spec->waits = true; /* it may have been paused since */
     return true;
 }
 

@@ -55,6 +55,7 @@ struct machine {
     int result; /* of attaching */
     struct why why;
     bool known;       /* result and why are */
+    bool is_paused;   /* to be attached when it goes on */
     bool kept;        /* ends with us, and is attached again by the next daemon: in the list to the
                          end, for another one that ends by itself just then writes the file */
     unsigned waiters; /* who look at result, or wait for the end */
@@ -105,7 +106,7 @@ static void wake(const struct machine *m)
 
 static bool is_remembered(const struct machine *m)
 {
-    return m->kept || (m->state != ENDING && (m->state != ATTACHING || m->recalled));
+    return m->kept || (m->state != ENDING && (m->state != ATTACHING || m->spec.waits));
 }
 
 static json_t *remembered(struct machines *ms)
@@ -159,31 +160,67 @@ static void note_attached(struct machine *m)
                  tracker_why_not(a->tracker, (enum tracker_kind)kind));
 }
 
+/* For a second. Returns whether it is still to be attached. */
+static bool wait_paused(struct machine *m)
+{
+    struct pollfd fd = {.fd = m->wake_fd, .events = POLLIN};
+
+    pthread_mutex_lock(&m->machines->lock);
+    m->is_paused = true;
+    pthread_mutex_unlock(&m->machines->lock);
+    (void)poll(&fd, 1, 1000);
+    pthread_mutex_lock(&m->machines->lock);
+    bool goes_on = m->state == ATTACHING;
+    pthread_mutex_unlock(&m->machines->lock);
+    return goes_on;
+}
+
+/* A QEMU that has just lost its daemon may have its old client still, or not have seen that its
+ * disks are back, and refuse; libvirtd may be starting too. */
+static bool may_pass(int r)
+{
+    return r == -EBUSY || r == -ETIMEDOUT || r == -EHOSTDOWN || r == -EPROTO;
+}
+
+static int try_to_open(struct machine *m, struct why *why)
+{
+    int tries = m->recalled ? RECALL_TRIES : 1;
+
+    for (;;) {
+        pthread_mutex_lock(&m->machines->lock);
+        struct attached_spec spec = m->spec;
+        pthread_mutex_unlock(&m->machines->lock);
+        int r = attached_open(&spec, &m->attached, why);
+        if (r == ERR_PAUSED && spec.waits) {
+            if (!wait_paused(m))
+                return r;
+        } else if (may_pass(r) && --tries > 0) {
+            sleep(1);
+        } else {
+            return r;
+        }
+    }
+}
+
 static int open_machine(struct machine *m)
 {
     struct why why = {};
-    int r = -EAGAIN;
+    int r = try_to_open(m, &why);
 
-    /* A QEMU that has just lost its daemon may have its old client still, or not have seen that its
-     * disks are back, and refuse; libvirtd may be starting too. */
-    for (int tries = 0; tries < (m->recalled ? RECALL_TRIES : 1); tries++) {
-        if (tries)
-            sleep(1);
-        r = attached_open(&m->spec, &m->attached, &why);
-        if (r != -EBUSY && r != -ETIMEDOUT && r != -EHOSTDOWN && r != -EPROTO)
-            break;
-    }
     pthread_mutex_lock(&m->machines->lock);
+    bool is_wanted = m->state == ATTACHING;
     if (r == 0)
         note_attached(m);
-    m->state = r == 0 && m->state == ATTACHING ? ATTACHED : ENDING;
+    m->state = r == 0 && is_wanted ? ATTACHED : ENDING;
     m->result = r;
     m->why = why;
     m->known = true;
     pthread_cond_broadcast(&m->machines->changed);
     pthread_mutex_unlock(&m->machines->lock);
-    if (r < 0 && m->recalled)
-        report_warning("vm %s was attached, and could not be again: %s", m->spec.vm, why.text);
+    if (r < 0 && m->spec.waits && is_wanted)
+        report_warning("vm %s %s: %s", m->spec.vm,
+                       m->recalled ? "was attached, and could not be again" : "is not attached",
+                       why.text);
     return r;
 }
 
@@ -334,6 +371,8 @@ static void *run(void *arg)
     struct machine *m = arg;
     bool ends;
 
+    if (m->spec.waits)
+        remember(m->machines);
     if (open_machine(m) == 0) {
         pthread_mutex_lock(&m->machines->lock);
         ends = m->state == ENDING;
@@ -404,10 +443,12 @@ int machines_attach(struct machines *ms, const struct attached_spec *spec, struc
     if (r < 0)
         return why_set(why, r, "cannot attach a machine now: %s", err_text(r));
     pthread_mutex_lock(&ms->lock);
-    while (!m->known)
+    while (!m->known && !spec->waits)
         pthread_cond_wait(&ms->changed, &ms->lock);
-    r = m->result;
-    *why = m->why;
+    if (!spec->waits) {
+        r = m->result;
+        *why = m->why;
+    }
     leave(m);
     pthread_mutex_unlock(&ms->lock);
     return r;
@@ -453,6 +494,11 @@ int machines_checkpoint(struct machines *ms, const char *vm, const struct machin
     struct machine *m = find(ms, vm);
     if (!m)
         r = not_attached(vm, why);
+    else if (m->state == ATTACHING && m->is_paused)
+        r = why_set(why, -EBUSY,
+                    "the machine of vm %s is paused, and will be attached when it goes on; let it "
+                    "run first (cont)",
+                    vm);
     else if (m->state != ATTACHED)
         r = why_set(why, -EBUSY, "the machine of vm %s is %s; wait for that", vm,
                     m->state == WORKING     ? "being checkpointed"
@@ -493,9 +539,10 @@ void machines_rename(struct machines *ms, const char *vm, const char *new_name)
     struct machine *m = find(ms, vm);
     if (m) {
         strcpy(m->spec.vm, new_name);
-        /* Its exports have the old name for as long as it runs. */
-        m->spec.n_disks = m->n_disks;
-        memcpy(m->spec.disks, m->disks, sizeof(m->spec.disks));
+        if (m->known) { /* its exports have the old name for as long as it runs */
+            m->spec.n_disks = m->n_disks;
+            memcpy(m->spec.disks, m->disks, sizeof(m->spec.disks));
+        }
     }
     pthread_mutex_unlock(&ms->lock);
     if (m)

@@ -246,9 +246,9 @@ static void attach(struct group *g)
 {
     for (unsigned i = 0; i < g->n && !g->qmp; i++) {
         struct restore_machine *m = &g->machines[i];
-        struct attached_spec spec = {.nbd_path = g->restoring->api->nbd_path};
+        struct attached_spec spec = {.nbd_path = g->restoring->api->nbd_path, .waits = m->paused};
         struct why why;
-        if (m->state != RESTORE_RESIDENT || m->is_attached || m->paused)
+        if (m->state != RESTORE_RESIDENT || m->is_attached)
             continue;
         strcpy(spec.vm, m->name);
         snprintf(spec.qmp, sizeof(spec.qmp), "%.200s/" RESTORE_MONITOR, m->dir);

@@ -8,6 +8,7 @@
 #include "guest/device-state.h"
 
 #include "base/cleanup.h"
+#include "base/err.h"
 #include "base/mono.h"
 #include "base/stop-point.h"
 #include "guest/held-migration.h"
@@ -63,7 +64,7 @@ static int check_status(const struct monitor *m, const char *status, bool to_att
     if (!strcmp(status, "paused")) {
         if (!to_attach)
             return 0;
-        return why_set(why, -EBUSY,
+        return why_set(why, ERR_PAUSED,
                        "the machine is paused; it can be attached while it runs: resume it (%s), "
                        "and pause it again when it is attached",
                        monitor_domain(m) ? "virsh resume" : "cont");
