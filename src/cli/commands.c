@@ -411,7 +411,7 @@ const struct command commands[] = {
                   "they do not change is read once."},
                  {"mac", "new",
                   "Give network devices new addresses; the guest sees them after its next reset."},
-                 {"paused", NULL, "Do not let it go on; QMP's cont does."},
+                 {"paused", NULL, "Do not let it go on; QMP's cont does, and then it is attached."},
                  {"qmp", "SOCKET", "The monitor of a QEMU that waits; it alone is restored."}},
      .examples = {"varve restore web1@before", "varve restore web1@before --as test",
                   "varve restore web1@booted --as worker --count 8 --mac new",

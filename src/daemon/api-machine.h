@@ -20,9 +20,10 @@ void api_free_version(xmlrpc_env *env, struct api *api, const char *vm,
 void api_need_vm(xmlrpc_env *env, struct api *api, const char *vm);
 
 #define API_MACHINE_STRUCT                                                                         \
-    "{state (none, attaching, attached, checkpoint, detaching), qmp, pid, tracking (how written "  \
-    "pages are found: userfaultfd, soft-dirty, comparison), tracking_why (why not a better way), " \
-    "ram, attached, checkpoints (since then), last_error (of the last checkpoint)}"
+    "{state (none, attaching: also while it is paused and will be attached when it goes on, "      \
+    "attached, checkpoint, detaching), qmp, pid, tracking (how written pages are found: "          \
+    "userfaultfd, soft-dirty, comparison), tracking_why (why not a better way), ram, attached, "   \
+    "checkpoints (since then), last_error (of the last checkpoint)}"
 
 #define API_CHECKPOINT_STRUCT                                                                      \
     "{qemu, cwd, ram_bytes, was_running, by_migrate (QEMU refused the quick way), max_pause (as "  \
