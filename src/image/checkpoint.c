@@ -25,6 +25,11 @@
 #define TABLE_BUFS       8u
 #define INCREMENT_BYTES  (64u << 10) /* those of a checkpoint may take so much, or half its size */
 #define MAX_BODY_BYTES   (4ULL << 30)
+#ifndef VARVE_SMALL_FILES
+#define PIECE_BYTES (8u << 20) /* written at a time */
+#else
+#define PIECE_BYTES (2 * BLOCK_BYTES)
+#endif
 
 void checkpoint_want(struct store *store)
 {
@@ -348,17 +353,43 @@ static uint32_t file_of(const struct checkpoint *c)
     return STORAGE_CHECKPOINT((c->increment ? c->base.seq : c->seq) % 2);
 }
 
+static void write_piece(struct store *store);
+
 static void written(struct storage_req *req, int res)
 {
     struct store *store = container_of(req, struct store, checkpoint.req);
+    struct checkpoint *c = &store->checkpoint;
     if (res < 0) {
         failed(store, res, "writing a checkpoint");
         return;
     }
-    store->checkpoint.state = CHECKPOINT_COMMIT;
+    c->written_bytes += c->piece.iov_len;
+    if (c->written_bytes < c->iov.iov_len) {
+        write_piece(store);
+        return;
+    }
+    c->state = CHECKPOINT_COMMIT;
     *req = (struct storage_req){
         .done = committed, .op = STORAGE_SYNC, .file = file_of(&store->checkpoint)};
     store->storage->submit(store->storage, req);
+}
+
+/* One after the other: a storage has a limit for one request, a large store's map has not. */
+static void write_piece(struct store *store)
+{
+    struct checkpoint *c = &store->checkpoint;
+    size_t left = c->iov.iov_len - c->written_bytes;
+    c->piece = (struct iovec){(uint8_t *)c->iov.iov_base + c->written_bytes,
+                              left < PIECE_BYTES ? left : PIECE_BYTES};
+    c->req =
+        (struct storage_req){.done = written,
+                             .op = STORAGE_WRITE,
+                             .file = file_of(c),
+                             .offset_bytes = (c->increment ? c->base.at : 0) + c->written_bytes,
+                             .length_bytes = c->piece.iov_len,
+                             .iov = &c->piece,
+                             .n_iov = 1};
+    store->storage->submit(store->storage, &c->req);
 }
 
 static void log_synced(struct waiter *waiter, int error)
@@ -370,14 +401,8 @@ static void log_synced(struct waiter *waiter, int error)
         return;
     }
     c->state = CHECKPOINT_WRITE;
-    c->req = (struct storage_req){.done = written,
-                                  .op = STORAGE_WRITE,
-                                  .file = file_of(c),
-                                  .offset_bytes = c->increment ? c->base.at : 0,
-                                  .length_bytes = c->iov.iov_len,
-                                  .iov = &c->iov,
-                                  .n_iov = 1};
-    store->storage->submit(store->storage, &c->req);
+    c->written_bytes = 0;
+    write_piece(store);
 }
 
 static bool map_step(struct store *store)

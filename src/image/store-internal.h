@@ -128,7 +128,8 @@ struct checkpoint {
     uint64_t started_us, batch_bytes;
     struct waiter waiter;
     struct storage_req req;
-    struct iovec iov;
+    struct iovec iov, piece; /* all of it, and what is being written; written_bytes are */
+    size_t written_bytes;
 };
 
 struct store_stats {

@@ -394,7 +394,6 @@ void file_mark_unsynced(struct log *log, struct log_file *file, uint64_t bytes)
 struct sync_group {
     struct log *log;
     uint32_t left;
-    int result;
     struct waiter *waiter; /* of log_sync_all(), or NULL */
 };
 
@@ -418,8 +417,6 @@ static void wake_synced(struct log *log)
 static void group_done(struct sync_group *group)
 {
     struct log *log = group->log;
-    if (group->result < 0)
-        log_fail(log, group->result, "syncing the log");
     if (group->waiter) {
         struct waiter *waiter = group->waiter;
         free(group);
@@ -442,8 +439,9 @@ static void file_synced(struct storage_req *req, int res)
     if (--file->syncing == 0 && !file->unsynced)
         list_del(&file->sync_link);
     group->log->stats.syncs++;
-    if (res < 0 && !group->result)
-        group->result = res;
+    if (res <
+        0) /* at once: another group, which need not wait for this file any more, may end first */
+        log_fail(group->log, res, "syncing the log");
     free(one);
     if (--group->left == 0)
         group_done(group);
@@ -463,7 +461,7 @@ static int group_start(struct log *log, bool data_only, struct waiter *waiter)
             continue;
         struct sync_one *one = calloc(1, sizeof(*one));
         if (!one) {
-            group->result = -ENOMEM;
+            log_fail(log, -ENOMEM, "syncing the log");
             break;
         }
         *one = (struct sync_one){.group = group, .file = file};

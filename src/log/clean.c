@@ -49,10 +49,10 @@ struct window {
     struct log_file *target;
     uint32_t first_move, n_moves;
     uint32_t target_slot;
-    uint32_t sum;     /* of pages: its number in the target's sums */
-    uint64_t read_at; /* offset in the victim */
-    uint32_t buf_bytes;
-    uint8_t *buf, *out; /* out: nodes copied together */
+    uint32_t sum;                  /* of pages: its number in the target's sums */
+    uint64_t read_at;              /* offset in the victim */
+    uint32_t buf_bytes, reread_at; /* reread_at: in buf, of the block that is read again alone */
+    uint8_t *buf, *out;            /* out: nodes copied together */
     struct storage_req req;
     struct iovec *iov;
     unsigned n_iov;
@@ -585,19 +585,11 @@ static int gather_nodes(struct window *w)
     return 0;
 }
 
-static void window_read(struct storage_req *req, int res)
+/* What was read, or cannot be, is in the buffer. */
+static void window_filled(struct window *w)
 {
-    struct window *w = container_of(req, struct window, req);
     struct log *log = w->log;
 
-    if (res >= 0 && (uint32_t)res < w->buf_bytes)
-        memset(w->buf + res, 0, w->buf_bytes - res); /* a short file: the checksums will tell */
-    if (res < 0) {
-        /* The device cannot read this stretch. It is moved as zeros: its pages give a checksum
-         * error from now on, as they gave a read error before, and nothing else is held up. */
-        memset(w->buf, 0, w->buf_bytes);
-        log->stats.clean_read_errors++;
-    }
     log->stats.clean_bytes_read += w->buf_bytes;
     bool nodes = w->target->shift == TABLE_SHIFT;
     if (nodes && gather_nodes(w) < 0)
@@ -623,6 +615,56 @@ static void window_read(struct storage_req *req, int res)
                                   .n_iov = w->n_iov};
     log->stats.clean_bytes_written += bytes;
     log->storage->submit(log->storage, &w->req);
+}
+
+static void reread_block(struct window *w);
+
+static void block_reread(struct storage_req *req, int res)
+{
+    struct window *w = container_of(req, struct window, req);
+    uint8_t *block = w->buf + w->reread_at;
+
+    uint32_t read = res > 0 ? (uint32_t)res : 0;
+
+    memset(block + read, 0, BLOCK_BYTES - read);
+    if (res < 0 && is_medium_error(res)) {
+        /* The medium has lost it. It is moved as zeros: who reads what was there gets a checksum
+         * error from now on, and a read error before, and nothing else is held up. */
+        w->log->stats.clean_read_errors++;
+    } else if (res < 0) {
+        log_fail(w->log, res, "reading what is to be moved by cleaning");
+    }
+    w->reread_at += BLOCK_BYTES;
+    if (w->reread_at < w->buf_bytes && !w->log->error)
+        reread_block(w);
+    else
+        window_filled(w);
+}
+
+static void reread_block(struct window *w)
+{
+    w->iov[0] = (struct iovec){w->buf + w->reread_at, BLOCK_BYTES};
+    w->req = (struct storage_req){.done = block_reread,
+                                  .op = STORAGE_READ,
+                                  .file = w->log->cleaner->victim->number,
+                                  .offset_bytes = w->read_at + w->reread_at,
+                                  .length_bytes = BLOCK_BYTES,
+                                  .iov = w->iov,
+                                  .n_iov = 1};
+    w->log->storage->submit(w->log->storage, &w->req);
+}
+
+static void window_read(struct storage_req *req, int res)
+{
+    struct window *w = container_of(req, struct window, req);
+
+    if (res < 0) {
+        reread_block(w); /* a block that cannot be read must not take the others with it */
+        return;
+    }
+    if ((uint32_t)res < w->buf_bytes)
+        memset(w->buf + res, 0, w->buf_bytes - res); /* a short file: the checksums will tell */
+    window_filled(w);
 }
 
 /* How many of the next moves go into one window: pages within WINDOW_BLOCKS, nodes of one piece. */

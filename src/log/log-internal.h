@@ -4,6 +4,8 @@
 
 #include "log/log.h"
 
+#include <errno.h>
+
 /* Free files that a start after a crash needs until it can clean: for the table stream one and the
  * next, for data one, for cleaning one. */
 #define KEEP_FREE 4
@@ -48,6 +50,12 @@ struct piece_cursor {
 };
 void piece_cursor_init(struct piece_cursor *c, const struct log_piece *piece);
 bool piece_cursor_next(struct piece_cursor *c, uint32_t *ret_slot, uint32_t *ret_rank);
+
+/* The medium cannot give back what is there. Other errors may pass. */
+static inline bool is_medium_error(int code)
+{
+    return code == -EIO || code == -ENODATA || code == -EILSEQ || code == -EBADMSG;
+}
 
 static inline bool bit_get(const uint64_t *bits, uint32_t at)
 {

@@ -217,7 +217,8 @@ static bool is_gone(const struct log_file *file)
 
 static bool is_newer(const struct log_file *file)
 {
-    return in_map(file) && file->map_changed && !taken_at_end(file);
+    return in_map(file) && file->kind == FILE_KIND_PACKED && file->map_changed &&
+           !taken_at_end(file);
 }
 
 static size_t gone_bytes(uint32_t n)
@@ -458,6 +459,11 @@ int log_load_footers(struct log *log)
         if (code < 0 && code != -ENOMEM)
             code = load_footer(log, file, 1);
         if (code == -ENOMEM)
+            return code;
+        /* An error that may pass must not have what follows from it written down, and a tail that
+         * comes by nodes that are lost does write. */
+        if (code < 0 && code != ERR_DAMAGED &&
+            (file->shift == TABLE_SHIFT || !is_medium_error(code)))
             return code;
         if (code < 0)
             lose_pieces(file);

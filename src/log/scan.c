@@ -277,6 +277,8 @@ static const uint8_t *next_batch(struct scan *s, int *code)
         return NULL;
     if (match)
         return block;
+    if (s->seq < s->log->map_seq) /* it was durable before the map was written */
+        return block;
     *code = was_durable_anywhere(s, s->slot + 1, s->seq + 1, next_file, &durable);
     if (*code < 0 || !durable)
         return NULL;

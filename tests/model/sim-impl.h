@@ -50,6 +50,8 @@ struct sim {
         int code;
     } fail[STORAGE_REMOVE + 1];
     uint64_t failures;
+    uint32_t broken_file;
+    uint64_t broken_at; /* + 1; 0: none */
     struct sim_stats stats;
 };
 

@@ -113,6 +113,9 @@ static int do_read(struct sim *sim, struct storage_req *req, bool damage)
     const struct file *f = sim_file_find(sim, req->file);
     if (!f)
         return -ENOENT;
+    if (sim->broken_at && sim->broken_file == req->file && req->offset_bytes < sim->broken_at &&
+        sim->broken_at <= req->offset_bytes + req->length_bytes)
+        return -EIO;
     uint64_t at = req->offset_bytes, done = 0;
     for (unsigned i = 0; i < req->n_iov; i++) {
         uint8_t *base = req->iov[i].iov_base;
@@ -428,6 +431,12 @@ void sim_fail(struct sim *sim, enum storage_op op, uint64_t nth, uint64_t times,
 uint64_t sim_failures(const struct sim *sim)
 {
     return sim->failures;
+}
+
+void sim_break_block(struct sim *sim, uint32_t file, uint64_t offset_bytes)
+{
+    sim->broken_file = file;
+    sim->broken_at = offset_bytes + 1;
 }
 
 void sim_set_medium_bytes(struct sim *sim, uint64_t bytes)

@@ -56,6 +56,9 @@ void sim_restart(struct sim *sim, enum sim_end end);
 void sim_fail(struct sim *sim, enum storage_op op, uint64_t nth, uint64_t times, int code);
 /* Failures of sim_fail() that happened so far. */
 uint64_t sim_failures(const struct sim *sim);
+/* Reads of this block, and whatever they read besides, end with -EIO. One block; offset UINT64_MAX:
+ * none. */
+void sim_break_block(struct sim *sim, uint32_t file, uint64_t offset_bytes);
 void sim_set_medium_bytes(struct sim *sim, uint64_t bytes);
 /* The most ticks of poll() that a request may be held back. 0: all in one poll, still shuffled. */
 void sim_set_latency(struct sim *sim, unsigned ticks);
