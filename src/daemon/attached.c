@@ -118,8 +118,9 @@ static int add_disk(const struct attached_spec *spec, const json_t *device, stru
     for (unsigned i = 0; i < spec->n_disks; i++)
         if (!strcmp(spec->disks[i].node, node))
             name = spec->disks[i].name;
-    size_t vm_len = strlen(spec->vm);
-    if (!name && !strncmp(export, spec->vm, vm_len) && export[vm_len] == '/' &&
+    const char *vm = *spec->was ? spec->was : spec->vm;
+    size_t vm_len = strlen(vm);
+    if (!name && !strncmp(export, vm, vm_len) && export[vm_len] == '/' &&
         !strchr(export + vm_len + 1, '@'))
         name = export + vm_len + 1;
     if (!name || strlen(name) > NAME_MAX_CHARS || strlen(node) >= sizeof(disk->node))
@@ -178,6 +179,9 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
     struct attached a = {};
 
     int r = monitor_open(spec->qmp, in_us(OPEN_US), &a.monitor, why);
+    a.pid = r == 0 ? monitor_pid(a.monitor) : 0;
+    if (r == 0 && spec->pid && spec->pid != a.pid)
+        r = why_set(why, -ESRCH, "its machine has ended");
     if (r == 0)
         r = device_state_check(a.monitor, true, in_us(OPEN_US), NULL, why);
     if (r == 0)
@@ -195,7 +199,9 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
             why_set(why, r, "no memory to attach the machine");
     }
     if (r < 0) {
+        pid_t pid = a.pid;
         attached_close(&a, true);
+        *ret = (struct attached){.pid = pid};
         return r;
     }
     for (unsigned i = 0; i < a.ram->n; i++)

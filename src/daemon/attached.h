@@ -27,10 +27,12 @@ struct attached_disk {
 /* What is to be attached. */
 struct attached_spec {
     char vm[NAME_MAX_CHARS + 1];
-    char qmp[ATTACHED_PATH_MAX]; /* where its monitor is, as for monitor_open() */
-    const char *nbd_path;        /* where this daemon serves disks */
-    bool waits;                  /* while its machine is paused: machine.h */
-    unsigned n_disks;            /* that the user named; of all others the export says the name */
+    char qmp[ATTACHED_PATH_MAX];  /* where its monitor is, as for monitor_open() */
+    const char *nbd_path;         /* where this daemon serves disks */
+    char was[NAME_MAX_CHARS + 1]; /* what vm was called when QEMU opened its disks; "": as now */
+    bool waits;                   /* while its machine is paused: machine.h */
+    pid_t pid;                    /* of this QEMU and no other; 0: whichever is there */
+    unsigned n_disks;             /* that the user named; of all others the export says the name */
     struct attached_disk disks[ATTACHED_DISKS_MAX];
 };
 
@@ -40,6 +42,7 @@ struct attached {
     struct tracker *tracker;
     struct capture *capture;
     struct device_head head;
+    pid_t pid;          /* QEMU's */
     uint64_t ram_bytes; /* of main memory and whatever else is shared */
     unsigned n_disks, n_files;
     struct attached_disk disks[ATTACHED_DISKS_MAX];
@@ -48,7 +51,8 @@ struct attached {
 
 /* Errors with a sentence that says the mend: those of monitor_open(), device_state_check(),
  * ram_open(), tracker_open(), device_state_prepare(); -EOPNOTSUPP: a disk is not on Varve;
- * -ENOENT: there is no such node. On error nothing is left. */
+ * -ENOENT: there is no such node; -ESRCH: another QEMU. On error nothing is left; after ERR_PAUSED
+ * ret->pid says who is paused. */
 int attached_open(const struct attached_spec *spec, struct attached *ret, struct why *why);
 /* remove: take what was put into QEMU out again; else it stays for the next daemon. */
 void attached_close(struct attached *attached, bool remove);

@@ -97,7 +97,8 @@ bool kept_spec_read(const json_t *entry, struct attached_spec *spec)
         spec->n_disks++;
     }
     spec->waits = true; /* it may have been paused since */
-    return true;
+    node = json_object_get(entry, "was");
+    return !node || (copy_text(node, spec->was, sizeof(spec->was)) && name_is_valid(spec->was));
 }
 
 /* ---- restore.json --------------------------------------------------------------------------- */

@@ -11,6 +11,7 @@
  * The lock is held for looking and noting only. */
 #include "daemon/machine.h"
 
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/list.h"
 #include "base/mono.h"
@@ -19,6 +20,7 @@
 #include "daemon/jobs.h"
 #include "daemon/kept.h"
 #include "daemon/machine-checkpoint.h"
+#include "guest/device-state.h"
 #include "guest/monitor.h"
 #include "guest/tracker.h"
 
@@ -30,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define LOOK_MS      20000 /* between two questions to an idle QEMU, whose events pile up */
@@ -76,6 +79,7 @@ struct machines {
     pthread_cond_t changed;
     struct list list;
     bool ends;
+    bool is_recalled; /* what the file said is in the list: it may be written anew */
     unsigned threads;
 };
 
@@ -120,8 +124,9 @@ static json_t *remembered(struct machines *ms)
         for (unsigned i = 0; i < m->spec.n_disks; i++)
             json_object_set_new(disks, m->spec.disks[i].name, json_string(m->spec.disks[i].node));
         if (is_remembered(m))
-            json_array_append_new(list, json_pack("{s:s, s:s, s:O}", "vm", m->spec.vm, "qmp",
-                                                  m->spec.qmp, "disks", disks));
+            json_array_append_new(
+                list, json_pack("{s:s, s:s, s:s*, s:O}", "vm", m->spec.vm, "qmp", m->spec.qmp,
+                                "was", *m->spec.was ? m->spec.was : NULL, "disks", disks));
         json_decref(disks);
     }
     pthread_mutex_unlock(&ms->lock);
@@ -130,6 +135,11 @@ static json_t *remembered(struct machines *ms)
 
 static void remember(struct machines *ms)
 {
+    pthread_mutex_lock(&ms->lock);
+    bool is_recalled = ms->is_recalled;
+    pthread_mutex_unlock(&ms->lock);
+    if (!is_recalled)
+        return;
     pthread_mutex_lock(&ms->file_lock);
     json_t *list = remembered(ms);
     bool written = json_dump_file(list, ms->path_new, JSON_INDENT(2)) == 0 &&
@@ -160,19 +170,20 @@ static void note_attached(struct machine *m)
                  tracker_why_not(a->tracker, (enum tracker_kind)kind));
 }
 
-/* For a second. Returns whether it is still to be attached. */
-static bool wait_paused(struct machine *m)
+/* For a second, or until QEMU, if its pid is not 0, has ended. Returns whether it is still to be
+ * attached. */
+static bool wait_a_second(struct machine *m, pid_t pid)
 {
-    struct pollfd fd = {.fd = m->wake_fd, .events = POLLIN};
+    _cleanup_close_ int pidfd = pid ? (int)syscall(SYS_pidfd_open, pid, 0) : -1;
+    struct pollfd fds[] = {{.fd = m->wake_fd, .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
 
+    int n = poll(fds, 2, 1000);
+    if (pid && (pidfd < 0 || (n > 0 && fds[1].revents)))
+        return false;
     pthread_mutex_lock(&m->machines->lock);
-    m->is_paused = true;
+    bool is_wanted = m->state == ATTACHING;
     pthread_mutex_unlock(&m->machines->lock);
-    (void)poll(&fd, 1, 1000);
-    pthread_mutex_lock(&m->machines->lock);
-    bool goes_on = m->state == ATTACHING;
-    pthread_mutex_unlock(&m->machines->lock);
-    return goes_on;
+    return is_wanted;
 }
 
 /* A QEMU that has just lost its daemon may have its old client still, or not have seen that its
@@ -182,6 +193,8 @@ static bool may_pass(int r)
     return r == -EBUSY || r == -ETIMEDOUT || r == -EHOSTDOWN || r == -EPROTO;
 }
 
+/* The paused one that is waited for is the one that is attached, and no other at its socket: that
+ * may be one whose memory is still being brought. */
 static int try_to_open(struct machine *m, struct why *why)
 {
     int tries = m->recalled ? RECALL_TRIES : 1;
@@ -191,24 +204,31 @@ static int try_to_open(struct machine *m, struct why *why)
         struct attached_spec spec = m->spec;
         pthread_mutex_unlock(&m->machines->lock);
         int r = attached_open(&spec, &m->attached, why);
-        if (r == ERR_PAUSED && spec.waits) {
-            if (!wait_paused(m))
-                return r;
-        } else if (may_pass(r) && --tries > 0) {
-            sleep(1);
-        } else {
+        bool waits = r == ERR_PAUSED && spec.waits;
+        pthread_mutex_lock(&m->machines->lock);
+        if (waits)
+            m->spec.pid = m->attached.pid;
+        m->is_paused = waits;
+        pid_t pid = m->spec.pid;
+        pthread_mutex_unlock(&m->machines->lock);
+        if (r < 0)
+            m->attached = (struct attached){};
+        if (!waits && !(may_pass(r) && (pid || --tries > 0)))
             return r;
-        }
+        if (!wait_a_second(m, pid))
+            return r;
     }
 }
 
 static int open_machine(struct machine *m)
 {
+    char vm[NAME_MAX_CHARS + 1];
     struct why why = {};
     int r = try_to_open(m, &why);
 
     pthread_mutex_lock(&m->machines->lock);
     bool is_wanted = m->state == ATTACHING;
+    strcpy(vm, m->spec.vm);
     if (r == 0)
         note_attached(m);
     m->state = r == 0 && is_wanted ? ATTACHED : ENDING;
@@ -217,9 +237,10 @@ static int open_machine(struct machine *m)
     m->known = true;
     pthread_cond_broadcast(&m->machines->changed);
     pthread_mutex_unlock(&m->machines->lock);
-    if (r < 0 && m->spec.waits && is_wanted)
-        report_warning("vm %s %s: %s", m->spec.vm,
-                       m->recalled ? "was attached, and could not be again" : "is not attached",
+    if (r == ERR_PAUSED && is_wanted)
+        report_info("the machine of vm %s has ended", vm);
+    else if (r < 0 && m->spec.waits && is_wanted)
+        report_warning("vm %s cannot be attached %s: %s", vm, m->recalled ? "again" : "now",
                        why.text);
     return r;
 }
@@ -230,8 +251,11 @@ static int attach_again(struct machine *m, struct why *why)
     pthread_mutex_lock(&m->machines->lock);
     struct attached_spec spec = m->spec;
     pthread_mutex_unlock(&m->machines->lock);
+    int r = device_state_check(m->attached.monitor, true, mono_us() + 5000000, NULL, why);
+    if (r < 0)
+        return r; /* it stays as it is */
     attached_close(&m->attached, true);
-    int r = attached_open(&spec, &m->attached, why);
+    r = attached_open(&spec, &m->attached, why);
     pthread_mutex_lock(&m->machines->lock);
     if (r == 0)
         note_attached(m);
@@ -338,7 +362,7 @@ static void end_machine(struct machine *m)
     bool stays = ms->ends;
     m->state = ENDING;
     if (m->asked)
-        work = m->work;
+        work = TAKE_PTR(m->work);
     m->asked = false;
     pthread_mutex_unlock(&ms->lock);
     if (work) {
@@ -496,8 +520,8 @@ int machines_checkpoint(struct machines *ms, const char *vm, const struct machin
         r = not_attached(vm, why);
     else if (m->state == ATTACHING && m->is_paused)
         r = why_set(why, -EBUSY,
-                    "the machine of vm %s is paused, and will be attached when it goes on; let it "
-                    "run first (cont)",
+                    "the machine of vm %s was paused, and is attached within a second when it goes "
+                    "on; let it run first (cont)",
                     vm);
     else if (m->state != ATTACHED)
         r = why_set(why, -EBUSY, "the machine of vm %s is %s; wait for that", vm,
@@ -538,8 +562,10 @@ void machines_rename(struct machines *ms, const char *vm, const char *new_name)
     pthread_mutex_lock(&ms->lock);
     struct machine *m = find(ms, vm);
     if (m) {
+        if (!*m->spec.was) /* its exports have the old name for as long as it runs */
+            strcpy(m->spec.was, m->spec.vm);
         strcpy(m->spec.vm, new_name);
-        if (m->known) { /* its exports have the old name for as long as it runs */
+        if (m->known) {
             m->spec.n_disks = m->n_disks;
             memcpy(m->spec.disks, m->disks, sizeof(m->spec.disks));
         }
@@ -590,6 +616,10 @@ void machines_recall(struct machines *ms)
         pthread_mutex_unlock(&ms->lock);
     }
     json_decref(list);
+    pthread_mutex_lock(&ms->lock);
+    ms->is_recalled = true;
+    pthread_mutex_unlock(&ms->lock);
+    remember(ms);
 }
 
 void machines_free(struct machines *ms)

@@ -421,8 +421,6 @@ int restore_machine_run(struct restore_machine *m, struct why *why)
     monitor_close(m->restored.monitor);
     m->restored.monitor = NULL;
     m->state = RESTORE_RUNNING;
-    if (q->eager)
-        restore_machine_settle(m);
     return 0;
 }
 

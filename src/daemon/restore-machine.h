@@ -77,6 +77,7 @@ void restore_machine_init(struct restore_machine *machine, struct restore_reques
 int restore_machine_prepare(struct restore_machine *machine, struct why *why);
 /* Errors as of restore_start() and restore_load(). */
 int restore_machine_start(struct restore_machine *machine, struct why *why);
+/* It stays ours, to be settled or undone: one of several may fail yet. */
 int restore_machine_run(struct restore_machine *machine, struct why *why);
 /* After an error of these: nothing of it stays, and the vm is as it was. */
 void restore_machine_undo(struct restore_machine *machine);

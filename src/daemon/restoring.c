@@ -197,8 +197,11 @@ static int come_up(struct group *g, struct why *why)
         error = why_set(why, -ECANCELED, "the restore was cancelled");
     if (error == 0)
         error = all(g, let_run, why);
-    for (unsigned i = 0; error < 0 && i < g->n; i++)
-        restore_machine_undo(&g->machines[i]);
+    for (unsigned i = 0; i < g->n; i++)
+        if (error < 0)
+            restore_machine_undo(&g->machines[i]);
+        else if (g->request.eager)
+            restore_machine_settle(&g->machines[i]);
     return error;
 }
 
@@ -344,6 +347,24 @@ static void tidy(struct restoring *r)
         group_free(oldest);
 }
 
+/* The name of a machine of another group that comes up just now, and of one of this; or NULL. With
+ * r->lock held. */
+static const char *comes_up(struct restoring *r, const struct group *g)
+{
+    const char *found = NULL;
+
+    list_for_each (at, &r->groups) {
+        struct group *other = container_of(at, struct group, link);
+        pthread_mutex_lock(&other->lock);
+        for (unsigned i = 0; i < other->n; i++)
+            for (unsigned k = 0; k < g->n && !other->machines[i].is_up; k++)
+                if (*g->machines[k].name && !strcmp(g->machines[k].name, other->machines[i].name))
+                    found = g->machines[k].name;
+        pthread_mutex_unlock(&other->lock);
+    }
+    return found;
+}
+
 static int start_group(struct group *g, struct why *why)
 {
     struct restoring *r = g->restoring;
@@ -357,14 +378,19 @@ static int start_group(struct group *g, struct why *why)
                        error == -EAGAIN ? "too many run already; wait for one to end"
                                         : err_text(error));
     pthread_mutex_lock(&r->lock);
-    list_push_back(&r->groups, &g->link);
-    error = -pthread_create(&g->thread, NULL, run_group, g);
-    g->has_thread = error == 0;
-    if (error < 0)
-        list_del(&g->link);
+    const char *name = comes_up(r, g);
+    if (name) {
+        error = why_set(why, -EBUSY, "machine %s is being restored just now; wait for that", name);
+    } else {
+        error = -pthread_create(&g->thread, NULL, run_group, g);
+        g->has_thread = error == 0;
+        if (error < 0)
+            why_set(why, error, "cannot start a thread: %s", strerror(-error));
+        else
+            list_push_back(&r->groups, &g->link);
+    }
     pthread_mutex_unlock(&r->lock);
     if (error < 0) {
-        why_set(why, error, "cannot start a thread: %s", strerror(-error));
         job_work_end(g->work, error, why->text);
     }
     return error;
