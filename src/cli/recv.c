@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -41,7 +42,10 @@ static ptrdiff_t read_fd(void *arg, void *data, size_t len)
         ssize_t n = read(fd, (char *)data + got, len - got);
         if (n == 0)
             break;
-        if (n < 0 && (errno != EINTR || interrupted()))
+        struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+        if (n < 0 && errno == EAGAIN && !interrupted()) /* somebody made our input non-blocking */
+            (void)poll(&poll_fd, 1, -1);
+        else if (n < 0 && (errno != EINTR || interrupted()))
             return -errno;
         got += n > 0 ? (size_t)n : 0;
     }

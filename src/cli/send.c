@@ -217,6 +217,28 @@ static enum exit_code connect_all(struct send *s)
     return r == EXIT_OK ? r : check_daemon(s->inv, error(r, "%s", s->session.why.text));
 }
 
+/* The disks were opened by name, some time after the guid was told: it must be that of the version
+ * that has the names now, for the receiver goes by it. */
+static enum exit_code check_guid(struct send *s)
+{
+    uint8_t guid[STREAM_GUID_BYTES], from[STREAM_GUID_BYTES];
+    json_t *json, *args = json_pack("[s, s]", s->name.vm, s->name.version);
+
+    if (*s->from)
+        json_array_append_new(args, json_string(s->from));
+    enum exit_code r = call(s->inv, "send.info", args, &json);
+    if (r != EXIT_OK)
+        return r;
+    bool same = read_guid(json, "guid", guid) && read_guid(json, "from_guid", from) &&
+                !memcmp(guid, s->info.guid, sizeof(guid)) &&
+                !memcmp(from, s->info.from_guid, sizeof(from));
+    json_decref(json);
+    return same ? EXIT_OK
+                : error(EXIT_FAILED,
+                        "%s@%s or %s@%s has been removed or renamed just now; send it again",
+                        s->info.vm, s->info.version, s->info.vm, *s->from ? s->from : "?");
+}
+
 /* ---- where it goes -------------------------------------------------------------------------- */
 
 struct output {
@@ -300,6 +322,8 @@ enum exit_code cmd_send(const struct invocation *inv)
     r = read_info(&s);
     if (r == EXIT_OK)
         r = connect_all(&s);
+    if (r == EXIT_OK)
+        r = check_guid(&s);
     if (r == EXIT_OK)
         r = send_stream(&s, out.fd);
     bool fine = r == EXIT_OK;

@@ -122,7 +122,7 @@ static void wait_idle(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 /* The order is that of memory-names.h: while the version stands in its provisional vm, the memory
  * becomes a version with the same guid, and keeps its place; then the version gets its own. A crash
  * between leaves memory that belongs to no version, which is swept up. */
-static void place_memory(xmlrpc_env *env, struct api *api, const struct receive *what)
+static void place_memory(xmlrpc_env *env, struct api *api, struct receive *what)
 {
     struct store_change c = {.kind = CHANGE_SNAP, .consistency = CONSISTENCY_RAM};
     struct store_version at;
@@ -156,6 +156,10 @@ static void place_memory(xmlrpc_env *env, struct api *api, const struct receive 
     c = (struct store_change){.kind = there ? CHANGE_VM_REMOVE : CHANGE_VM_COMMIT};
     strcpy(c.vm, what->memory_vm);
     api_change(env, api, &c);
+    /* Once it is one like others, another vm may rely on it: api_recv_undo() leaves it to the
+     * sweep. */
+    if (!env->fault_occurred)
+        *what->memory_vm = '\0';
 }
 
 static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api *api)

@@ -179,24 +179,6 @@ static void stop_dispatch(struct engine *e)
     loop_remove_hook(e->loop, &e->dispatch);
 }
 
-static int start_nbd(struct engine *e)
-{
-    nbd_store_exports_init(&e->exports, e->store);
-    int r = nbd_server_create(e->loop, &e->config.nbd, &e->exports.exports, &e->nbd);
-    if (r < 0)
-        return why_set(e->why, r, "cannot make the NBD server: %s", err_text(r));
-    r = nbd_server_listen_unix(e->nbd, e->config.nbd_path, 0600);
-    if (r == 0)
-        return 0;
-    nbd_server_free(e->nbd);
-    if (r == -EADDRINUSE)
-        return why_set(e->why, ERR_IN_USE, "somebody else serves NBD at %s; stop that program",
-                       e->config.nbd_path);
-    if (r == -EEXIST)
-        return why_set(e->why, r, "%s is there and is no socket; move it away", e->config.nbd_path);
-    return why_set(e->why, r, "cannot serve NBD at %s: %s", e->config.nbd_path, err_text(r));
-}
-
 static void nbd_stopped(void *arg)
 {
     struct engine *e = arg;
@@ -211,6 +193,24 @@ static void stop_nbd(struct engine *e)
     while (!e->nbd_stopped)
         loop_poll(e->loop, true);
     nbd_server_free(e->nbd);
+}
+
+static int start_nbd(struct engine *e)
+{
+    nbd_store_exports_init(&e->exports, e->store);
+    int r = nbd_server_create(e->loop, &e->config.nbd, &e->exports.exports, &e->nbd);
+    if (r < 0)
+        return why_set(e->why, r, "cannot make the NBD server: %s", err_text(r));
+    r = nbd_server_listen_unix(e->nbd, e->config.nbd_path, 0600);
+    if (r == 0)
+        return 0;
+    stop_nbd(e); /* the loop has an operation of it, and goes on */
+    if (r == -EADDRINUSE)
+        return why_set(e->why, ERR_IN_USE, "somebody else serves NBD at %s; stop that program",
+                       e->config.nbd_path);
+    if (r == -EEXIST)
+        return why_set(e->why, r, "%s is there and is no socket; move it away", e->config.nbd_path);
+    return why_set(e->why, r, "cannot serve NBD at %s: %s", e->config.nbd_path, err_text(r));
 }
 
 static const struct step {

@@ -124,7 +124,7 @@ static void receive(struct nbd_conn *conn)
         to = conn->block->data + conn->fill;
         len = conn->block->size - conn->fill;
         uint32_t have = conn->fill - conn->at;
-        if (conn->large && have < conn->need)
+        if (conn->large && !conn->skip_bytes && have < conn->need)
             len = conn->need - have;
     }
     conn->recv_busy = true;

@@ -375,11 +375,10 @@ void nbd_server_stop(struct nbd_server *server, void (*done)(void *arg), void *a
         nbd_conn_kill(container_of(h, struct nbd_conn, link));
     list_for_each_safe (s, &server->serving) {
         struct nbd_conn *conn = container_of(s, struct nbd_conn, link);
-        if (conn->phase != NBD_TRANSMISSION)
-            continue;
-        if (!conn->text_busy)
-            nbd_transmission_parse(conn); /* what was received is answered with ESHUTDOWN */
-        nbd_conn_linger(conn);
+        /* What was received and not begun stays without an answer, so that the client sends it
+         * again to the next daemon: an error it would hand to its guest. */
+        if (conn->phase == NBD_TRANSMISSION)
+            nbd_conn_linger(conn);
     }
     maybe_stopped(server);
 }

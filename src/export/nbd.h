@@ -92,7 +92,8 @@ int nbd_server_listen_tcp(struct nbd_server *server, const char *address, uint16
  */
 int nbd_server_adopt(struct nbd_server *server, int fd);
 
-/* Stop listening, finish what is in flight, answer what was received with ESHUTDOWN, close all
+/* Stop listening, finish what is in flight, leave what was received and not begun without an answer
+ * (a client that connects again sends it again; an error would reach its guest), close all
  * connections (those that do not take their replies after linger_ms). Then done(arg), from the
  * loop, never from inside this call. Once. */
 void nbd_server_stop(struct nbd_server *server, void (*done)(void *arg), void *arg);

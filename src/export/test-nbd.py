@@ -990,6 +990,25 @@ class Hostile(TestCase):
                 self.assertTrue(is_closed(s) and is_closed(idle))
                 self.assertFalse(os.path.exists(server.path))
 
+    def test_stop_held_back(self):
+        """SIGTERM with requests that wait for their turn: they get no answer, so that the client sends them
+        to the next server, and none gets an error, which it would hand to its guest."""
+        with Server("size=67108864", "buffers=67108864") as server:
+            s = server.raw_go()
+            s.sendall(request(0, 0, MIB) * 400)
+            time.sleep(0.3)
+            server.process.send_signal(signal.SIGTERM)
+            answers = 0
+            try:
+                while True:
+                    self.assertEqual(simple_reply(s), (0, 1))
+                    receive(s, MIB)
+                    answers += 1
+            except (EOFError, ConnectionResetError):
+                pass
+            self.assertTrue(0 < answers < 400, answers)
+            self.assertEqual(server.stop(), 0)
+
     def test_listen(self):
         with Server() as server:
             other = subprocess.run([SERVER, server.path], capture_output=True, text=True, timeout=20)
