@@ -51,8 +51,8 @@ static size_t increments_end(size_t checkpoint_bytes)
 
 /* ---- the roots ------------------------------------------------------------------------------ */
 
-/* The root as it was when the checkpoint began: of a head that had changed since the last one, or
- * of a version whose root was not written yet. The others stood in the catalogue. */
+/* The root as it was when the checkpoint began: of all that are heads, also of one that is no head
+ * any more, and of a version whose root was not written yet. The others stood in the catalogue. */
 static void put_root(struct checkpoint *c, struct disk *disk)
 {
     struct tree_changes *changes = disk->tree.changes;
@@ -61,11 +61,17 @@ static void put_root(struct checkpoint *c, struct disk *disk)
         memcpy(c->buf + BLOCK_BYTES + disk->root_offset, root, sizeof(*root));
 }
 
-/* A head whose root is still being written for a version gives the checkpoint that one. */
+/* A head has its root now, gets it when what has changed is written (table_freeze()), or, while it
+ * is still being written for a version, from that. What is written to it from here on, and maybe
+ * made a version of, is not to be in it. */
 static void expect_root(struct checkpoint *c, struct disk *disk)
 {
-    if (disk->tree.changes && disk->tree.origin)
-        disk->tree.changes->in_checkpoint = true;
+    struct tree_changes *changes = disk->tree.changes;
+    if (!changes)
+        return;
+    changes->in_checkpoint = true;
+    if (!disk->tree.origin)
+        changes->checkpoint_root = disk->tree.root_entry;
 }
 
 static void forget_root(struct checkpoint *c, struct disk *disk)

@@ -101,7 +101,7 @@ static int replay_pages(struct store *store, const struct batch_header *h, const
                         const uint32_t *sums, uint32_t first_slot)
 {
     struct disk *disk = disk_by_id(store, r->disk);
-    if (!disk || r->page >= (1ULL << 45) - UINT16_MAX)
+    if (!disk || r->page > (DISK_MAX_BYTES / PAGE_BYTES) - r->count)
         return ERR_DAMAGED;
     for (uint32_t i = 0; i < r->count;) {
         struct node *leaf;

@@ -1010,6 +1010,12 @@ static void many_nodes(void **state)
             0);
     }
     checkpoint(env);
+    struct store_io last = {.disk = store_find_disk(env->store, "vm", "wide"),
+                            .op = STORE_WRITE,
+                            .offset = DISK_MAX_BYTES - PAGE_BYTES,
+                            .length = PAGE_BYTES,
+                            .buf = page};
+    assert_int_equal(run_io(env, last), 0); /* for the tail */
     struct store_space space;
     store_space(env->store, &space);
     print_message("%llu MiB of nodes\n", (unsigned long long)space.tables >> 20);
@@ -1314,6 +1320,57 @@ static void snap(struct env *env, const char *name)
     assert_int_equal(c.error, 0);
 }
 
+/* A head that has not changed since the last checkpoint is written to and rolled back while the
+ * next one writes nodes: the version that keeps it has in that checkpoint what it had when that
+ * began. */
+static void rolled_back_in_checkpoint(void **state)
+{
+    struct env *env = *state;
+    uint64_t harmless;
+    write_pages(env, 0, 500, 1);
+    snap(env, "v");
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "other", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "other", "wide", 1ULL << 40), 0);
+    checkpoint(env);
+    for (unsigned i = 0; i < 24; i++) {
+        static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+        struct store_change c = {.kind = CHANGE_ROLLBACK, .vm = "vm", .version = "v"};
+        for (uint64_t k = 0; k < 1500; k++)
+            assert_int_equal(
+                run_io(env, (struct store_io){.disk = store_find_disk(env->store, "other", "wide"),
+                                              .op = STORE_WRITE,
+                                              .offset = (k * 100000 + i) * PAGE_BYTES,
+                                              .length = PAGE_BYTES,
+                                              .buf = page}),
+                0);
+        uint64_t before = counter(env, "checkpoints");
+        store_tick(env->store);
+        store_tick(env->store);
+        for (unsigned k = 0; k < i; k++)
+            turn(env);
+        write_pages(env, 100 + i, 1, 2 + i);
+        snprintf(c.new_name, sizeof(c.new_name), "kept%u", i);
+        assert_int_equal(run_change(env, &c), 0);
+        for (unsigned k = 0; k < 100000 && counter(env, "checkpoints") == before; k++)
+            turn(env);
+        assert_true(counter(env, "checkpoints") > before);
+        kill_store(env);
+        assert_int_equal(open_store(env), 0);
+        assert_int_equal(check(env, &harmless), 0);
+        assert_int_equal(read_page(env, 100 + i, 1), 0);
+        fill(page, 100 + i, 1, 2 + i);
+        static _Alignas(PAGE_BYTES) uint8_t is[PAGE_BYTES];
+        struct store_io io = {.disk = store_find_version_disk(env->store, "vm", c.new_name, "root"),
+                              .op = STORE_READ,
+                              .offset = (100 + i) * PAGE_BYTES,
+                              .length = PAGE_BYTES,
+                              .buf = is};
+        assert_non_null(io.disk);
+        assert_int_equal(run_io(env, io), 0);
+        assert_memory_equal(page, is, PAGE_BYTES);
+    }
+}
+
 /* The difference is those pages: "7+ 9-" for page 7 of data, and 9 discarded. */
 static void expect_changes(struct env *env, const char *from, const char *to, const char *expected)
 {
@@ -1514,6 +1571,7 @@ int main(void)
         cmocka_unit_test_teardown(failed_sync, teardown),
 #endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
+        cmocka_unit_test_setup_teardown(rolled_back_in_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(went_and_came, setup, teardown),
         cmocka_unit_test_setup_teardown(measured_together, setup, teardown),
         cmocka_unit_test_setup_teardown(received_with_memory, setup, teardown),
