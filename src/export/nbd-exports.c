@@ -86,7 +86,7 @@ static struct disk *find(struct nbd_exports *exports, const char *text, bool *re
 static struct disk *related(struct store *store, struct disk *disk, const struct name *base)
 {
     struct disk *found = find_by_name(store, base);
-    return found && disk_is_related(found, disk) ? found : NULL;
+    return found && disk_is_related(found, disk) && !disk_is_shrinking(found) ? found : NULL;
 }
 
 static struct disk *find_base(struct nbd_exports *exports, const char *text, const char *base)

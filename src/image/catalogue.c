@@ -72,7 +72,7 @@ void disk_put(struct disk *disk)
 
 bool disk_is_shrinking(const struct disk *disk)
 {
-    return disk->shrinking;
+    return disk->shrinking || !list_empty(&disk->leaving_link);
 }
 
 uint64_t disk_size(const struct disk *disk)
@@ -153,6 +153,7 @@ struct disk *disk_create(struct store *store, struct vm *vm, struct version *ver
     disk->size_bytes = size_bytes;
     list_init(&disk->id_link);
     list_init(&disk->tree.heir_link);
+    list_init(&disk->leaving_link);
     if (vm) {
         list_push_back(&vm->disks, &disk->link);
         list_push_back(&store->disk_ids[id % NAME_BUCKETS], &disk->id_link);
@@ -168,6 +169,7 @@ void disk_destroy(struct disk *disk)
 {
     list_del(&disk->link);
     list_del(&disk->id_link);
+    list_del(&disk->leaving_link);
     tree_drop(&disk->tree);
     free(disk);
 }

@@ -611,6 +611,50 @@ static void change_done(struct store *store, int error)
     change->done(change);
 }
 
+/* ---- disks that a logged change takes away ---------------------------------------------------
+ *
+ * That nobody uses them was found before it was logged. Who came between then and its being made
+ * would write behind it into a disk that is gone: so they take no users. */
+
+static void bar_disk(struct disk *disk)
+{
+    if (list_empty(&disk->leaving_link))
+        list_push_back(&disk->store->leaving, &disk->leaving_link);
+}
+
+static void bar_disks(const struct list *disks)
+{
+    list_for_each (l, disks)
+        bar_disk(container_of(l, struct disk, link));
+}
+
+static void bar_leaving(struct store *store, const struct store_change *c)
+{
+    struct vm *vm = vm_find(store, c->vm);
+    struct disk *disk = vm ? disk_find(&vm->disks, c->disk) : NULL;
+
+    if (c->kind == CHANGE_DISK_REMOVE && disk)
+        bar_disk(disk);
+    if (c->kind == CHANGE_VM_REMOVE || c->kind == CHANGE_ROLLBACK || c->kind == CHANGE_ADOPT)
+        bar_disks(&vm->disks);
+    if (c->kind == CHANGE_ADOPT)
+        bar_disks(&vm_find(store, c->new_name)->disks);
+    if (c->kind == CHANGE_VM_REMOVE)
+        list_for_each (l, &vm->versions)
+            bar_disks(&container_of(l, struct version, link)->disks);
+    for (uint32_t i = 0; c->kind == CHANGE_VERSION_REMOVE && i < c->n_versions; i++) {
+        const struct version *version = version_by_name(vm, c->versions[i]);
+        if (version)
+            bar_disks(&version->disks);
+    }
+}
+
+static void free_leaving(struct store *store)
+{
+    while (list_pop_front(&store->leaving))
+        ;
+}
+
 static void change_synced(struct waiter *waiter, int error)
 {
     struct store *store = container_of(waiter, struct store, change_waiter);
@@ -622,6 +666,7 @@ void change_applied(struct store *store, int error, uint64_t cut)
     struct store_change *change = first_change(store);
     if (!error)
         error = catalogue_replay(store, change->record, change->record_len, cut);
+    free_leaving(store);
     if (error) {
         /* It is in the log: what is in memory is not the store any more. */
         log_fail(store->log, error, "making a change of the catalogue");
@@ -715,6 +760,7 @@ void changes_step(struct store *store)
     }
     batch_add_change(batch, change->record, change->record_len);
     store->change_logged = true;
+    bar_leaving(store, change);
     if (change->placed)
         change->placed(change);
 }

@@ -45,6 +45,7 @@ struct disk {
     uint32_t users;
     bool shrinking;
     bool provisional;
+    struct list leaving_link; /* in store->leaving: a change that is logged takes it away */
     uint64_t size_bytes;
     struct tree tree;
     size_t root_offset;     /* of its root in the running checkpoint's body; 0: not there */
@@ -149,7 +150,8 @@ struct store {
     struct table *table;
     struct page_cache *cache;
 
-    struct list vms; /* by name */
+    struct list leaving; /* struct disk */
+    struct list vms;     /* by name */
     struct list vm_names[NAME_BUCKETS], disk_ids[NAME_BUCKETS];
     struct list version_names[NAME_BUCKETS];
     struct list dying; /* struct version: removed ones */

@@ -263,6 +263,7 @@ static struct store *store_new(struct storage *storage, const struct store_confi
         store->config.checkpoint_bytes = store_config_default.checkpoint_bytes;
     store->client = (struct log_client){on_applied, on_room, on_no_space, on_failed};
     list_init(&store->vms);
+    list_init(&store->leaving);
     list_init(&store->dying);
     list_init(&store->measures);
     list_init(&store->room_waiters);

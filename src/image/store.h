@@ -155,8 +155,8 @@ struct disk *store_find_disk(struct store *store, const char *vm, const char *di
 void disk_get(struct disk *disk);
 void disk_put(struct disk *disk);
 
-/* What lies beyond its new end is being dropped, or it is being rolled back: it takes no new users
- * until that is over. */
+/* What lies beyond its new end is being dropped, or a change that is on its way takes it away or
+ * rolls it back: it takes no new users until that is over. */
 bool disk_is_shrinking(const struct disk *disk);
 /* A disk of a version: WRITE, TRIM and ZERO give -EROFS. */
 bool disk_is_read_only(const struct disk *disk);

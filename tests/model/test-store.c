@@ -1320,6 +1320,53 @@ static void snap(struct env *env, const char *name)
     assert_int_equal(c.error, 0);
 }
 
+static struct disk *going;
+static bool going_takes_users;
+
+/* The change is in the log, and not made yet. */
+static void on_going(struct store_change *c)
+{
+    going_takes_users = !disk_is_shrinking(going);
+}
+
+/* From when a change that takes a disk away is in the log the disk takes no users: what they wrote
+ * would stand in the log behind the end of their disk. What stays does again. */
+static void taken_while_it_goes(void **state)
+{
+    static const enum change_kind kinds[] = {CHANGE_VM_REMOVE, CHANGE_DISK_REMOVE, CHANGE_ROLLBACK,
+                                             CHANGE_VERSION_REMOVE};
+    static const char *const versions[] = {"v"};
+    struct env *env = *state;
+    for (unsigned i = 0; i < 12; i++) {
+        struct store_change snap_it = {.kind = CHANGE_SNAP, .version = "v"};
+        struct store_change c = {.kind = kinds[i % 4],
+                                 .version = "v",
+                                 .new_name = "kept",
+                                 .disk = "d",
+                                 .versions = versions,
+                                 .n_versions = 1,
+                                 .placed = on_going};
+        snprintf(c.vm, sizeof(c.vm), "vm%u", i);
+        assert_int_equal(change(env, CHANGE_VM_CREATE, c.vm, "", 0), 0);
+        assert_int_equal(change(env, CHANGE_DISK_ADD, c.vm, "d", MIB), 0);
+        strcpy(snap_it.vm, c.vm);
+        assert_int_equal(run_change(env, &snap_it), 0);
+        bool of_version = c.kind == CHANGE_VERSION_REMOVE || (c.kind == CHANGE_VM_REMOVE && i > 5);
+        going = of_version ? store_find_version_disk(env->store, c.vm, "v", "d")
+                           : store_find_disk(env->store, c.vm, "d");
+        assert_false(disk_is_shrinking(going));
+        going_takes_users = true;
+        assert_int_equal(run_change(env, &c), 0);
+        assert_false(going_takes_users);
+        if (c.kind == CHANGE_ROLLBACK) {
+            assert_false(disk_is_shrinking(store_find_disk(env->store, c.vm, "d")));
+            assert_false(disk_is_shrinking(store_find_version_disk(env->store, c.vm, "kept", "d")));
+        }
+    }
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+}
+
 /* A head that has not changed since the last checkpoint is written to and rolled back while the
  * next one writes nodes: the version that keeps it has in that checkpoint what it had when that
  * began. */
@@ -1571,6 +1618,7 @@ int main(void)
         cmocka_unit_test_teardown(failed_sync, teardown),
 #endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
+        cmocka_unit_test_setup_teardown(taken_while_it_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(rolled_back_in_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(went_and_came, setup, teardown),
         cmocka_unit_test_setup_teardown(measured_together, setup, teardown),
