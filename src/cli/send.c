@@ -132,13 +132,21 @@ static enum exit_code choose_memory(struct send *s, const json_t *json)
     return EXIT_OK;
 }
 
-static enum exit_code read_info(struct send *s)
+/* What send.info says; *ret is the caller's. */
+static enum exit_code ask_info(const struct send *s, json_t **ret)
 {
-    json_t *json, *args = json_pack("[s, s]", s->name.vm, s->name.version);
+    json_t *args = json_pack("[s, s]", s->name.vm, s->name.version);
 
     if (*s->from)
         json_array_append_new(args, json_string(s->from));
-    enum exit_code r = call(s->inv, "send.info", args, &json);
+    return call(s->inv, "send.info", args, ret);
+}
+
+static enum exit_code read_info(struct send *s)
+{
+    json_t *json;
+
+    enum exit_code r = ask_info(s, &json);
     if (r != EXIT_OK)
         return r;
     const json_t *disks = json_object_get(json, "disks");
@@ -222,11 +230,9 @@ static enum exit_code connect_all(struct send *s)
 static enum exit_code check_guid(struct send *s)
 {
     uint8_t guid[STREAM_GUID_BYTES], from[STREAM_GUID_BYTES];
-    json_t *json, *args = json_pack("[s, s]", s->name.vm, s->name.version);
+    json_t *json;
 
-    if (*s->from)
-        json_array_append_new(args, json_string(s->from));
-    enum exit_code r = call(s->inv, "send.info", args, &json);
+    enum exit_code r = ask_info(s, &json);
     if (r != EXIT_OK)
         return r;
     bool same = read_guid(json, "guid", guid) && read_guid(json, "from_guid", from) &&

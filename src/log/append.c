@@ -439,8 +439,8 @@ static void file_synced(struct storage_req *req, int res)
     if (--file->syncing == 0 && !file->unsynced)
         list_del(&file->sync_link);
     group->log->stats.syncs++;
-    if (res <
-        0) /* at once: another group, which need not wait for this file any more, may end first */
+    /* At once: another group, which need not wait for this file any more, may end first. */
+    if (res < 0)
         log_fail(group->log, res, "syncing the log");
     free(one);
     if (--group->left == 0)
