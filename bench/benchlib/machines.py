@@ -283,9 +283,10 @@ class Monitor(guest.Qmp):
     """A QMP session that can pass a descriptor."""
 
     def pass_fd(self, name, fd):
-        text = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}) + "\n"
-        socket.send_fds(self.sock, [text.encode()], [fd])
-        reply = self._receive("return", "error")
+        self.id += 1
+        text = json.dumps({"execute": "getfd", "arguments": {"fdname": name}, "id": self.id})
+        socket.send_fds(self.sock, [text.encode() + b"\n"], [fd])
+        reply = self._answer()
         if "error" in reply:
             raise guest.GuestError(f"QMP getfd: {reply['error']['desc']}")
 

@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (how != 'w')
         shutdown(fds[1], SHUT_WR);
     uint64_t begin_us = mono_us();
-    int r = monitor_attach(fds[0], begin_us + TIME_US, &m, &why);
+    int r = monitor_attach(fds[0], 0, begin_us + TIME_US, &m, &why);
     assert((r == 0) == (m != NULL));
     assert(r == 0 || *why.text);
     assert(r == 0 || !(how & 1));

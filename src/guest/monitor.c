@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -429,11 +430,9 @@ int monitor_wait_event(struct monitor *m, const char *name, uint64_t end_us, jso
  * other. */
 static bool is_stale(const struct monitor *m, const json_t *message)
 {
-    const json_t *id = json_object_get(message, "id");
-
     return json_object_get(message, "event") ||
-           ((json_object_get(message, "return") || json_object_get(message, "error")) && id &&
-            (m->id == 0 || !json_is_integer(id) || json_integer_value(id) != m->id));
+           ((json_object_get(message, "return") || json_object_get(message, "error")) &&
+            !is_answer(m, message));
 }
 
 /* The next message that is for us; *ret is the caller's. */
@@ -473,6 +472,16 @@ static int read_greeting(struct monitor *m, uint64_t end_us, struct why *why)
     return r;
 }
 
+/* If the client before us went away with this very command under way, that one is done after our
+ * greeting, and ours is refused, for there is nothing left to negotiate. */
+static bool is_negotiated(const json_t *message)
+{
+    const char *class =
+        json_string_value(json_object_get(json_object_get(message, "error"), "class"));
+
+    return class && !strcmp(class, "CommandNotFound");
+}
+
 /* Leave negotiation mode. */
 static int negotiate(struct monitor *m, uint64_t end_us, struct why *why)
 {
@@ -482,6 +491,10 @@ static int negotiate(struct monitor *m, uint64_t end_us, struct why *why)
     m->begun = false;
     if (r == 0)
         r = read_fresh(m, end_us, &message, why);
+    if (r == 0 && is_answer(m, message) && is_negotiated(message)) {
+        json_decref(message);
+        return 0;
+    }
     return r < 0 ? r : take_answer(m, message, NULL, why);
 }
 
@@ -508,7 +521,7 @@ static int find_process(struct monitor *m, struct why *why)
     return 0;
 }
 
-int monitor_attach(int fd, uint64_t end_us, struct monitor **ret, struct why *why)
+int monitor_attach(int fd, uint32_t id, uint64_t end_us, struct monitor **ret, struct why *why)
 {
     struct monitor *m = calloc(1, sizeof(*m));
     json_t *events = json_array();
@@ -520,6 +533,7 @@ int monitor_attach(int fd, uint64_t end_us, struct monitor **ret, struct why *wh
         return why_set(why, -ENOMEM, "no memory");
     }
     m->fd = fd;
+    m->id = id;
     m->pidfd = -1;
     m->events = events;
     int r = find_process(m, why);
@@ -551,6 +565,7 @@ static int open_socket(const char *path, uint64_t end_us, struct monitor **ret, 
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     struct why inner = {};
+    uint32_t id = 0;
 
     if (strlen(path) >= sizeof(address.sun_path))
         return why_set(why, -ENAMETOOLONG, "the socket path %s is too long", path);
@@ -571,7 +586,9 @@ static int open_socket(const char *path, uint64_t end_us, struct monitor **ret, 
                        path);
     if (r < 0)
         return why_set(why, r, "cannot connect to the QMP socket %s: %s", path, strerror(-r));
-    r = monitor_attach(TAKE_FD(fd), end_us, ret, &inner);
+    if (getrandom(&id, sizeof(id), 0) != sizeof(id))
+        id = (uint32_t)mono_us();
+    r = monitor_attach(TAKE_FD(fd), id, end_us, ret, &inner);
     if (r == -ETIMEDOUT)
         return why_set(why, r,
                        "QEMU does not answer at %s; another program is connected there, or the "

@@ -57,7 +57,7 @@ static int open_fake(struct fake *f, const char *const *lines, unsigned ms, stru
     *f = (struct fake){.fd = fds[1], .lines = lines};
     assert_int_equal(pthread_create(&f->thread, NULL, run_fake, f), 0);
     *ret = NULL;
-    return monitor_attach(fds[0], test_end_us(ms), ret, why);
+    return monitor_attach(fds[0], 0, test_end_us(ms), ret, why);
 }
 
 static void end_fake(struct fake *f, struct monitor *m)
@@ -145,13 +145,15 @@ static void lies_end_the_session(void **state)
 
 static void no_greeting_no_session(void **state)
 {
+    static const char refused[] =
+        "{\"id\": 1, \"error\": {\"class\": \"GenericError\", \"desc\": \"no\"}}\r\n";
     const char *const cases[][3] = {{"220 mail.example.org ESMTP\r\n"},
                                     {"{\"QMP\": {}}\r\n"},
-                                    {"{\"return\": {}}\r\n"},
+                                    {"[]\r\n"},
                                     {"."},
                                     {GREETING, "{\"return\": {}, \"id\": 9}\r\n[]\r\n"},
-                                    {GREETING, "{\"return\": {}}\r\n"},
-                                    {GREETING, "{\"id\": 1, \"error\": {\"desc\": \"no\"}}\r\n"}};
+                                    {GREETING, "{\"id\": 1, \"error\": {\"desc\": \"no\"}}\r\n"},
+                                    {GREETING, refused}};
     struct monitor *m;
     struct why why;
     struct fake f;
@@ -161,8 +163,13 @@ static void no_greeting_no_session(void **state)
         assert_null(m);
         end_fake(&f, NULL);
     }
-    assert_int_equal(open_fake(&f, (const char *const[]){"~", NULL}, 50, &m, &why), -ETIMEDOUT);
-    end_fake(&f, NULL);
+    const char *const silent[][3] = {{"~"},
+                                     {"{\"return\": {}}\r\n"},
+                                     {GREETING, "{\"return\": {}}\r\n"}};
+    for (size_t i = 0; i < sizeof(silent) / sizeof(silent[0]); i++) {
+        assert_int_equal(open_fake(&f, silent[i], 50, &m, &why), -ETIMEDOUT);
+        end_fake(&f, NULL);
+    }
 }
 
 /* An answer to a client that went away comes to the next one. */
@@ -184,6 +191,24 @@ static void answers_to_others(void **state)
     assert_int_equal(open_fake(&f, lines, 5000, &m, &why), 0);
     assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), 0);
     assert_string_equal(status, "running");
+    end_fake(&f, m);
+}
+
+/* The client before us went away with its first command under way. */
+static void negotiated_by_others(void **state)
+{
+    const char *const lines[] = {
+        GREETING,
+        "{\"return\": {}, \"id\": 7}\r\n{\"return\": {}}\r\n"
+        "{\"id\": 1, \"error\": {\"class\": \"CommandNotFound\", \"desc\": \"complete\"}}\r\n",
+        "{\"return\": {\"status\": \"running\"}, \"id\": 2}\r\n", NULL};
+    struct monitor *m;
+    struct why why;
+    struct fake f;
+    char status[32];
+
+    assert_int_equal(open_fake(&f, lines, 5000, &m, &why), 0);
+    assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), 0);
     end_fake(&f, m);
 }
 
@@ -209,7 +234,7 @@ static void endless_line(void **state)
 
     assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
     assert_int_equal(pthread_create(&thread, NULL, send_without_end, &fds[1]), 0);
-    assert_int_equal(monitor_attach(fds[0], test_end_us(20000), &m, &why), -EPROTO);
+    assert_int_equal(monitor_attach(fds[0], 0, test_end_us(20000), &m, &why), -EPROTO);
     pthread_join(thread, NULL);
     close(fds[1]);
 }
@@ -286,6 +311,41 @@ static void real_session(void **state)
     test_qemu_end(&q);
 }
 
+/* Clients that go away with a command under way: what is said to them, and what they have
+ * negotiated, comes to the next one. */
+static void clients_that_went(void **state)
+{
+    static const char *const said[] = {
+        "{\"execute\":\"qmp_capabilities\",\"id\":1}\n",
+        "{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n",
+        "{\"execute\":\"qmp_capabilities\",\"id\":1}\n{\"execute\":\"x-no\",\"id\":2}\n"};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct test_qemu q;
+    struct monitor *m;
+    struct why why;
+    char status[32], greeting[512];
+
+    if (!test_qemu_start(&q, machine))
+        skip();
+    monitor_close(test_qemu_monitor(&q)); /* it listens */
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s", q.qmp);
+    for (unsigned i = 0; i < 600; i++) {
+        const char *text = said[i % 3];
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+        assert_true(recv(fd, greeting, sizeof(greeting), 0) > 0);
+        assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
+        usleep(i % 7 * 30);
+        close(fd);
+        int r = monitor_open(q.qmp, test_end_us(20000), &m, &why);
+        if (r < 0)
+            fail_msg("round %u: %s", i, why.text);
+        assert_int_equal(monitor_status(m, status, test_end_us(5000), &why), 0);
+        monitor_close(m);
+    }
+    test_qemu_end(&q);
+}
+
 /* QEMU has the write end of a pipe until it is told to close it. */
 static void passes_descriptors(void **state)
 {
@@ -346,6 +406,7 @@ int main(void)
         cmocka_unit_test(endless_line),         cmocka_unit_test(sockets_of_nobody),
         cmocka_unit_test(real_session),         cmocka_unit_test(passes_descriptors),
         cmocka_unit_test(stopped_and_killed),   cmocka_unit_test(answers_to_others),
+        cmocka_unit_test(negotiated_by_others), cmocka_unit_test(clients_that_went),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -166,10 +166,14 @@ class Qmp:
     def __init__(self, sock, timeout=30):
         sock.settimeout(timeout)
         self.sock, self.file, self.events = sock, sock.makefile("rw"), []
-        self._receive("QMP")
-        self.execute("qmp_capabilities")
+        # A client before us that was killed may still get answers: they come to us.
+        self.id = secrets.randbits(31)
+        self._receive(lambda message: "QMP" in message)
+        error = self._command("qmp_capabilities").get("error")
+        if error and error["class"] != "CommandNotFound":  # it had negotiated for us
+            raise GuestError(f"QMP qmp_capabilities: {error['desc']}")
 
-    def _receive(self, *keys):
+    def _receive(self, is_wanted):
         while True:
             line = self.file.readline()
             if not line:
@@ -177,13 +181,21 @@ class Qmp:
             message = json.loads(line)
             if "event" in message:
                 self.events.append(message)
-            if any(key in message for key in keys):
+            if is_wanted(message):
                 return message
 
-    def execute(self, command, **arguments):
-        self.file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+    def _command(self, command, **arguments):
+        self.id += 1
+        self.file.write(json.dumps({"execute": command, "arguments": arguments, "id": self.id})
+                        + "\n")
         self.file.flush()
-        reply = self._receive("return", "error")
+        return self._answer()
+
+    def _answer(self):
+        return self._receive(lambda message: message.get("id") == self.id)
+
+    def execute(self, command, **arguments):
+        reply = self._command(command, **arguments)
         if "error" in reply:
             raise GuestError(f"QMP {command}: {reply['error']['desc']}")
         return reply["return"]
