@@ -586,7 +586,7 @@ void store_change(struct store *store, struct store_change *change)
     change->error = 0;
     change->store = store;
     change->record = NULL;
-    change->end_zeroed = false;
+    change->zeroed_to = 0;
     change->shrinks = NULL;
     list_push_back(&store->changes, &change->link);
 }
@@ -679,7 +679,9 @@ void change_applied(struct store *store, int error, uint64_t cut)
     log_sync(store->log, &store->change_waiter);
 }
 
-/* Shrinking: what lies beyond the new end becomes zeros first, so that growing again shows nothing.
+/* Shrinking: what lies beyond the new end becomes zeros first, so that growing again shows nothing:
+ * the rest of the last page that stays, which has to be read and may fail, before all else goes.
+ * (A table that cannot be read then still leaves part of the end gone.)
  * Until the change is made the disk takes no users, for whom it could be refused with those bytes
  * gone. */
 static void end_zeroed(struct store_io *io)
@@ -687,32 +689,33 @@ static void end_zeroed(struct store_io *io)
     struct store *store = io->disk->store;
     struct store_change *change = first_change(store);
     int error = io->error;
+    uint64_t to = io->offset + io->length;
     disk_put(io->disk);
     free(io);
     store->change_zeroing = false;
-    if (error) {
+    if (error)
         change_done(store, error);
-        return;
-    }
-    change->end_zeroed = true;
+    else
+        change->zeroed_to = to;
 }
 
 static bool zero_end(struct store *store, struct store_change *change)
 {
     struct disk *disk = store_find_disk(store, change->vm, change->disk);
-    if (change->kind != CHANGE_DISK_RESIZE || change->size_bytes >= disk->size_bytes ||
-        change->end_zeroed)
+    if (change->kind != CHANGE_DISK_RESIZE)
+        return false;
+    uint64_t page_end = (change->size_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    uint64_t from = change->zeroed_to ? change->zeroed_to : change->size_bytes;
+    uint64_t to = from < page_end && page_end < disk->size_bytes ? page_end : disk->size_bytes;
+    if (from >= to)
         return false;
     struct store_io *io = calloc(1, sizeof(*io));
     if (!io) {
         change_done(store, -ENOMEM);
         return true;
     }
-    *io = (struct store_io){.disk = disk,
-                            .op = STORE_ZERO,
-                            .offset = change->size_bytes,
-                            .length = disk->size_bytes - change->size_bytes,
-                            .done = end_zeroed};
+    *io = (struct store_io){
+        .disk = disk, .op = STORE_ZERO, .offset = from, .length = to - from, .done = end_zeroed};
     disk_get(disk);
     disk->shrinking = true;
     change->shrinks = disk;

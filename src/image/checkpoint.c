@@ -24,7 +24,7 @@
 #define MAP_FILES_A_TURN 64u
 #define TABLE_BUFS       8u
 #define INCREMENT_BYTES  (64u << 10) /* those of a checkpoint may take so much, or half its size */
-#define MAX_BODY_BYTES   (4ULL << 30)
+#define MAX_BODY_BYTES   (512ULL << 30) /* more than 2^32 segments need */
 #ifndef VARVE_SMALL_FILES
 #define PIECE_BYTES (8u << 20) /* written at a time */
 #else

@@ -462,6 +462,8 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"checkpoint_bytes", "bytes of checkpoints written", g->checkpoint_bytes},
         {"clean_read_bytes", "bytes that cleaning read", g->clean_bytes_read},
         {"clean_write_bytes", "bytes that cleaning wrote", g->clean_bytes_written},
+        {"clean_put_off", "files whose cleaning was put off, as a block could not be read",
+         g->clean_put_off},
         {"clean_read_errors", "blocks that cleaning could not read", g->clean_read_errors},
         {"files_cleaned", "log files cleaned", g->files_cleaned},
         {"files_created", "log files created", g->files_created},

@@ -247,7 +247,7 @@ struct store_change {
     struct store *store;
     void *record; /* as it stands in the log */
     uint32_t record_len;
-    bool end_zeroed;
+    uint64_t zeroed_to; /* DISK_RESIZE: what lies beyond the new end, up to here; 0: nothing yet */
     struct disk *shrinks;
 };
 

@@ -22,7 +22,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS          64u /* read at a time from a data file */
+#define WINDOW_BLOCKS 64u /* read at a time from a data file */
+#ifndef VARVE_SMALL_FILES
+#define RETRY_BATCHES 100000u /* until what could not be read is read again: seconds at least */
+#else
+#define RETRY_BATCHES 100u
+#endif
 #define MAX_WINDOWS            4u
 #define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
 /* Cleaning gains a file by putting several into fewer: from such as are 95 % alive, after twenty or
@@ -78,6 +83,7 @@ struct cleaner {
     struct part *parts;
     uint32_t n_parts, max_parts;
     uint32_t windows, footers;        /* in flight */
+    bool unreadable;                  /* a block of the victim: it is given up for now */
     bool starved;                     /* there was no file to move to: wait until one is free */
     int64_t won, most_won;            /* files emptied less files taken to move to */
     uint32_t in_vain;                 /* victims moved since most_won rose */
@@ -392,21 +398,24 @@ static bool may_be_victim(const struct log *log, const struct log_file *file)
     return file->shift == DATA_SHIFT || !log->checkpoint_running;
 }
 
-static struct log_file *pick_victim(const struct log *log)
+/* One that could not be read waits, unless files are needed and there is no other. */
+static struct log_file *pick_victim(const struct log *log, bool needed)
 {
-    struct log_file *best = NULL;
+    struct log_file *best = NULL, *unread = NULL;
     uint64_t best_live = UINT64_MAX;
     for (uint32_t i = 0; i < log->max_files; i++) {
         struct log_file *file = log->files[i];
         if (!may_be_victim(log, file))
             continue;
         uint64_t live_bytes = (uint64_t)file->n_live << file->shift;
-        if (live_bytes < best_live) {
+        if (file->unread_seq && log->next_seq < file->unread_seq + RETRY_BATCHES) {
+            unread = file;
+        } else if (live_bytes < best_live) {
             best_live = live_bytes;
             best = file;
         }
     }
-    return best;
+    return best || !needed ? best : unread;
 }
 
 /* Files are needed, and there may be some to be won. */
@@ -419,7 +428,7 @@ static bool is_needed(const struct log *log)
 
 bool cleaner_has_work(const struct log *log)
 {
-    return log->cleaner->victim || (is_needed(log) && pick_victim(log) != NULL);
+    return log->cleaner->victim || (is_needed(log) && pick_victim(log, true) != NULL);
 }
 
 bool log_is_low(const struct log *log)
@@ -591,6 +600,12 @@ static void window_filled(struct window *w)
     struct log *log = w->log;
 
     log->stats.clean_bytes_read += w->buf_bytes;
+    if (log->cleaner->unreadable && !log->error) {
+        w->target->writers--;
+        window_free(w);
+        cleaner_step(log);
+        return;
+    }
     bool nodes = w->target->shift == TABLE_SHIFT;
     if (nodes && gather_nodes(w) < 0)
         log_fail(log, -ENOMEM, "cleaning");
@@ -622,20 +637,24 @@ static void reread_block(struct window *w);
 static void block_reread(struct storage_req *req, int res)
 {
     struct window *w = container_of(req, struct window, req);
+    struct cleaner *c = w->log->cleaner;
+    const struct log_file *victim = c->victim;
     uint8_t *block = w->buf + w->reread_at;
 
     uint32_t read = res > 0 ? (uint32_t)res : 0;
 
     memset(block + read, 0, BLOCK_BYTES - read);
-    if (res < 0 && is_medium_error(res)) {
+    if (res < 0 && !is_medium_error(res)) {
+        log_fail(w->log, res, "reading what is to be moved by cleaning");
+    } else if (res < 0 && !victim->unread_seq) {
+        c->unreadable = true; /* it may pass: other files first */
+    } else if (res < 0) {
         /* The medium has lost it. It is moved as zeros: who reads what was there gets a checksum
          * error from now on, and a read error before, and nothing else is held up. */
         w->log->stats.clean_read_errors++;
-    } else if (res < 0) {
-        log_fail(w->log, res, "reading what is to be moved by cleaning");
     }
     w->reread_at += BLOCK_BYTES;
-    if (w->reread_at < w->buf_bytes && !w->log->error)
+    if (w->reread_at < w->buf_bytes && !w->log->error && !c->unreadable)
         reread_block(w);
     else
         window_filled(w);
@@ -831,12 +850,19 @@ static void switch_pieces(struct log *log)
     file_check_dead(log, victim);
 }
 
-/* Give a plan up for which there is no file to write to: what it wrote is not referred to. */
+/* Give a plan up: there is no file to write to, or the victim cannot be read. What it wrote is not
+ * referred to. */
 static void abandon(struct log *log)
 {
     struct cleaner *c = log->cleaner;
     struct pack *pack = pack_of(c, c->victim);
-    c->starved = true;
+    if (c->unreadable) {
+        c->victim->unread_seq = log->next_seq;
+        log->stats.clean_put_off++;
+    } else {
+        c->starved = true;
+    }
+    c->unreadable = false;
     c->victim->cleaning = false;
     struct log_file *victim = c->victim;
     forget_plan(c);
@@ -890,7 +916,7 @@ void cleaner_step(struct log *log)
         bool needed = is_needed(log);
         if (log->checkpoint_wanted || log->hold || (!needed && !log->tidy))
             return;
-        struct log_file *victim = pick_victim(log);
+        struct log_file *victim = pick_victim(log, needed);
         if (!victim || (!needed && victim->n_live > victim->used_slots / 2)) {
             log->tidy = false; /* until the next idle second */
             return;
@@ -901,13 +927,15 @@ void cleaner_step(struct log *log)
         }
     }
     int code = 0;
-    while (code == 0 && may_start_window(log))
+    while (code == 0 && !c->unreadable && may_start_window(log))
         code = start_window(log);
     if (code == -ENOMEM)
         log_fail(log, code, "cleaning");
     if (c->windows)
         return;
-    if (c->next_move == c->n_moves)
+    if (c->unreadable)
+        abandon(log);
+    else if (c->next_move == c->n_moves)
         switch_pieces(log);
     else if (code < 0)
         abandon(log);

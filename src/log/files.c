@@ -543,6 +543,7 @@ int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint3
     file->n_live = 0;
     file->footer_block = file->footer_bytes = file->footer_crc = 0;
     file->map_changed = file->damaged = false;
+    file->unread_seq = 0;
     file->sealed_batch = 0;
     file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
     if (!file->live)

@@ -46,14 +46,15 @@ struct log_file {
     uint8_t state; /* enum file_state */
     uint8_t kind;  /* enum file_kind */
     uint8_t shift;
-    bool unsynced;    /* holds completed writes that no sync covers yet */
-    bool map_pending; /* its record of the running checkpoint is still to be taken */
-    bool cleaning;    /* the cleaner is reading it */
-    bool pinned;      /* it stays as it is: log_pin() */
-    bool headless;    /* its header is still being written: no batch of it is complete yet */
-    bool damaged;     /* PACKED: its footer is lost; it stays as it is */
-    bool mapped;      /* the last checkpoint, with its increments, has it as a file of pages */
-    bool map_changed; /* PACKED: not as it is now */
+    bool unsynced;       /* holds completed writes that no sync covers yet */
+    bool map_pending;    /* its record of the running checkpoint is still to be taken */
+    bool cleaning;       /* the cleaner is reading it */
+    bool pinned;         /* it stays as it is: log_pin() */
+    bool headless;       /* its header is still being written: no batch of it is complete yet */
+    bool damaged;        /* PACKED: its footer is lost; it stays as it is */
+    bool mapped;         /* the last checkpoint, with its increments, has it as a file of pages */
+    bool map_changed;    /* PACKED: not as it is now */
+    uint64_t unread_seq; /* next_seq when cleaning could not read a block of it; 0: it could */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */
     uint32_t readers; /* reads in flight */
@@ -141,7 +142,7 @@ struct log_client {
 
 struct log_stats {
     uint64_t batches, batch_pages, batch_bytes, batch_us, table_bytes, clean_bytes_read,
-        clean_bytes_written, clean_read_errors;
+        clean_bytes_written, clean_read_errors, clean_put_off;
     uint64_t syncs, syncs_ahead, files_created, files_removed, files_reused, files_cleaned,
         checkpoint_bytes, room_waits;
 };

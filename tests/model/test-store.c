@@ -730,6 +730,30 @@ static void shrinking(void **state)
     disk_put(disk(env));
 }
 
+/* A shrink that cannot read the rest of the last page that stays is refused, with all there. */
+static void shrinking_fails(void **state)
+{
+    struct env *env = *state;
+    uint64_t size = disk_size(disk(env));
+    uint32_t edge = MIB / PAGE_BYTES;
+    write_pages(env, 0, 4096, 1);
+    reopen(env);
+    for (uint32_t i = 0; i < 4096; i++) /* all tables are in memory, and that page is not */
+        assert_true(i == edge || read_page(env, i, 1) == 0);
+    sim_fail(env->sim, STORAGE_READ, 1, 1, -EIO);
+    assert_int_equal(change(env, CHANGE_DISK_RESIZE, "vm", "root", MIB + 512), -EIO);
+    sim_fail(env->sim, STORAGE_READ, 0, 1, 0);
+    assert_int_equal(disk_size(disk(env)), size);
+    assert_false(disk_is_shrinking(disk(env)));
+    for (uint32_t i = 0; i < 4096; i++)
+        assert_int_equal(read_page(env, i, 1), 0);
+    assert_int_equal(change(env, CHANGE_DISK_RESIZE, "vm", "root", MIB + 512), 0);
+    assert_int_equal(change(env, CHANGE_DISK_RESIZE, "vm", "root", size), 0);
+    assert_int_equal(read_page(env, edge - 1, 1), 0);
+    for (uint32_t i = edge; i < 4096; i++)
+        assert_int_equal(read_page(env, i, 1), 1);
+}
+
 static bool no_random;
 
 /* The C library's, which the store calls. */
@@ -1183,6 +1207,33 @@ static void broken_block(void **state)
     assert_true(met > 3 && lost);
 }
 
+/* A block cannot be read while its file is cleaned, and later can: nothing is lost. */
+static void passing_block(void **state)
+{
+    struct env *env = full_store(state);
+    uint64_t chance = 1, before = 0;
+    for (unsigned i = 0; i < 24; i++) {
+        uint32_t file;
+        assert_true(find_data_file(env, 5 * i, &file));
+        sim_break_block(env->sim, file, (40 + i) * (uint64_t)BLOCK_BYTES);
+        for (unsigned k = 0; k < 3000 && counter(env, "clean_put_off") == before; k++) {
+            chance = chance * 6364136223846793005 + 1442695040888963407;
+            overwrite(env, (chance >> 33) % FULL_PAGES);
+        }
+        before = counter(env, "clean_put_off");
+        sim_break_block(env->sim, 0, UINT64_MAX);
+        for (unsigned k = 0; k < 1000; k++) {
+            chance = chance * 6364136223846793005 + 1442695040888963407;
+            overwrite(env, (chance >> 33) % FULL_PAGES);
+        }
+        for (uint32_t k = 0; k < FULL_PAGES; k++)
+            assert_int_equal(read_page(env, k, full_rounds[k]), 0);
+    }
+    print_message("cleaning was put off %llu times\n", (unsigned long long)before);
+    assert_true(before > 3);
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+}
+
 /* Reads fail while the store is opened, and later do not: then nothing is lost, whether it was
  * opened or not. An I/O error may be for good, so a footer that has one does not hold the store up;
  * slots that die then, in a file whose footer is not known, stay counted. */
@@ -1614,6 +1665,7 @@ int main(void)
         cmocka_unit_test_teardown(map_ahead, teardown),
         cmocka_unit_test_teardown(damaged_increment, teardown),
         cmocka_unit_test_teardown(broken_block, teardown),
+        cmocka_unit_test_teardown(passing_block, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
         cmocka_unit_test_teardown(failed_sync, teardown),
 #endif
@@ -1640,6 +1692,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
+        cmocka_unit_test_setup_teardown(shrinking_fails, setup, teardown),
         cmocka_unit_test_setup_teardown(no_guid, setup, teardown),
         cmocka_unit_test_setup_teardown(given_up, setup, teardown),
         cmocka_unit_test_setup_teardown(provisional_disk, setup, teardown),
