@@ -475,6 +475,7 @@ static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
         strcpy(c.vm, b->vm);
         strcpy(c.version, b->from);
         strcpy(c.new_name, b->what.vm);
+        memcpy(c.guid, b->from_guid, sizeof(c.guid));
     } else {
         strcpy(b->what.vm, b->vm);
         strcpy(c.vm, b->vm);

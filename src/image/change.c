@@ -14,6 +14,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#define LAST_ID (UINT32_MAX - (1u << 20)) /* ids are never used again; a change takes few */
+
 /* ---- validating a change -------------------------------------------------------------------- */
 
 static int validate_disk(const struct store_change *c, struct vm *vm)
@@ -65,6 +67,8 @@ static int validate_vm_remove(const struct vm *vm)
     }
     return vm_in_use(vm) ? -EBUSY : 0;
 }
+
+static const uint8_t no_guid[GUID_BYTES];
 
 static bool note_is_valid(const char *note)
 {
@@ -184,6 +188,9 @@ static int validate_version(struct store *store, const struct store_change *c, s
             return -EEXIST;
         return vm_in_use(vm) ? -EBUSY : !room_for_version(store) ? ERR_STORE_FULL : 0;
     default:
+        if (memcmp(c->guid, no_guid, GUID_BYTES) != 0 &&
+            memcmp(c->guid, version->guid, GUID_BYTES) != 0)
+            return ERR_NO_VERSION; /* another one has its name by now */
         return vm_find(store, c->new_name) ? -EEXIST : 0;
     }
 }
@@ -193,6 +200,8 @@ static int validate(struct store *store, const struct store_change *c)
     struct vm *vm = vm_find(store, c->vm);
     if (store->log->error)
         return ERR_READ_ONLY;
+    if (store->next_id > LAST_ID)
+        return -EOVERFLOW;
     if (c->kind == CHANGE_VM_CREATE)
         return !name_is_valid(c->vm) ? ERR_BAD_NAME : vm ? -EEXIST : 0;
     if (!vm)

@@ -63,13 +63,14 @@ static bool switch_file(struct log *log)
     if (!log->next_data_file)
         return false;
     struct log_file *next = log->next_data_file;
-    uint32_t segment = log->next_segment;
+    uint32_t segment;
+    if (log_number_segments(log, 1, &segment) < 0)
+        return false;
     if (file_open(log, next, FILE_KIND_DATA, segment) < 0) {
         log_fail(log, -ENOMEM, "opening a log file");
         return false;
     }
     log->next_data_file = NULL;
-    log->next_segment++;
     struct log_file *old = log->data_file;
     file_touch(log, old);
     old->used_slots = log->data_slot;

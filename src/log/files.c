@@ -799,6 +799,17 @@ void log_fail(struct log *log, int error, const char *what)
     log->client->failed(log->client, error, what);
 }
 
+int log_number_segments(struct log *log, uint32_t n, uint32_t *ret_first)
+{
+    if (log->next_segment > UINT32_MAX - n) {
+        log_fail(log, -EOVERFLOW, "numbering the segments of a log that has written all it can");
+        return -EOVERFLOW;
+    }
+    *ret_first = log->next_segment;
+    log->next_segment += n;
+    return 0;
+}
+
 /* Files that may be nearly empty even when the store is full: the data file, the table file and two
  * packed files being filled, and the next ones of data and tables. */
 #define FIXED_FILES 6

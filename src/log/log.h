@@ -427,6 +427,10 @@ uint64_t log_room_pages(const struct log *log);
 uint64_t log_used_bytes(const struct log *log);
 uint64_t log_limit_pages(const struct log *log);
 
+/* The first of n numbers for new segments. They are never used again, and come to an end when
+ * 128 PiB have been written: then the log fails, and this gives -EOVERFLOW. */
+int log_number_segments(struct log *log, uint32_t n, uint32_t *ret_first);
+
 /* Stop writing: report to the client once. */
 void log_fail(struct log *log, int error, const char *what);
 

@@ -108,13 +108,16 @@ static int next_file(struct log *log)
         t->spare = file_take(log, false);
     if (!t->spare)
         return -ENOSPC;
+    uint32_t segment;
+    int code = log_number_segments(log, SEGMENTS_PER_FILE, &segment);
+    if (code < 0)
+        return code;
     if (t->file) {
         log_table_flush(log);
         file_seal(log, t->file);
     }
     t->file = TAKE_PTR(t->spare);
-    t->first_segment = log->next_segment;
-    log->next_segment += SEGMENTS_PER_FILE;
+    t->first_segment = segment;
     t->slot = t->buf_slot = BLOCK_SLOTS;
     return file_open(log, t->file, FILE_KIND_TABLE, t->first_segment);
 }

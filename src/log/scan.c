@@ -389,12 +389,13 @@ void log_start(struct log *log)
     struct log_file *file = file_take(log, false);
     if (!file)
         return;
-    uint32_t segment = log->next_segment;
+    uint32_t segment;
+    if (log_number_segments(log, 1, &segment) < 0)
+        return;
     if (file_open(log, file, FILE_KIND_DATA, segment) < 0) {
         log_fail(log, -ENOMEM, "opening a log file");
         return;
     }
-    log->next_segment++;
     log->data_file = file;
     log->data_unnamed = true;
     log->data_segment = segment;
