@@ -6,6 +6,7 @@
  *
  *     check attach|capture      may it be taken now?
  *     prepare FILE              the head into a file
+ *     expect BYTES              as if the last state had been so long
  *     begin save|migrate        pause
  *     finish FILE               the state into a file, and resume: its times in microseconds
  *     abort                     resume */
@@ -89,6 +90,9 @@ static int run(struct monitor *m, struct device_capture **capture, const char *v
 
     if (!strcmp(verb, "limit_ms")) {
         limit_us = strtoull(argument, NULL, 10) * 1000;
+        r = 0;
+    } else if (!strcmp(verb, "expect")) {
+        stream_bytes = strtoull(argument, NULL, 10);
         r = 0;
     } else if (!strcmp(verb, "check")) {
         r = device_state_check(m, !strcmp(argument, "attach"), end_us(), NULL, why);

@@ -322,9 +322,12 @@ static void *run_reader(void *arg)
                             {.fd = c->word_fd, .events = POLLIN}};
 
     wait_for(&c->go);
+    /* Until QEMU has answered: a state that is much shorter than the last has no more to come. */
     while (!atomic_load(&c->dropped) && c->data.len < c->let_through && !c->data.failed) {
-        (void)poll(fds, 1, LOOK_MS);
+        (void)poll(fds, 2, LOOK_MS);
         read_some(c, c->let_through - c->data.len);
+        if (fds[1].revents)
+            break;
     }
     wait_for(&c->go);
     if (atomic_load(&c->dropped))

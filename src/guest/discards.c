@@ -7,13 +7,19 @@
  * 1. pages that are holes now and were none are reported;
  * 2. pages that are there and full of zeros are, too: they may have been read since. Zeros cost
  *    nothing to store.
- * hugetlbfs does not tell of its holes: there all are of the second kind. */
+ * hugetlbfs does not tell of its holes: there all are of the second kind. From Linux 6.14 on the
+ * kernel tells nothing of a memfd: there we look each time.
+ * What is known to be empty, by 1 or 2, is not reported again until it was written. */
 #include "base/cleanup.h"
 #include "guest/tracker-internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/inotify.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #define CHUNK_PAGES 16u
@@ -22,9 +28,10 @@ struct discards {
     const struct ram *ram;
     int inotify;
     struct {
-        int watch; /* -1: nothing to watch */
-        bool modified;
-        uint64_t *holes; /* at the last look, without those that were written since */
+        int watch;   /* -1: nothing to watch */
+        bool always; /* nothing tells of what happens to the file */
+        bool modified, has_holes;
+        uint64_t *empty; /* pages that were zeros at the last look and were not written since */
     } blocks[];
 };
 
@@ -67,17 +74,42 @@ static bool is_zero(const unsigned char *page)
     return !words[0] && !memcmp(page, page + 8, RAM_PAGE_BYTES - 8);
 }
 
+/* Does the kernel tell of a hole that is punched into a memfd? */
+static bool is_memfd_silent(void)
+{
+    _cleanup_close_ int inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    _cleanup_close_ int fd = memfd_create("varve-probe", MFD_CLOEXEC);
+    char path[64], event[sizeof(struct inotify_event) + NAME_MAX + 1];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (inotify < 0 || fd < 0 || ftruncate(fd, RAM_PAGE_BYTES) < 0 ||
+        inotify_add_watch(inotify, path, IN_MODIFY) < 0 ||
+        fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, RAM_PAGE_BYTES) < 0)
+        return true;
+    return read(inotify, event, sizeof(event)) <= 0;
+}
+
+static bool is_memfd(const char *path)
+{
+    static const char memfd[] = "/memfd:";
+    char name[sizeof(memfd)] = "";
+
+    return readlink(path, name, sizeof(name) - 1) >= (ssize_t)sizeof(memfd) - 1 &&
+           !strcmp(name, memfd);
+}
+
 static int watch(struct discards *d, unsigned i)
 {
     const struct ram_block *b = &d->ram->blocks[i];
     char path[64];
 
-    d->blocks[i].holes = calloc(tracker_words(block_pages(b)), 8);
-    if (!d->blocks[i].holes)
+    d->blocks[i].empty = calloc(tracker_words(block_pages(b)), 8);
+    if (!d->blocks[i].empty)
         return -ENOMEM;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", b->fd);
+    d->blocks[i].always = is_memfd(path) && is_memfd_silent();
     d->blocks[i].watch = inotify_add_watch(d->inotify, path, IN_MODIFY);
-    return d->blocks[i].watch < 0 ? -errno : find_holes(b, d->blocks[i].holes);
+    return d->blocks[i].watch < 0 ? -errno : find_holes(b, d->blocks[i].empty);
 }
 
 int discards_open(const struct ram *ram, struct discards **ret, struct why *why)
@@ -110,7 +142,7 @@ void discards_close(struct discards *d)
     if (!d)
         return;
     for (unsigned i = 0; i < d->ram->n; i++)
-        free(d->blocks[i].holes);
+        free(d->blocks[i].empty);
     if (d->inotify >= 0)
         close(d->inotify);
     free(d);
@@ -131,9 +163,9 @@ static void read_events(struct discards *d)
         }
 }
 
-/* Pages that are zeros though they are no holes, and are not reported yet. */
-static int report_zeros(const struct ram *ram, unsigned block, const uint64_t *holes,
-                        uint64_t *bitmap)
+/* Pages that are zeros though they are no holes and were not reported yet; they are set in empty,
+ * too. */
+static int report_zeros(const struct ram *ram, unsigned block, uint64_t *empty, uint64_t *bitmap)
 {
     const struct ram_block *b = &ram->blocks[block];
     _Alignas(8) unsigned char chunk[CHUNK_PAGES * RAM_PAGE_BYTES]; /* of what is not mapped */
@@ -144,17 +176,19 @@ static int report_zeros(const struct ram *ram, unsigned block, const uint64_t *h
         uint64_t at = i % CHUNK_PAGES * RAM_PAGE_BYTES;
         if (!b->memory && i % CHUNK_PAGES == 0) /* a huge page is whole */
             r = ram_read(ram, block, i * RAM_PAGE_BYTES, chunk, sizeof(chunk));
-        if (r == 0 && !bitmap_has(holes, i) && !bitmap_has(bitmap, i) &&
-            is_zero(b->memory ? b->memory + i * RAM_PAGE_BYTES : chunk + at))
+        if (r == 0 && !bitmap_has(empty, i) && !bitmap_has(bitmap, i) &&
+            is_zero(b->memory ? b->memory + i * RAM_PAGE_BYTES : chunk + at)) {
             bitmap_set(bitmap, i);
+            bitmap_set(empty, i);
+        }
     }
     return r;
 }
 
-static int report(const struct ram *ram, unsigned block, uint64_t *holes, uint64_t *bitmap)
+static int report(struct discards *d, unsigned block, uint64_t *bitmap)
 {
-    const struct ram_block *b = &ram->blocks[block];
-    uint64_t n_pages = block_pages(b), n_words = tracker_words(n_pages);
+    const struct ram_block *b = &d->ram->blocks[block];
+    uint64_t *empty = d->blocks[block].empty, n_words = tracker_words(block_pages(b));
     _cleanup_free_ uint64_t *now = calloc(n_words, 8);
 
     if (!now)
@@ -162,31 +196,33 @@ static int report(const struct ram *ram, unsigned block, uint64_t *holes, uint64
     int r = find_holes(b, now);
     if (r < 0)
         return r;
-    for (uint64_t w = 0; w < n_words; w++)
-        bitmap[w] |= now[w] & ~holes[w];
-    r = report_zeros(ram, block, now, bitmap);
-    if (r == 0)
-        memcpy(holes, now, n_words * 8);
-    return r;
-}
-
-void discards_forget(struct discards *d, unsigned block, const uint64_t *bitmap)
-{
-    uint64_t *holes = d->blocks[block].holes;
-    uint64_t n_words = holes ? tracker_words(block_pages(&d->ram->blocks[block])) : 0;
-
-    for (uint64_t w = 0; w < n_words; w++)
-        holes[w] &= ~bitmap[w];
+    for (uint64_t w = 0; w < n_words; w++) {
+        bitmap[w] |= now[w] & ~empty[w];
+        d->blocks[block].has_holes |= (bitmap[w] & now[w]) != 0;
+        empty[w] |= now[w];
+    }
+    return report_zeros(d->ram, block, empty, bitmap);
 }
 
 int discards_collect(struct discards *d, unsigned block, uint64_t *bitmap, struct why *why)
 {
+    uint64_t *empty = d->blocks[block].empty;
+    uint64_t n_words = empty ? tracker_words(block_pages(&d->ram->blocks[block])) : 0;
+
+    for (uint64_t w = 0; w < n_words; w++)
+        empty[w] &= ~bitmap[w];
+    d->blocks[block].has_holes = false;
     read_events(d);
-    if (!d->blocks[block].modified)
+    if (!d->blocks[block].modified && !d->blocks[block].always)
         return 0;
     d->blocks[block].modified = false; /* before we look: what comes now is for the next time */
-    int r = report(d->ram, block, d->blocks[block].holes, bitmap);
+    int r = report(d, block, bitmap);
     if (r < 0)
         d->blocks[block].modified = true;
     return r < 0 ? why_set(why, r, "cannot look for discarded pages: %s", strerror(-r)) : 0;
+}
+
+bool discards_has_holes(const struct discards *d, unsigned block)
+{
+    return d->blocks[block].has_holes;
 }

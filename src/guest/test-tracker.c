@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -162,7 +163,7 @@ static void start(struct machine *m, const char *dir)
 {
     memset(c, 0, sizeof(*c));
     memset(m, 0, sizeof(*m));
-    m->fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    m->fd = dir ? open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : memfd_create("t", MFD_CLOEXEC);
     assert_true(m->fd >= 0);
     assert_int_equal(ftruncate(m->fd, BYTES), 0);
     /* At a multiple of 2 MiB, for huge pages. */
@@ -254,14 +255,14 @@ static void check_range(const struct machine *m, unsigned first, unsigned n)
 static const enum tracker_kind all_kinds[] = {TRACKER_UFFD, TRACKER_SOFT, TRACKER_COMPARE};
 #define N_KINDS (sizeof(all_kinds) / sizeof(all_kinds[0]))
 
-static void with_each(void (*run)(struct machine *m, struct tracker *t))
+static void with_each_in(const char *dir, void (*run)(struct machine *m, struct tracker *t))
 {
     unsigned n_run = 0;
 
     for (unsigned i = 0; i < N_KINDS; i++) {
         static struct machine m;
         struct tracker *t;
-        start(&m, "/dev/shm");
+        start(&m, dir);
         do_order(WRITE, 0, 1000, 7);
         do_order(OWN_WRITE, 0, 100, 7);
         if (open_kind(&m, all_kinds[i], &t)) {
@@ -273,6 +274,11 @@ static void with_each(void (*run)(struct machine *m, struct tracker *t))
     }
     if (!n_run)
         skip();
+}
+
+static void with_each(void (*run)(struct machine *m, struct tracker *t))
+{
+    with_each_in("/dev/shm", run);
 }
 
 static void run_written(struct machine *m, struct tracker *t)
@@ -347,6 +353,51 @@ static void run_discarded(struct machine *m, struct tracker *t)
 static void discarded_pages(void **state)
 {
     with_each(run_discarded);
+}
+
+static void discarded_in_memfd(void **state)
+{
+    with_each_in(NULL, run_discarded);
+}
+
+static off_t blocks_of(const struct machine *m)
+{
+    struct stat st;
+
+    assert_int_equal(fstat(m->fd, &st), 0);
+    return st.st_blocks;
+}
+
+/* Holes are told of as such, looking for them fills none, and what was reported as zeros is not
+ * reported again. */
+static void run_holes(struct machine *m, struct tracker *t)
+{
+    if (tracker_needs_stop(t)) /* the others read every page */
+        return;
+    do_order(WRITE, 0, 1000, 10);
+    collect(m, t, 0);
+    assert_false(tracker_found_holes(t, 0));
+    do_order(PUNCH, 100, 200, 0);
+    do_order(READ, 100, 50, 0);
+    off_t blocks = blocks_of(m);
+    assert_true(collect(m, t, 0) >= 200);
+    check_range(m, 100, 200);
+    assert_true(tracker_found_holes(t, 0));
+    assert_int_equal(blocks_of(m), blocks);
+    assert_int_equal(collect(m, t, 0), 0);
+    do_order(WRITE, 120, 1, 10);
+    assert_int_equal(collect(m, t, 0), 1);
+    assert_false(tracker_found_holes(t, 0));
+    do_order(PUNCH, 120, 1, 10);
+    do_order(READ, 120, 1, 0);
+    assert_true(collect(m, t, 0) >= 1);
+    check_range(m, 120, 1);
+}
+
+static void holes_are_told_of(void **state)
+{
+    with_each(run_holes);
+    with_each_in(NULL, run_holes);
 }
 
 static void run_noted(struct machine *m, struct tracker *t)
@@ -609,6 +660,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_written_page),   cmocka_unit_test(discarded_pages),
+        cmocka_unit_test(discarded_in_memfd),  cmocka_unit_test(holes_are_told_of),
         cmocka_unit_test(notes_are_told_once), cmocka_unit_test(nothing_is_lost_under_writes),
         cmocka_unit_test(found_again),         cmocka_unit_test(second_is_busy),
         cmocka_unit_test(remapped_is_stale),   cmocka_unit_test(dies_at_each_step),

@@ -42,9 +42,10 @@ struct discards;
 
 int discards_open(const struct ram *ram, struct discards **ret, struct why *why);
 void discards_close(struct discards *discards);
-/* Set the bits of the pages of a block that may have become zero since the last call. */
+/* bitmap: the pages of a block that were written since the last call. Set the bits of those that
+ * may have become zero, too. */
 int discards_collect(struct discards *discards, unsigned block, uint64_t *bitmap, struct why *why);
-/* The pages of the bitmap were written: they may be holes no more. */
-void discards_forget(struct discards *discards, unsigned block, const uint64_t *bitmap);
+/* Whether pages of the last bitmap are holes. */
+bool discards_has_holes(const struct discards *discards, unsigned block);
 
 #endif

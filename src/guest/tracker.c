@@ -158,20 +158,18 @@ static void take_notes(struct tracker *t, unsigned block, uint64_t *bitmap)
 static int collect_all(struct tracker *t, unsigned block, uint64_t *bitmap,
                        struct tracker_times *times, struct why *why)
 {
-    uint64_t begin_us = mono_us();
-    int r = t->discards ? discards_collect(t->discards, block, bitmap, why) : 0;
+    int r = t->ops->collect(t->own, block, bitmap, times, why);
 
-    times->discards_us = mono_us() - begin_us;
-    if (r == 0)
-        r = t->ops->collect(t->own, block, bitmap, times, why);
     if (r < 0)
         return r;
-    begin_us = mono_us();
+    uint64_t begin_us = mono_us();
     take_notes(t, block, bitmap);
-    if (t->discards)
-        discards_forget(t->discards, block, bitmap);
-    times->notes_us = mono_us() - begin_us;
-    return 0;
+    uint64_t noted_us = mono_us();
+    /* Last: what is discarded from now on is for the next time, and was not written before. */
+    r = t->discards ? discards_collect(t->discards, block, bitmap, why) : 0;
+    times->notes_us = noted_us - begin_us;
+    times->discards_us = mono_us() - noted_us;
+    return r;
 }
 
 static int64_t count(const uint64_t *bitmap, uint64_t n_words)
@@ -207,6 +205,11 @@ int tracker_check(struct tracker *t, struct monitor *monitor, uint64_t end_us, s
     if (r == -ESTALE)
         t->stale = *why;
     return r;
+}
+
+bool tracker_found_holes(const struct tracker *t, unsigned block)
+{
+    return t->discards && discards_has_holes(t->discards, block);
 }
 
 /* ---- about it ------------------------------------------------------------------------------- */

@@ -62,6 +62,10 @@ int tracker_open(const struct ram *ram, const struct tracker_options *options,
 int64_t tracker_collect(struct tracker *tracker, unsigned block, uint64_t *bitmap,
                         struct tracker_times *ret_times, struct why *why);
 
+/* Whether pages that the last tracker_collect() told of are holes of the block's file, which
+ * reading them through a mapping would fill. */
+bool tracker_found_holes(const struct tracker *tracker, unsigned block);
+
 /* These pages of a shared block were written through our own mapping, which QEMU's page tables do
  * not show: they are in the next collect(). Call it when the write is done. Any thread, at any time
  * while the tracker is open; no locks. */
