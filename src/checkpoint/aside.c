@@ -37,7 +37,6 @@ struct aside {
     /* Of one aside_copy(). */
     const struct aside_bits *bits;
     unsigned n_blocks, n_parts;
-    bool by_file;
     uint64_t total, part_pages;
     struct place parts[PARTS_MAX];
     atomic_uint next;
@@ -156,7 +155,7 @@ static const uint8_t *mapped_at(const struct aside *a, const struct place *at)
 {
     const struct ram_block *b = &a->ram->blocks[at->block];
 
-    return b->memory && !a->by_file ? b->memory + at->page * RAM_PAGE_BYTES : NULL;
+    return b->memory && !a->bits[at->block].by_file ? b->memory + at->page * RAM_PAGE_BYTES : NULL;
 }
 
 /* How many pages one behind the other, from this one on; at most that many. */
@@ -208,10 +207,9 @@ static void run_parts(void *arg, unsigned member)
     }
 }
 
-int aside_copy(struct aside *a, const struct aside_bits *bits, unsigned n_blocks, bool by_file)
+int aside_copy(struct aside *a, const struct aside_bits *bits, unsigned n_blocks)
 {
     a->bits = bits;
-    a->by_file = by_file;
     a->n_blocks = n_blocks;
     cut(a);
     atomic_store(&a->next, 0);

@@ -15,6 +15,8 @@ struct aside;
 struct aside_bits {
     const uint64_t *words;
     uint64_t n_pages;
+    bool by_file; /* holes of the block's file may be among them, which reading through a mapping
+                     would fill: so nothing is read that way */
 };
 
 /* ram: borrowed until aside_free(). Its threads have the scheduling of the calling one. -ENOMEM. */
@@ -26,10 +28,8 @@ void aside_free(struct aside *aside); /* NULL is legal */
 void aside_provide(struct aside *aside, uint64_t pages);
 
 /* Copy the pages whose bits are set. bits: n_blocks of them, all of the RAM's; none is set beyond a
- * block's end. by_file: holes of the RAM's files may be among them, which reading through a mapping
- * would fill: so nothing is read that way. 0, or -ESRCH, -EIO (memory that is not mapped cannot be
- * read). */
-int aside_copy(struct aside *aside, const struct aside_bits *bits, unsigned n_blocks, bool by_file);
+ * block's end. 0, or -ESRCH, -EIO (memory that is not mapped cannot be read). */
+int aside_copy(struct aside *aside, const struct aside_bits *bits, unsigned n_blocks);
 
 /* Where the pages of one block are now; bits as they were in aside_copy(). Until the next one. */
 const uint8_t *aside_pages(const struct aside *aside, const struct aside_bits *bits,

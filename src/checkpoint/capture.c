@@ -8,7 +8,9 @@
  *     in the next one; the last one is in the pause, where nothing changes.
  *     Where the tracker wants the machine stopped all of it is in the pause: comparing tells
  *     nothing of a page that was put as B and is again the A that it was found as.
- *  3. In the pause nothing is allocated and the image is not touched: pages go one behind the other
+ *  3. A hole of a file of RAM is never read through our mapping: that would fill it, and where the
+ *     file system is full it would be a SIGBUS.
+ *  4. In the pause nothing is allocated and the image is not touched: pages go one behind the other
  *     into `aside`, whose memory is there before. The disks are taken by another thread meanwhile,
  *     and waited for at the end. */
 #include "checkpoint/capture.h"
@@ -31,7 +33,7 @@
 #define ROUNDS_MAX     30
 #define QMP_US         5000000ULL
 #define CHUNK_PAGES    32768u /* of one put: between two looks at cancel */
-#define ASIDE_PAGES    4096u  /* there before each pause, at least */
+#define ASIDE_PAGES    4096u  /* kept, for the next pause */
 #define RANGES         256
 #define PAUSE_BASE_US  2000 /* of a pause that finds nothing: the state of the devices */
 #define PAUSE_PAGES_US 1    /* and for each page */
@@ -41,7 +43,8 @@ struct block {
     uint64_t n_pages, words;
     uint64_t *since; /* written since the last commit */
     uint64_t *now;   /* to be put now */
-    uint8_t *shadow; /* not shared: as long as the block, almost all of it without memory */
+    bool has_holes;  /* there are some among since: all is read from the file */
+    uint8_t *shadow; /* as long as the block, almost all of it without memory */
 };
 
 struct capture {
@@ -89,7 +92,7 @@ static bool make_block(struct block *b, const struct ram_block *ram)
     b->words = tracker_words(b->n_pages);
     b->since = calloc(b->words + 1, sizeof(uint64_t));
     b->now = calloc(b->words + 1, sizeof(uint64_t));
-    if (ram->memory || !b->n_pages)
+    if (!b->n_pages)
         return b->since && b->now;
     b->shadow = map_nothing(b->n_pages * RAM_PAGE_BYTES);
     return b->since && b->now && b->shadow;
@@ -109,7 +112,7 @@ int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *
     bool made = c->blocks && c->bits;
     for (unsigned i = 0; made && i < c->n; i++) {
         made = make_block(&c->blocks[i], &ram->blocks[i]);
-        c->bits[i] = (struct aside_bits){c->blocks[i].now, c->blocks[i].n_pages};
+        c->bits[i] = (struct aside_bits){.words = c->blocks[i].now, .n_pages = c->blocks[i].n_pages};
     }
     if (!made || aside_new(ram, &c->aside) < 0) {
         capture_free(c);
@@ -126,8 +129,10 @@ void capture_forget(struct capture *c)
 
 void capture_done(struct capture *c)
 {
-    for (unsigned i = 0; i < c->n; i++)
+    for (unsigned i = 0; i < c->n; i++) {
         memset(c->blocks[i].since, 0, c->blocks[i].words * sizeof(uint64_t));
+        c->blocks[i].has_holes = false;
+    }
     c->full = false;
 }
 
@@ -185,6 +190,7 @@ static int64_t collect(struct capture *c, struct why *why)
             c->full = true;
             return r;
         }
+        b->has_holes |= tracker_found_holes(c->tracker, i);
         n += r;
     }
     return n;
@@ -310,13 +316,15 @@ static int put_round(struct taking *t)
     const struct capture *c = t->capture;
     int r = 0;
 
-    for (unsigned i = 0; i < c->n && r == 0; i++)
-        r = c->blocks[i].n_pages ? put_bits(t, i, c->ram->blocks[i].memory, false) : 0;
+    for (unsigned i = 0; i < c->n && r == 0; i++) {
+        const struct block *b = &c->blocks[i];
+        if (b->n_pages)
+            r = put_bits(t, i, b->has_holes ? NULL : c->ram->blocks[i].memory, false);
+    }
     return r;
 }
 
-/* All pages; of a file only those that are there, for reading a hole through a mapping would fill
- * it. Where the image has something in a hole, that is replaced by zeros: now (put), or as a page
+/* All pages; of a file only those that are there. Where the image has something in a hole, that is replaced by zeros: now (put), or as a page
  * like others, for who reads the file. */
 static int set_all(struct taking *t, unsigned block, bool put)
 {
@@ -402,7 +410,8 @@ static uint64_t pages_for(uint64_t pause_us)
  * not become fewer, more rounds would only write more. */
 static int do_rounds(struct taking *t, uint64_t max_pause_us)
 {
-    uint64_t begin_us = mono_us(), last = UINT64_MAX, few = pages_for(max_pause_us) / 2;
+    uint64_t begin_us = mono_us(), last = UINT64_MAX, left = 0;
+    uint64_t few = pages_for(max_pause_us) / 2;
 
     t->phase = "memory";
     bool runs = !tracker_needs_stop(t->capture->tracker); /* else all is for the pause */
@@ -418,10 +427,14 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
         note_since(t->capture);
         t->total += (uint64_t)n;
         r = put_round(t);
-        if ((uint64_t)n <= few || (uint64_t)n >= last - last / 8)
+        left = (uint64_t)n;
+        if (left <= few || left >= last - last / 8)
             break;
-        last = (uint64_t)n;
+        last = left;
     }
+    /* In the pause there may be as many again, and more. */
+    if (r == 0 && 2 * left > ASIDE_PAGES)
+        aside_provide(t->capture->aside, 2 * left);
     if (r == 0 && (r = memory_image_flush(t->image)) < 0)
         r = put_failed(t, r);
     t->result.times.rounds_us = mono_us() - begin_us;
@@ -444,7 +457,9 @@ static int take_rest(struct taking *t)
     if (n < 0)
         r = (int)n;
     t->result.left_pages = n < 0 ? 0 : (uint64_t)n;
-    if (r == 0 && (r = aside_copy(c->aside, c->bits, c->n, in_pause && c->full)) < 0)
+    for (unsigned i = 0; i < c->n; i++)
+        c->bits[i].by_file = c->blocks[i].has_holes || (in_pause && c->full);
+    if (r == 0 && (r = aside_copy(c->aside, c->bits, c->n)) < 0)
         why_set(t->why, r, "cannot read the machine's memory: %s", err_text(r));
     uint64_t copied_us = mono_us();
     stop_point("copied");
@@ -531,7 +546,6 @@ static int put_aside(struct taking *t)
     for (unsigned i = 0; i < c->n && r == 0; i++)
         if (c->blocks[i].n_pages)
             r = put_bits(t, i, aside_pages(c->aside, c->bits, i), true);
-    aside_shrink(c->aside, ASIDE_PAGES);
     t->result.times.rest_us = mono_us() - begin_us;
     return r;
 }
@@ -564,14 +578,13 @@ int capture_take(struct capture *c, struct memory_image *image, uint64_t max_pau
         r = begin_image(&t);
     if (r < 0)
         return r;
-    uint64_t pages = pages_for(max_pause_us);
-    aside_provide(c->aside, pages > ASIDE_PAGES ? pages : ASIDE_PAGES);
+    aside_provide(c->aside, ASIDE_PAGES);
     r = do_rounds(&t, max_pause_us);
-    if (r < 0)
-        return r;
-    r = pause_machine(&t);
+    if (r == 0)
+        r = pause_machine(&t);
     if (r == 0)
         r = put_aside(&t);
+    aside_shrink(c->aside, ASIDE_PAGES);
     /* Memory that was plugged between the first look and the pause is in no block that was read. */
     if (r == 0)
         r = tracker_check(c->tracker, c->monitor, mono_us() + QMP_US, why);

@@ -54,7 +54,7 @@ static int make(void **state)
         m->ram.blocks[b].shared = shared;
         m->ram.blocks[b].memory = shared ? m->memory[b] : NULL;
         m->words[b] = calloc(sizes[b] / 64 + 1, sizeof(uint64_t));
-        m->bits[b] = (struct aside_bits){m->words[b], sizes[b]};
+        m->bits[b] = (struct aside_bits){.words = m->words[b], .n_pages = sizes[b]};
     }
     *state = m;
     return 0;
@@ -99,6 +99,14 @@ static void check(const struct machine *m, const struct aside *aside)
     }
 }
 
+/* by_file: of every other block, from that one on. */
+static int copy(struct aside *aside, struct machine *m, bool by_file)
+{
+    for (unsigned b = 0; b < BLOCKS; b++)
+        m->bits[b].by_file = by_file == (b % 2 == 0);
+    return aside_copy(aside, m->bits, BLOCKS);
+}
+
 static void test_pages_are_put_aside(void **state)
 {
     static const unsigned densities[] = {0, 1, 2, 7, 60, 1000, 5000};
@@ -112,9 +120,9 @@ static void test_pages_are_put_aside(void **state)
         for (int block = -1; block < (int)BLOCKS; block++)
             for (size_t i = 0; i < sizeof(densities) / sizeof(densities[0]); i++) {
                 set_some(m, block, densities[i]);
-                assert_int_equal(aside_copy(aside, m->bits, BLOCKS, i % 2), 0);
+                assert_int_equal(copy(aside, m, i % 2), 0);
                 check(m, aside);
-                assert_int_equal(aside_copy(aside, m->bits, BLOCKS, !(i % 2)), 0);
+                assert_int_equal(copy(aside, m, !(i % 2)), 0);
                 check(m, aside);
             }
         aside_shrink(aside, 10);
@@ -132,9 +140,9 @@ static void test_memory_that_cannot_be_read(void **state)
     assert_int_equal(aside_new(&m->ram, &aside), 0);
     set_some(m, -1, 1);
     m->ram.blocks[2].host = 4096; /* nothing is there */
-    assert_true(aside_copy(aside, m->bits, BLOCKS, false) < 0);
+    assert_true(copy(aside, m, false) < 0);
     m->ram.blocks[2].host = (uintptr_t)m->memory[2];
-    assert_int_equal(aside_copy(aside, m->bits, BLOCKS, false), 0);
+    assert_int_equal(copy(aside, m, false), 0);
     check(m, aside);
     aside_free(aside);
 }
@@ -153,7 +161,7 @@ static void test_holes_stay(void **state)
                      0);
     assert_int_equal(fstat(m->blocks[0].fd, &before), 0);
     set_some(m, 0, 1);
-    assert_int_equal(aside_copy(aside, m->bits, BLOCKS, true), 0);
+    assert_int_equal(copy(aside, m, true), 0);
     assert_int_equal(fstat(m->blocks[0].fd, &after), 0);
     assert_int_equal(before.st_blocks, after.st_blocks);
     for (unsigned i = 0; i < 100; i++)
