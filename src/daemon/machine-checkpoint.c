@@ -285,9 +285,9 @@ static int on_frozen(void *arg, struct why *why)
     struct timespec end;
     int r;
 
-    clock_gettime(CLOCK_REALTIME, &end);
+    clock_gettime(CLOCK_MONOTONIC, &end); /* not the clock that may be set back in the pause */
     end.tv_sec += PLACE_SECONDS;
-    while ((r = sem_timedwait(&t->trip.placed, &end)) < 0 && errno == EINTR)
+    while ((r = sem_clockwait(&t->trip.placed, CLOCK_MONOTONIC, &end)) < 0 && errno == EINTR)
         ;
     if (r < 0)
         return why_set(why, -ETIMEDOUT, "the store did not come to the version in %d s",

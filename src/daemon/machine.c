@@ -255,13 +255,21 @@ static int attach_again(struct machine *m, struct why *why)
     if (r < 0)
         return r; /* it stays as it is */
     attached_close(&m->attached, true);
-    r = attached_open(&spec, &m->attached, why);
+    struct pollfd wake = {.fd = m->wake_fd, .events = POLLIN};
+    int tries = RECALL_TRIES;
+    while ((r = attached_open(&spec, &m->attached, why)) < 0 && may_pass(r) && --tries > 0) {
+        m->attached = (struct attached){};
+        (void)poll(&wake, 1, 1000);
+    }
     pthread_mutex_lock(&m->machines->lock);
     if (r == 0)
         note_attached(m);
     else
         m->state = ENDING;
     pthread_mutex_unlock(&m->machines->lock);
+    if (r < 0)
+        report_warning("vm %s is not attached any more, as its memory is not what it was: %s",
+                       spec.vm, why->text);
     return r;
 }
 

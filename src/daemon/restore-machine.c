@@ -465,7 +465,13 @@ bool restore_machine_watch(struct restore_machine *m)
 {
     if (m->state != RESTORE_RUNNING)
         return false;
+    bool had_errors = m->progress.errors > 0;
     pager_progress(m->restored.pager, &m->progress);
+    if (m->progress.errors && !had_errors)
+        report_warning("machine %s waits for memory that cannot be brought: %s; %s", m->name,
+                       err_text(m->progress.last_error),
+                       m->progress.last_error == -ENOMEM ? "make room in /dev/shm, and it comes"
+                                                         : "it is tried again, until it comes");
     if (has_ended(m, 0)) {
         release(m);
         forget(m);

@@ -373,7 +373,7 @@ static int start_group(struct group *g, struct why *why)
     g->work = job_work_new();
     if (g->work)
         error = jobs_start_work(r->api->jobs, "restore", g->work, &g->job);
-    if (error < 0)
+    if (error < 0 && !(error == -EAGAIN && g->adopted)) /* which nobody asks for */
         return why_set(why, error, "no job can be started: %s",
                        error == -EAGAIN ? "too many run already; wait for one to end"
                                         : err_text(error));
@@ -461,13 +461,18 @@ static void adopt(struct restoring *r, const char *name)
     }
     if (error == 0)
         error = start_group(g, &why);
-    if (error < 0) {
-        report_error("machine %s waits for its memory, which cannot be brought: %s", name,
-                     why.text);
-        group_free(g);
-    } else {
+    if (error == 0) {
         report_info("machine %s gets its memory from here again", name);
+        return;
     }
+    report_error(
+        "machine %s waits for its memory, which cannot be brought: %s; restart varved when "
+        "that is mended, or end the machine (process %d)",
+        name, why.text, (int)m->pid);
+    /* It stays one whose memory is not all there: nobody may attach it. */
+    pthread_mutex_lock(&r->lock);
+    list_push_back(&r->groups, &g->link);
+    pthread_mutex_unlock(&r->lock);
 }
 
 static void adopt_all(struct restoring *r)

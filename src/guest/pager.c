@@ -42,6 +42,7 @@ struct pager {
     atomic_bool stop;
     uint64_t start_us, n_pages;
     _Atomic uint64_t n_resident, n_faults, n_errors, fault_us, complete_us;
+    atomic_int last_error;
     uint64_t stuck[STUCK_MAX]; /* addresses; of the faults' thread */
     unsigned n_stuck;
     pthread_mutex_t lock; /* touched, n_touched */
@@ -91,6 +92,12 @@ static void wake(struct pager *p, uint64_t address, uint64_t bytes)
     (void)ioctl(p->uffd, UFFDIO_WAKE, &range); /* fails for nobody that waits */
 }
 
+static void note_error(struct pager *p, int error)
+{
+    atomic_fetch_add(&p->n_errors, 1);
+    atomic_store(&p->last_error, error);
+}
+
 /* Put n pages in, where there are none yet, and wake who waits for them. Returns 0, -ESRCH (QEMU
  * has ended), -errno. */
 static int put(struct pager *p, unsigned area, uint64_t page, unsigned n, const uint8_t *data)
@@ -114,6 +121,8 @@ static int put(struct pager *p, unsigned area, uint64_t page, unsigned n, const 
             set_resident(p, area, page + done);
             done++;
         } else if (r != -EAGAIN) { /* that: its mappings change just now */
+            if (r != -ESRCH)
+                note_error(p, r);
             return r;
         }
     }
@@ -127,7 +136,7 @@ static int bring_one(struct pager *p, unsigned area, uint64_t page)
 
     int r = p->source.fetch(p->source.arg, area, page, 1, data);
     if (r < 0)
-        atomic_fetch_add(&p->n_errors, 1);
+        note_error(p, r);
     return r < 0 ? r : put(p, area, page, 1, data);
 }
 
@@ -141,7 +150,7 @@ static int bring(struct pager *p, unsigned area, uint64_t page, unsigned n)
     int r = p->source.fetch(p->source.arg, area, page, n, data);
     if (r == 0)
         return put(p, area, page, n, data);
-    atomic_fetch_add(&p->n_errors, 1);
+    note_error(p, r);
     for (unsigned i = 0; i < n; i++) {
         r = is_resident(p, area, page + i) ? 0 : bring_one(p, area, page + i);
         if (r < 0 && result == 0)
@@ -250,9 +259,15 @@ static void *run_faults(void *arg)
     struct pollfd fds[2] = {{.fd = p->uffd, .events = POLLIN},
                             {.fd = p->stop_fd, .events = POLLIN}};
 
+    uint64_t tried_us = 0;
+
     while (!atomic_load(&p->stop)) {
-        if (poll(fds, 2, p->n_stuck ? RETRY_MS : -1) == 0)
+        (void)poll(fds, 2, p->n_stuck ? RETRY_MS : -1);
+        /* Also while others fault all the time. */
+        if (p->n_stuck && mono_us() >= tried_us + RETRY_MS * 1000) {
             retry_stuck(p);
+            tried_us = mono_us();
+        }
         if (fds[0].revents & (POLLERR | POLLNVAL)) /* QEMU has ended */
             break;
         ssize_t n = fds[0].revents & POLLIN ? read(p->uffd, messages, sizeof(messages)) : 0;
@@ -279,7 +294,7 @@ static int fill(struct pager *p, unsigned area, uint64_t page, unsigned n)
 
     int r = p->source.fetch(p->source.arg, area, page, n, data);
     if (r < 0) {
-        atomic_fetch_add(&p->n_errors, 1);
+        note_error(p, r);
         for (unsigned i = 0; i < n && n > 1; i++) {
             r = is_resident(p, area, page + i) ? 0 : fill(p, area, page + i, 1);
             if (r < 0)
@@ -485,6 +500,7 @@ void pager_progress(struct pager *p, struct pager_progress *ret)
         .resident = atomic_load(&p->n_resident),
         .faults = atomic_load(&p->n_faults),
         .errors = atomic_load(&p->n_errors),
+        .last_error = atomic_load(&p->last_error),
         .fault_us = atomic_load(&p->fault_us),
         .complete = complete_us > 0,
         .complete_us = complete_us,

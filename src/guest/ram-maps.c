@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 int mapping_parse(const char *line, struct mapping *ret)
@@ -23,6 +24,7 @@ int mapping_parse(const char *line, struct mapping *ret)
     m.start = start;
     m.end = end;
     m.offset = offset;
+    m.device = makedev(major, minor);
     m.inode = inode;
     m.read = perms[0] == 'r';
     m.write = perms[1] == 'w';

@@ -62,7 +62,7 @@ static int open_file(pid_t pid, const struct mapping *m)
     const struct dirent *entry;
     while (fd < 0 && dir && (entry = readdir(dir))) {
         if (fstatat(dirfd(dir), entry->d_name, &st, 0) == 0 && S_ISREG(st.st_mode) &&
-            st.st_ino == m->inode) {
+            st.st_ino == m->inode && st.st_dev == m->device) {
             fd = openat(dirfd(dir), entry->d_name, O_RDWR | O_CLOEXEC);
             code = fd < 0 ? -errno : 0;
         }

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,6 +29,7 @@
 
 #define FD_NAME "varve-restore"
 #define POLL_US 300
+#define END_MS  10000 /* for a process that was killed */
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -208,6 +210,17 @@ static int start_pager(struct restored *m, int pidfd, const struct restore_memor
                                source->n_first, &m->pager, why);
 }
 
+/* What QEMU has put there by itself (it may have had to take all its memory at once) is not what
+ * the version has, and would count as there. */
+static int empty_memory(const struct restored *m, struct why *why)
+{
+    for (unsigned i = 0; i < m->args.n_memory; i++)
+        if (fallocate(m->memory_fds[i], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                      (off_t)m->args.memory[i].bytes) < 0)
+            return why_set(why, -errno, "cannot empty the machine's RAM: %s", strerror(errno));
+    return 0;
+}
+
 static int make_dir(const char *dir, struct why *why)
 {
     if (mkdir(dir, 0700) < 0 && errno != EEXIST)
@@ -215,7 +228,16 @@ static int make_dir(const char *dir, struct why *why)
     return 0;
 }
 
-/* QEMU comes up and meanwhile RAM is filled. */
+/* The virtio-mem device of a QEMU before 8.1 empties its file when it comes up. */
+static bool empties_memory(char *const *argv)
+{
+    for (; *argv; argv++)
+        if (strstr(*argv, "virtio-mem"))
+            return true;
+    return false;
+}
+
+/* QEMU comes up and meanwhile RAM is filled, if it leaves it alone. */
 static int start_qemu(struct restored *m, const char *cwd,
                       const struct restore_memory_source *source, struct why *why)
 {
@@ -225,11 +247,12 @@ static int start_qemu(struct restored *m, const char *cwd,
     int r = qemu_start(m->args.argv, cwd, &start, why);
     if (r < 0)
         return r;
+    bool fills_later = !source->lazy && empties_memory(m->args.argv);
     uint64_t begin_us = mono_us();
-    if (!source->lazy)
-        r = fill_memory(m, source, why);
-    else if (source->state)
+    if (source->lazy && source->state)
         r = make_stream(source->state, &m->stream_fd, why);
+    else if (!source->lazy && !fills_later)
+        r = fill_memory(m, source, why);
     stop_point("restore-starting");
     m->fill_us = mono_us() - begin_us;
     int started = qemu_wait(&start, r == 0 ? why : &ignored);
@@ -237,6 +260,11 @@ static int start_qemu(struct restored *m, const char *cwd,
         m->pid = qemu_pid(m->args.pid_file);
     if (started == 0 && m->pid <= 0)
         started = why_set(why, -EIO, "QEMU ended right after its start");
+    if (r == 0 && started == 0 && fills_later) {
+        begin_us = mono_us();
+        r = fill_memory(m, source, why);
+        m->fill_us = mono_us() - begin_us;
+    }
     return r < 0 ? r : started;
 }
 
@@ -269,6 +297,8 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
     if (r == 0)
         r = find_areas(&m, why);
     if (r == 0 && source->lazy)
+        r = empty_memory(&m, why);
+    if (r == 0 && source->lazy)
         r = start_pager(&m, monitor_pidfd(m.monitor), source, end_us, why);
     m.start_us = mono_us() - begin_us;
     if (r < 0 && *m.args.tpm)
@@ -286,7 +316,7 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
 static int open_mapped(pid_t pid, const struct restore_memory *memory, int *ret, struct why *why)
 {
     char path[64], line[512], range[64], wanted[RESTORE_PATH_MAX + 16];
-    int fd = -1;
+    int fd = -1, error = 0;
 
     snprintf(wanted, sizeof(wanted), "%s (deleted)\n", memory->path);
     snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
@@ -300,10 +330,16 @@ static int open_mapped(pid_t pid, const struct restore_memory *memory, int *ret,
             continue;
         snprintf(line, sizeof(line), "/proc/%d/map_files/%s", (int)pid, range);
         fd = open(line, O_RDWR | O_CLOEXEC);
+        error = fd < 0 ? errno : 0;
         if (fd < 0)
             break;
     }
     fclose(file);
+    if (error)
+        return why_set(why, -error,
+                       "cannot open the RAM of process %d, %s: %s; run varved as root, or with "
+                       "CAP_CHECKPOINT_RESTORE",
+                       (int)pid, memory->path, strerror(error));
     if (fd < 0)
         return why_set(why, -ENOENT, "process %d has no RAM that was %s", (int)pid, memory->path);
     *ret = fd;
@@ -361,7 +397,9 @@ void restore_abandon(struct restored *m)
     if (m->pid > 0) {
         int pidfd = (int)syscall(SYS_pidfd_open, m->pid, 0);
         if (pidfd >= 0) {
-            (void)syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
+            struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+            if (syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) == 0)
+                (void)poll(&ended, 1, END_MS); /* its disks are in use until then */
             close(pidfd);
         }
     }
