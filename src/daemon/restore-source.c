@@ -139,28 +139,12 @@ static int read_blob(struct restore_source *s, const char *name, uint8_t **ret, 
                  : 0;
 }
 
-/* The vm before the slash of an export that a text has behind a word, if it is a name. */
-static bool find_export(const char *text, const char *word, char ret[NAME_MAX_CHARS + 1])
-{
-    const char *at = strstr(text, word);
-    size_t len = at ? strcspn(at + strlen(word), "/\"") : 0;
-
-    if (!at || len == 0 || len > NAME_MAX_CHARS || at[strlen(word) + len] != '/')
-        return false;
-    memcpy(ret, at + strlen(word), len);
-    ret[len] = '\0';
-    return name_is_valid(ret);
-}
-
 static void find_disks_vm(struct restore_source *s)
 {
-    static const char *const words[] = {"\"export\":\"", "\"export\": \"",
-                                        "export=", "nbd+unix:///", "exportname="};
-
-    for (char **arg = s->argv; *arg; arg++)
-        for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
-            if (strstr(*arg, "nbd") && find_export(*arg, words[i], s->disks_vm))
-                return;
+    restore_args_disks_vm(s->argv, s->vm, json_object_get(s->machine, "disks"), s->disks_vm,
+                          sizeof(s->disks_vm));
+    if (!name_is_valid(s->disks_vm))
+        strcpy(s->disks_vm, s->vm);
 }
 
 static int parse_machine(struct restore_source *s, const uint8_t *text, size_t bytes,

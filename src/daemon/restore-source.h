@@ -31,7 +31,7 @@ struct restore_source {
     char **argv;
     const char *cwd; /* NULL: not known */
     char machine_type[256];
-    char disks_vm[NAME_MAX_CHARS + 1]; /* of which vm argv has the disks; "": of none of ours */
+    char disks_vm[NAME_MAX_CHARS + 1]; /* of which vm argv has the disks */
     struct restore_state state;
     /* Files outside of the machine (NVRAM, TPM). */
     struct source_file {

@@ -6,7 +6,7 @@
 
 #include "base/cleanup.h"
 #include "base/size.h"
-#include "guest/option.h"
+#include "guest/restore-args-internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -23,18 +23,7 @@
 #define QMP_ID         "varve-qmp"
 #define MASTER_KEY     "masterKey0" /* of libvirt's secrets */
 
-struct rewrite {
-    const struct restore_changes *changes;
-    struct restore_args *args;
-    struct why *why;
-    unsigned room, n_hubs;
-    bool has_qmp;
-    char tpm[64]; /* the character device of an emulated TPM, "": there is none */
-};
-
-static void lose(struct rewrite *w, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-static void lose(struct rewrite *w, const char *format, ...)
+void rewrite_lose(struct rewrite *w, const char *format, ...)
 {
     va_list list;
 
@@ -47,7 +36,7 @@ static void lose(struct rewrite *w, const char *format, ...)
     va_end(list);
 }
 
-static void put(struct rewrite *w, const char *text)
+void rewrite_put(struct rewrite *w, const char *text)
 {
     struct restore_args *a = w->args;
 
@@ -65,18 +54,18 @@ static void put(struct rewrite *w, const char *text)
     a->argv[++a->n] = NULL;
 }
 
-static void put_two(struct rewrite *w, const char *name, const char *value)
+void rewrite_put_two(struct rewrite *w, const char *name, const char *value)
 {
-    put(w, name);
-    put(w, value);
+    rewrite_put(w, name);
+    rewrite_put(w, value);
 }
 
-static void put_option(struct rewrite *w, const char *name, const struct option *o)
+void rewrite_put_option(struct rewrite *w, const char *name, const struct option *o)
 {
     _cleanup_free_ char *text = option_print(o);
 
     if (text)
-        put_two(w, name, text);
+        rewrite_put_two(w, name, text);
     else
         w->args->failed = true;
 }
@@ -97,13 +86,12 @@ static int move_path(struct rewrite *w, const char *path, bool is_socket,
     return 0;
 }
 
-/* What a path becomes that the caller has another one for; NULL: it stays. */
-static const char *other_path(struct rewrite *w, const char *path)
+const char *rewrite_other_path(struct rewrite *w, const char *path)
 {
     for (unsigned i = 0; i < w->changes->n_paths; i++)
         if (!strcmp(path, w->changes->paths[i][0])) {
-            lose(w, "%s: the machine has a copy of its own, as it was then: %s", path,
-                 w->changes->paths[i][1]);
+            rewrite_lose(w, "%s: the machine has a copy of its own, as it was then: %s", path,
+                         w->changes->paths[i][1]);
             return w->changes->paths[i][1];
         }
     return NULL;
@@ -116,7 +104,7 @@ static int move_key(struct rewrite *w, struct option *o, const char *key, bool i
 
     if (!path)
         return 0;
-    const char *other = other_path(w, path);
+    const char *other = rewrite_other_path(w, path);
     int r = other ? 0 : move_path(w, path, is_socket, moved);
     if (r == 0)
         option_set(o, key, other ? other : moved);
@@ -158,7 +146,8 @@ static int rewrite_tpm(struct rewrite *w, struct option *o)
 
     if (r < 0)
         return r;
-    lose(w, "TPM %s: by a swtpm of its own, whose files are in %s/tpm", w->tpm, w->changes->dir);
+    rewrite_lose(w, "TPM %s: by a swtpm of its own, whose files are in %s/tpm", w->tpm,
+                 w->changes->dir);
     option_set(o, "path", w->args->tpm);
     return 0;
 }
@@ -181,10 +170,10 @@ static int rewrite_chardev(struct rewrite *w, const char *name, const char *valu
         } else if (!strcmp(id, w->tpm)) {
             r = rewrite_tpm(w, &o);
         } else {
-            const char *other = other_path(w, option_get(&o, "path"));
+            const char *other = rewrite_other_path(w, option_get(&o, "path"));
             if (other)
                 option_set(&o, "path", other);
-            lose(w, "character device %s connects to %s anew", id, option_get(&o, "path"));
+            rewrite_lose(w, "character device %s connects to %s anew", id, option_get(&o, "path"));
         }
     } else if (option_is(&o, "", "socket") && option_get(&o, "fd")) {
         r = listen_here(w, &o);
@@ -193,13 +182,13 @@ static int rewrite_chardev(struct rewrite *w, const char *name, const char *valu
     } else if (option_is(&o, "", "file")) {
         r = move_key(w, &o, "path", false);
     } else if (!option_is(&o, "", "null") && !option_is(&o, "", "ringbuf")) {
-        lose(w, "character device %s is not connected: %s", id, why_lost);
+        rewrite_lose(w, "character device %s is not connected: %s", id, why_lost);
         become_null(&o);
     }
     if (r == 0)
         r = move_key(w, &o, "logfile", false);
     if (r == 0)
-        put_option(w, name, &o);
+        rewrite_put_option(w, name, &o);
     option_free(&o);
     return r;
 }
@@ -213,7 +202,7 @@ static int rewrite_legacy(struct rewrite *w, const char *name, const char *value
 
     for (size_t i = 0; i < sizeof(fine) / sizeof(fine[0]); i++)
         if (!strncmp(value, fine[i], strlen(fine[i]))) {
-            put_two(w, name, value);
+            rewrite_put_two(w, name, value);
             return 0;
         }
     bool is_unix = !strncmp(value, "unix:", 5);
@@ -225,126 +214,11 @@ static int rewrite_legacy(struct rewrite *w, const char *name, const char *value
         if (r < 0)
             return r;
         snprintf(text, sizeof(text), "unix:%s,server=on,wait=off", path);
-        put_two(w, name, text);
+        rewrite_put_two(w, name, text);
         return 0;
     }
-    lose(w, "%s %s is not connected", name, value);
-    put_two(w, name, "null");
-    return 0;
-}
-
-/* ---- disks ---------------------------------------------------------------------------------- */
-
-/* "FROM/DISK" becomes "TO/DISK". */
-static char *new_export(const struct rewrite *w, const char *export)
-{
-    const char *from = w->changes->vm_from;
-    char *text = NULL;
-
-    if (!from || !w->changes->vm_to)
-        return NULL;
-    size_t len = strlen(from);
-    if (strncmp(export, from, len) != 0 || export[len] != '/')
-        return NULL;
-    return asprintf(&text, "%s%s", w->changes->vm_to, export + len) < 0 ? NULL : text;
-}
-
-static void rewrite_node(struct rewrite *w, json_t *node)
-{
-    static const char *const files[] = {"filename", "path"};
-    const char *driver = json_string_value(json_object_get(node, "driver"));
-    const char *export = json_string_value(json_object_get(node, "export"));
-    const char *key;
-    json_t *value;
-
-    if (driver && export && !strcmp(driver, "nbd")) {
-        _cleanup_free_ char *text = new_export(w, export);
-        json_t *server = json_object_get(node, "server");
-        if (text)
-            json_object_set_new(node, "export", json_string(text));
-        if (text && w->changes->nbd_socket && json_object_get(server, "path"))
-            json_object_set_new(server, "path", json_string(w->changes->nbd_socket));
-    }
-    for (size_t i = 0; i < sizeof(files) / sizeof(files[0]); i++) {
-        const char *path = json_string_value(json_object_get(node, files[i]));
-        const char *other = path ? other_path(w, path) : NULL;
-        if (other)
-            json_object_set_new(node, files[i], json_string(other));
-    }
-    json_object_foreach(node, key, value)
-    {
-        if (json_is_object(value))
-            rewrite_node(w, value);
-    }
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t len = strlen(text), end_len = strlen(end);
-    return len >= end_len && !strcmp(text + len - end_len, end);
-}
-
-/* "nbd:unix:SOCKET:exportname=VM/DISK" and "nbd+unix:///VM/DISK?socket=SOCKET". */
-static char *new_uri(const struct rewrite *w, const char *uri)
-{
-    static const char start[] = "nbd+unix:///", question[] = "?socket=";
-    const char *at = strstr(uri, question), *nbd_socket = w->changes->nbd_socket;
-    char *text = NULL;
-
-    if (strncmp(uri, start, strlen(start)) != 0 || !at)
-        return NULL;
-    _cleanup_free_ char *export = strndup(uri + strlen(start), (size_t)(at - uri) - strlen(start));
-    _cleanup_free_ char *changed = export ? new_export(w, export) : NULL;
-    if (!changed)
-        return NULL;
-    if (asprintf(&text, "%s%s%s%s", start, changed, question,
-                 nbd_socket ? nbd_socket : at + strlen(question)) < 0)
-        return NULL;
-    return text;
-}
-
-static void rewrite_disk_part(struct rewrite *w, struct option *o, struct option_part *part)
-{
-    char socket_key[128], *text = NULL;
-
-    if (!part->key)
-        return;
-    if (!strcmp(part->key, "export") || ends_with(part->key, ".export")) {
-        text = new_export(w, part->value);
-        snprintf(socket_key, sizeof(socket_key), "%.*sserver.path",
-                 (int)(strlen(part->key) - strlen("export")), part->key);
-        if (text && w->changes->nbd_socket && option_get(o, socket_key))
-            option_set(o, socket_key, w->changes->nbd_socket);
-    } else if (!strcmp(part->key, "file") || ends_with(part->key, "filename")) {
-        const char *other = other_path(w, part->value);
-        text = other ? strdup(other) : new_uri(w, part->value);
-    }
-    if (text) {
-        free(part->value);
-        part->value = text;
-    }
-}
-
-static int rewrite_disk(struct rewrite *w, const char *name, const char *value)
-{
-    struct option o;
-
-    if (*value == '{') {
-        json_t *node = json_loads(value, 0, NULL);
-        if (!node)
-            return why_set(w->why, -EOPNOTSUPP, "%s %.200s is not understood", name, value);
-        rewrite_node(w, node);
-        _cleanup_free_ char *text = json_dumps(node, JSON_COMPACT);
-        json_decref(node);
-        w->args->failed = w->args->failed || !text;
-        put_two(w, name, text ? text : "");
-        return 0;
-    }
-    w->args->failed = w->args->failed || !option_parse(&o, value);
-    for (unsigned i = 0; i < o.n; i++)
-        rewrite_disk_part(w, &o, &o.parts[i]);
-    put_option(w, name, &o);
-    option_free(&o);
+    rewrite_lose(w, "%s %s is not connected", name, value);
+    rewrite_put_two(w, name, "null");
     return 0;
 }
 
@@ -357,8 +231,8 @@ static int rewrite_netdev(struct rewrite *w, const char *name, const char *value
     char hub[16];
 
     if (*value == '{') {
-        lose(w, "%s %s is as it was", name, value);
-        put_two(w, name, value);
+        rewrite_lose(w, "%s %s is as it was", name, value);
+        rewrite_put_two(w, name, value);
         return 0;
     }
     w->args->failed = w->args->failed || !option_parse(&o, value);
@@ -368,7 +242,7 @@ static int rewrite_netdev(struct rewrite *w, const char *name, const char *value
         is_passed = is_passed || option_get(&o, passed[i]);
     if (is_passed) {
         /* Something to be plugged into, with nothing behind it. */
-        lose(w, "network %s is not connected: it was a descriptor that QEMU was given", id);
+        rewrite_lose(w, "network %s is not connected: it was a descriptor that QEMU was given", id);
         _cleanup_free_ char *copy = strdup(id);
         option_free(&o);
         option_set(&o, "", "hubport");
@@ -376,11 +250,11 @@ static int rewrite_netdev(struct rewrite *w, const char *name, const char *value
         snprintf(hub, sizeof(hub), "%u", 9000 + w->n_hubs++);
         option_set(&o, "hubid", hub);
     } else if (option_is(&o, "", "user")) {
-        lose(w, "network %s: the guest's open connections to the outside are cut", id);
+        rewrite_lose(w, "network %s: the guest's open connections to the outside are cut", id);
         if (!w->changes->keep_ports && option_drop(&o, "hostfwd"))
-            lose(w, "network %s: no ports are forwarded to the guest", id);
+            rewrite_lose(w, "network %s: no ports are forwarded to the guest", id);
     }
-    put_option(w, name, &o);
+    rewrite_put_option(w, name, &o);
     option_free(&o);
     return 0;
 }
@@ -411,15 +285,15 @@ static int rewrite_device(struct rewrite *w, const char *name, const char *value
             json_object_set_new(device, "mac", json_string(mac));
         _cleanup_free_ char *text = device ? json_dumps(device, JSON_COMPACT) : NULL;
         json_decref(device);
-        put_two(w, name, text ? text : value);
+        rewrite_put_two(w, name, text ? text : value);
         return 0;
     }
     bool parsed = option_parse(&o, value);
     if (parsed && w->changes->new_macs && is_nic(option_get(&o, ""))) {
         option_set(&o, "mac", mac);
-        put_option(w, name, &o);
+        rewrite_put_option(w, name, &o);
     } else {
-        put_two(w, name, value);
+        rewrite_put_two(w, name, value);
     }
     option_free(&o);
     return 0;
@@ -440,7 +314,7 @@ static int add_memory(struct rewrite *w, struct option *o)
     strcpy(m->id, id);
     const char *path = option_get(o, "mem-path");
     if ((path && strncmp(path, "/dev/shm", strlen("/dev/shm")) != 0) || option_is_on(o, "hugetlb"))
-        lose(w, "memory %s is on /dev/shm now, with the pages that are usual there", id);
+        rewrite_lose(w, "memory %s is on /dev/shm now, with the pages that are usual there", id);
     if (snprintf(m->path, sizeof(m->path), "%s.%s", w->changes->memory_file, id) >=
         (int)sizeof(m->path))
         return why_set(w->why, -ENAMETOOLONG, "the path %s.%s is too long", w->changes->memory_file,
@@ -493,7 +367,7 @@ static int rewrite_object(struct rewrite *w, const char *name, const char *value
         (!strcmp(type, "memory-backend-file") || !strcmp(type, "memory-backend-memfd"))) {
         r = add_memory(w, &o);
         if (r == 0)
-            put_option(w, name, &o);
+            rewrite_put_option(w, name, &o);
     } else if (type && !strcmp(type, "secret") && option_is(&o, "id", MASTER_KEY)) {
         ; /* libvirt's own: a file that went with the machine. Other secrets may want it: */
     } else if (option_is(&o, "keyid", MASTER_KEY)) {
@@ -503,7 +377,7 @@ static int rewrite_object(struct rewrite *w, const char *name, const char *value
             "start a QEMU yourself with -incoming defer, and restore into that",
             type ? type : "object", option_get(&o, "id") ? option_get(&o, "id") : "?");
     } else {
-        put_two(w, name, value);
+        rewrite_put_two(w, name, value);
     }
     option_free(&o);
     return r;
@@ -516,12 +390,13 @@ static int rewrite_sandbox(struct rewrite *w, const char *name, const char *valu
 
     w->args->failed = w->args->failed || !option_parse(&o, value);
     if (option_is(&o, "spawn", "deny") || option_is(&o, "elevateprivileges", "deny"))
-        lose(w, "QEMU's system call filter (-sandbox) lets it start processes and sessions");
+        rewrite_lose(w,
+                     "QEMU's system call filter (-sandbox) lets it start processes and sessions");
     if (option_get(&o, "spawn"))
         option_set(&o, "spawn", "allow");
     if (option_get(&o, "elevateprivileges"))
         option_set(&o, "elevateprivileges", "allow");
-    put_option(w, name, &o);
+    rewrite_put_option(w, name, &o);
     option_free(&o);
     return 0;
 }
@@ -533,7 +408,7 @@ static int rewrite_machine(struct rewrite *w, const char *name, const char *valu
     w->args->failed = w->args->failed || !option_parse(&o, value);
     if (w->changes->machine_type)
         option_set(&o, option_get(&o, "") ? "" : "type", w->changes->machine_type);
-    put_option(w, name, &o);
+    rewrite_put_option(w, name, &o);
     option_free(&o);
     return 0;
 }
@@ -546,14 +421,14 @@ static int rewrite_name(struct rewrite *w, const char *name, const char *value)
     option_drop(&o, "process");
     if (w->changes->name)
         option_set(&o, option_get(&o, "guest") ? "guest" : "", w->changes->name);
-    put_option(w, name, &o);
+    rewrite_put_option(w, name, &o);
     option_free(&o);
     return 0;
 }
 
 static int keep(struct rewrite *w, const char *name, const char *value)
 {
-    put_two(w, name, value);
+    rewrite_put_two(w, name, value);
     return 0;
 }
 
@@ -565,7 +440,7 @@ static int drop(struct rewrite *w, const char *name, const char *value)
 static int drop_display(struct rewrite *w, const char *name, const char *value)
 {
     if (value && strcmp(value, "none") != 0)
-        lose(w, "%s %s: the machine has no display now", name, value);
+        rewrite_lose(w, "%s %s: the machine has no display now", name, value);
     return 0;
 }
 
@@ -648,15 +523,15 @@ static int add_ours(struct rewrite *w)
         option_set(&o, "path", a->qmp);
         option_set(&o, "server", "on");
         option_set(&o, "wait", "off");
-        put_option(w, "-chardev", &o);
+        rewrite_put_option(w, "-chardev", &o);
         option_free(&o);
-        put_two(w, "-mon", "chardev=" QMP_ID ",mode=control");
+        rewrite_put_two(w, "-mon", "chardev=" QMP_ID ",mode=control");
     }
-    put_two(w, "-pidfile", a->pid_file);
-    put_two(w, "-display", "none");
-    put_two(w, "-incoming", "defer");
-    put(w, "-S");
-    put(w, "-daemonize");
+    rewrite_put_two(w, "-pidfile", a->pid_file);
+    rewrite_put_two(w, "-display", "none");
+    rewrite_put_two(w, "-incoming", "defer");
+    rewrite_put(w, "-S");
+    rewrite_put(w, "-daemonize");
     return 0;
 }
 
@@ -682,12 +557,12 @@ int restore_args_make(char *const *argv, const struct restore_changes *changes,
     int r = 0;
 
     *ret = (struct restore_args){};
-    put(&w, *argv);
+    rewrite_put(&w, *argv);
     find_tpm(&w, argv);
     for (argv++; *argv && r == 0; argv++) {
         const struct rule *rule = find_rule(*argv);
         if (!rule) {
-            put(&w, *argv);
+            rewrite_word(&w, *argv);
         } else if (rule->has_value && !argv[1]) {
             r = why_set(why, -EOPNOTSUPP, "QEMU's option %s has no value", *argv);
         } else {
@@ -695,6 +570,8 @@ int restore_args_make(char *const *argv, const struct restore_changes *changes,
             argv += rule->has_value;
         }
     }
+    if (r == 0)
+        r = rewrite_check_disks(&w);
     if (r == 0)
         r = add_ours(&w);
     if (r == 0 && ret->failed)

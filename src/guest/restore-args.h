@@ -9,7 +9,9 @@
 
 #include "base/why.h"
 
+#include <jansson.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define RESTORE_LOST_MAX   64
@@ -22,6 +24,7 @@ struct restore_changes {
     const char *dir;             /* absolute: where sockets, pid file and logs go; never NULL */
     const char *machine_type;    /* with its version, as the head says */
     const char *vm_from, *vm_to; /* exports FROM/DISK become TO/DISK */
+    unsigned n_disks;            /* that it may write and argv is to name; 0: not known */
     const char *nbd_socket;      /* and are found here */
     const char *memory_file;     /* absolute: RAM is PATH.ID for each memory backend */
     bool new_macs;
@@ -45,12 +48,19 @@ struct restore_args {
     bool failed;
 };
 
-/* argv: of the first QEMU, ends with NULL; from argv[0] on. Returns 0, -EOPNOTSUPP (there is an
- * option that cannot be had again, the sentence says which), -ENAMETOOLONG, -ENOMEM. On error
- * nothing is to be freed. */
+/* argv: of the first QEMU, ends with NULL; from argv[0] on. Where vm_to is another vm, what it
+ * makes names no disk that can be written but those of vm_to. Returns 0, -EOPNOTSUPP (there is an
+ * option that cannot be had again, or whose disk or file cannot be replaced, the sentence says
+ * which), -ENAMETOOLONG, -ENOMEM. On error nothing is to be freed. */
 int restore_args_make(char *const *argv, const struct restore_changes *changes,
                       struct restore_args *ret, struct why *why);
 void restore_args_free(struct restore_args *args);
+
+/* Of which vm a command line has the disks that can be written: vm if it has one of its, else one
+ * with a disk that is a key of disks (machine.json's; NULL is legal). ret, size: its name; "": it
+ * has none. */
+void restore_args_disks_vm(char *const *argv, const char *vm, json_t *disks, char *ret,
+                           size_t size);
 
 /* The command line of a process, as it was started. *ret: one allocation for free(). -ESRCH, or
  * -errno. */

@@ -84,8 +84,14 @@ static const struct rewritten {
      "{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",\"server\":{\"path\":\"/run/new/nbd.sock\"},"
      "\"export\":\"web2/a\"}}",
      NULL},
-    {"-blockdev", "{\"driver\":\"nbd\",\"server\":{\"path\":\"/o\"},\"export\":\"web10/a\"}",
-     "{\"driver\":\"nbd\",\"server\":{\"path\":\"/o\"},\"export\":\"web10/a\"}", NULL},
+    {"-blockdev",
+     "{\"driver\":\"nbd\",\"server\":{\"path\":\"/o\"},\"export\":\"web10/a\",\"read-only\":true}",
+     "{\"driver\":\"nbd\",\"server\":{\"path\":\"/o\"},\"export\":\"web10/a\",\"read-only\":true}",
+     NULL},
+    {"-blockdev", "driver=nbd,server.type=unix,server.path=/o,export=web1",
+     "driver=nbd,server.type=unix,server.path=/run/new/nbd.sock,export=web2", NULL},
+    {"-blockdev", "driver=nbd,server.type=unix,server.path=/o,export=web1/a@v,read-only=on",
+     "driver=nbd,server.type=unix,server.path=/o,export=web1/a@v,read-only=on", NULL},
     {"-blockdev", "driver=nbd,node-name=d,server.type=unix,server.path=/o,export=web1/data",
      "driver=nbd,node-name=d,server.type=unix,server.path=/run/new/nbd.sock,export=web2/data",
      NULL},
@@ -93,6 +99,44 @@ static const struct rewritten {
      "file=nbd+unix:///web2/root?socket=/run/new/nbd.sock,if=none,id=d", NULL},
     {"-drive", "if=pflash,file=/var/lib/web1.fd,format=raw",
      "if=pflash,file=/run/varve/web2.fd,format=raw", "a copy of its own"},
+    {"-drive", "file=nbd:unix:/run/varve/nbd.sock:exportname=web1/root,format=raw",
+     "file=nbd:unix:/run/new/nbd.sock:exportname=web2/root,format=raw", NULL},
+    {"-drive", "file.filename=nbd+unix:///web1?socket=/o",
+     "file.filename=nbd+unix:///web2?socket=/run/new/nbd.sock", NULL},
+    {"-drive", "file.driver=nbd,file.path=/o,file.export=web1/root",
+     "file.driver=nbd,file.path=/run/new/nbd.sock,file.export=web2/root", NULL},
+    {"-drive",
+     "file=json:{\"driver\":\"nbd\",,\"server\":{\"type\":\"unix\",,\"path\":\"/o\"},,"
+     "\"export\":\"web1/root\"},if=none",
+     "file=json:{\"driver\":\"nbd\",,\"server\":{\"type\":\"unix\",,\"path\":\"/run/new/"
+     "nbd.sock\"},,"
+     "\"export\":\"web2/root\"},if=none",
+     NULL},
+    {"-drive",
+     "file=json:{\"file.driver\":\"nbd\",,\"file.path\":\"/o\",,\"file.export\":\"web1/a\"}",
+     "file=json:{\"file.driver\":\"nbd\",,\"file.path\":\"/run/new/"
+     "nbd.sock\",,\"file.export\":\"web2/a\"}",
+     NULL},
+    {"-drive", "file=json:{\"driver\":\"raw\",,\"file\":\"nbd+unix:///web1/root?socket=/o\"}",
+     "file=json:{\"driver\":\"raw\",,\"file\":\"nbd+unix:///web2/root?socket=/run/new/nbd.sock\"}",
+     NULL},
+    {"-blockdev",
+     "{\"driver\":\"quorum\",\"children\":[{\"driver\":\"nbd\",\"export\":\"web1/a\"}]}",
+     "{\"driver\":\"quorum\",\"children\":[{\"driver\":\"nbd\",\"export\":\"web2/a\"}]}", NULL},
+    {"-hda", "nbd+unix:///web1/root?socket=/o", "nbd+unix:///web2/root?socket=/run/new/nbd.sock",
+     NULL},
+    {"-hdb", "nbd:unix:/o:exportname=web1", "nbd:unix:/run/new/nbd.sock:exportname=web2", NULL},
+    {"-hdc", "json:{\"driver\":\"nbd\",\"path\":\"/o\",\"export\":\"web1/c\"}",
+     "json:{\"driver\":\"nbd\",\"path\":\"/run/new/nbd.sock\",\"export\":\"web2/c\"}", NULL},
+    {"-cdrom", "nbd+unix:///other/iso?socket=/o", "nbd+unix:///other/iso?socket=/o", NULL},
+    {"-sd", "nbd+unix:///web1/sd?socket=/o", "nbd+unix:///web2/sd?socket=/run/new/nbd.sock", NULL},
+    {"-pflash", "/var/lib/web1.fd", "/run/varve/web2.fd", "a copy of its own"},
+    {"-snapshot", "nbd+unix:///web1/root?socket=/o", /* a disk by itself */
+     "nbd+unix:///web2/root?socket=/run/new/nbd.sock", NULL},
+    {"-drive", "file=nbd+unix:///other/iso?socket=/o,readonly=on",
+     "file=nbd+unix:///other/iso?socket=/o,readonly=on", NULL},
+    {"-drive", "file=nbd+unix:///other/iso?socket=/o,media=cdrom",
+     "file=nbd+unix:///other/iso?socket=/o,media=cdrom", NULL},
     {"-drive", "file=/other.raw,if=none", "file=/other.raw,if=none", NULL},
     {"-netdev", "user,id=net0,hostfwd=tcp:127.0.0.1:2222-:22", "user,id=net0",
      "no ports are forwarded"},
@@ -268,6 +312,113 @@ static void refused(void **state)
     assert_int_equal(restore_args_make(plain, &changes, &a, &why), -ENAMETOOLONG);
 }
 
+/* What is left as it was and would be another vm's disk, or the first machine's own file. */
+static void not_its_own(void **state)
+{
+    static const char *const not_its_own[][2] = {
+        {"-drive", "file=nbd+unix:///web1%2Froot?socket=/o"},
+        {"-drive", "file=nbd+unix:////web1/root?socket=/o"},
+        {"-drive", "file=json:{'driver':'nbd',,'export':'web1/root',,'path':'/o'}"},
+        {"-drive", "file=json:{\"driver\": \"nbd\",, \"export\" : \"other/root\"}"},
+        {"-drive", "file=nbd:unix:/o:exportname=other/root"},
+        {"-drive", "file=nbd+unix:///web10/root?socket=/o,readonly=off"},
+        {"-set", "drive.d.file.export=web1/root"},
+        {"-set", "drive.d.file=nbd+unix:///web1/root?socket=/o"},
+        {"-hda", "nbd+unix:///web1%2froot?socket=/o"},
+        {"-hdd", "json:{'driver':'nbd','export':'web1','path':'/o'}"},
+        {"-blockdev", "driver=nbd,server.path=/o,export=other/root"},
+        {"-blockdev", "{\"driver\":\"nbd\",\"export\":\"other/root\",\"read-only\":false}"},
+        {"-drive", "if=pflash,file=file:/var/lib/web1.fd"},
+        {"-set", "drive.d.file=/var/lib/web1.fd"},
+        {"-hda", "json:{'driver':'file','filename':'/var/lib/web1.fd'}"},
+    };
+
+    for (size_t i = 0; i < sizeof(not_its_own) / sizeof(not_its_own[0]); i++) {
+        char *argv[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t)not_its_own[i][0],
+                        (char *)(uintptr_t)not_its_own[i][1], NULL};
+        struct restore_args a;
+        struct why why = {};
+        int r = restore_args_make(argv, &to_web2, &a, &why);
+        if (r != -EOPNOTSUPP)
+            print_error("%s %s is taken\n", argv[1], argv[2]);
+        assert_int_equal(r, -EOPNOTSUPP);
+        assert_non_null(strstr(why.text, argv[1]));
+        assert_non_null(strstr(why.text, "-incoming defer"));
+    }
+}
+
+/* As itself it may have disks that nobody sees, and those of others that are none of its vm. */
+static void disks_not_seen(void **state)
+{
+    char *argv[] = {(char *)(uintptr_t) "qemu",
+                    (char *)(uintptr_t) "-readconfig",
+                    (char *)(uintptr_t) "/etc/web1.cfg",
+                    (char *)(uintptr_t) "-hda",
+                    (char *)(uintptr_t) "nbd+unix:///web1/a?socket=/o",
+                    (char *)(uintptr_t) "-drive",
+                    (char *)(uintptr_t) "file=nbd+unix:///web1/iso?socket=/o,readonly=on",
+                    (char *)(uintptr_t) "-append",
+                    (char *)(uintptr_t) "root=nbd export=web1/root",
+                    NULL};
+    struct restore_changes changes = to_web2;
+    struct restore_args a;
+    struct why why = {};
+
+    changes.n_disks = 1;
+    assert_int_equal(restore_args_make(argv, &changes, &a, &why), 0);
+    restore_args_free(&a);
+    changes.n_disks = 2;
+    assert_int_equal(restore_args_make(argv, &changes, &a, &why), -EOPNOTSUPP);
+    assert_non_null(strstr(why.text, "-readconfig"));
+    changes.vm_to = "web1";
+    assert_int_equal(restore_args_make(argv, &changes, &a, &why), 0);
+    restore_args_free(&a);
+}
+
+/* A machine that was restored before has its copy where this one's will be. */
+static void same_copy(void **state)
+{
+    static const char *const same[1][2] = {{"/run/varve/web2.fd", "/run/varve/web2.fd"}};
+    char *argv[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-pflash",
+                    (char *)(uintptr_t) "/run/varve/web2.fd", NULL};
+    struct restore_changes changes = to_web2;
+    struct restore_args a;
+    struct why why = {};
+
+    changes.paths = same;
+    assert_int_equal(restore_args_make(argv, &changes, &a, &why), 0);
+    assert_true(has(&a, "/run/varve/web2.fd"));
+    restore_args_free(&a);
+}
+
+static void whose_disks(void **state)
+{
+    static const struct {
+        const char *vm, *first, *second;
+    } lines[] = {
+        {"web1", "file=nbd+unix:///tools/iso?socket=/o,readonly=on",
+         "file=nbd+unix:///web1?socket=/o"},
+        {"web1", "file=nbd:unix:/o:exportname=tools/iso", "file=nbd:unix:/o:exportname=web1/root"},
+        {"web1", "driver=nbd,export=web1/root@v", "file=nbd+unix:///web1/b?socket=/o"},
+        {"old", "driver=nbd,export=tools/iso", "driver=nbd,export=old/root"},
+        {"old", "driver=nbd,export=web1/iso,read-only=on", "driver=nbd,export=old/a"},
+        {"web1", "driver=nbd,export=web1/iso,read-only=on",
+         "driver=nbd,export=tools/iso,read-only=on"},
+        {"", "driver=nbd,export=tools/iso,read-only=on", "driver=file,filename=/export=web1/root"},
+    };
+    json_t *disks = json_pack("{s:s}", "root", "d0");
+
+    for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+        char *argv[] = {(char *)(uintptr_t) "qemu",         (char *)(uintptr_t) "-drive",
+                        (char *)(uintptr_t)lines[i].first,  (char *)(uintptr_t) "-drive",
+                        (char *)(uintptr_t)lines[i].second, NULL};
+        char vm[64] = "";
+        restore_args_disks_vm(argv, "web1", disks, vm, sizeof(vm));
+        assert_string_equal(vm, lines[i].vm);
+    }
+    json_decref(disks);
+}
+
 static void of_a_process(void **state)
 {
     char **argv = NULL;
@@ -282,8 +433,16 @@ static void of_a_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_option), cmocka_unit_test(twice),   cmocka_unit_test(tpm),
-        cmocka_unit_test(new_macs),    cmocka_unit_test(refused), cmocka_unit_test(of_a_process),
+        cmocka_unit_test(each_option),
+        cmocka_unit_test(twice),
+        cmocka_unit_test(tpm),
+        cmocka_unit_test(new_macs),
+        cmocka_unit_test(refused),
+        cmocka_unit_test(not_its_own),
+        cmocka_unit_test(disks_not_seen),
+        cmocka_unit_test(same_copy),
+        cmocka_unit_test(whose_disks),
+        cmocka_unit_test(of_a_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
