@@ -113,14 +113,30 @@ static int move_key(struct rewrite *w, struct option *o, const char *key, bool i
 
 /* ---- character devices ---------------------------------------------------------------------- */
 
+/* Several may still have it, where they had. */
 static void become_null(struct option *o)
 {
     _cleanup_free_ char *id = strdup(option_get(o, "id") ? option_get(o, "id") : "");
+    bool is_mux = option_is_on(o, "mux");
 
     option_free(o);
     option_set(o, "", "null");
     option_set(o, "id", id ? id : "");
+    if (is_mux)
+        option_set(o, "mux", "on");
     o->failed = o->failed || !id;
+}
+
+/* A server waits for its client, unless told not to: there may be none, and QEMU is not up before.
+ */
+static void do_not_wait(struct option *o)
+{
+    const char *wait = option_get(o, "wait");
+
+    if (wait ? !option_is_on(o, "wait") : option_is_on(o, "nowait"))
+        return;
+    option_drop(o, "wait");
+    option_set(o, "wait", "off");
 }
 
 /* A socket that QEMU was given, as libvirt does: now QEMU makes it. */
@@ -185,6 +201,8 @@ static int rewrite_chardev(struct rewrite *w, const char *name, const char *valu
         rewrite_lose(w, "character device %s is not connected: %s", id, why_lost);
         become_null(&o);
     }
+    if (option_is(&o, "", "socket") && is_server)
+        do_not_wait(&o);
     if (r == 0)
         r = move_key(w, &o, "logfile", false);
     if (r == 0)

@@ -51,10 +51,17 @@ static const struct rewritten {
      NULL},
     {"-chardev", "socket,id=charmonitor,fd=21,server=on,wait=off",
      "socket,id=charmonitor,path=/run/varve/vm/web2/charmonitor.sock,server=on,wait=off", NULL},
+    {"-chardev", "socket,id=qmp,path=/a/qmp.sock,server=on",
+     "socket,id=qmp,path=/run/varve/vm/web2/qmp.sock,server=on,wait=off", NULL},
+    {"-chardev", "socket,id=qmp,path=/a/qmp.sock,server,wait=on,mux=on",
+     "socket,id=qmp,path=/run/varve/vm/web2/qmp.sock,server,mux=on,wait=off", NULL},
+    {"-chardev", "socket,id=qmp,path=/a/qmp.sock,server=yes,wait",
+     "socket,id=qmp,path=/run/varve/vm/web2/qmp.sock,server=yes,wait=off", NULL},
     {"-chardev", "socket,id=tpm,path=/run/swtpm", "socket,id=tpm,path=/run/swtpm", "connects to"},
     {"-chardev", "pty,id=serial0", "null,id=serial0", "serial0 is not connected"},
     {"-chardev", "socket,id=t,host=0.0.0.0,port=99,server=on", "null,id=t", "t is not connected"},
     {"-chardev", "null,id=x", "null,id=x", NULL},
+    {"-chardev", "stdio,id=c0,mux=on,signal=off", "null,id=c0,mux=on", "c0 is not connected"},
     /* libvirt's. */
     {"-object",
      "{\"qom-type\":\"secret\",\"id\":\"masterKey0\",\"format\":\"raw\",\"file\":\"/m.aes\"}", NULL,
@@ -233,6 +240,31 @@ static void twice(void **state)
     assert_string_equal(again.qmp, "/run/varve/vm/web2/varve-qmp.sock");
     restore_args_free(&once);
     restore_args_free(&again);
+}
+
+/* A port is kept by the machine that goes back itself: it does not wait there either. */
+static void ports_kept(void **state)
+{
+    static const char *const ports[][2] = {
+        {"socket,id=t,host=::,port=99,server=on", "socket,id=t,host=::,port=99,server=on,wait=off"},
+        {"socket,id=t,port=99,server,telnet=on,wait=on",
+         "socket,id=t,port=99,server,telnet=on,wait=off"},
+        {"socket,id=t,port=99,server,nowait,websocket",
+         "socket,id=t,port=99,server,nowait,websocket"},
+        {"socket,id=t,host=there,port=99", "socket,id=t,host=there,port=99"},
+    };
+    struct restore_changes changes = to_web2;
+
+    changes.keep_ports = true;
+    for (size_t i = 0; i < sizeof(ports) / sizeof(ports[0]); i++) {
+        char *argv[] = {(char *)(uintptr_t) "qemu", (char *)(uintptr_t) "-chardev",
+                        (char *)(uintptr_t)ports[i][0], NULL};
+        struct restore_args a;
+        struct why why = {};
+        assert_int_equal(restore_args_make(argv, &changes, &a, &why), 0);
+        assert_string_equal(value_of(&a, "-chardev", "varve-qmp"), ports[i][1]);
+        restore_args_free(&a);
+    }
 }
 
 /* The TPM's own swtpm, whichever option comes first. */
@@ -433,15 +465,11 @@ static void of_a_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_option),
-        cmocka_unit_test(twice),
-        cmocka_unit_test(tpm),
-        cmocka_unit_test(new_macs),
-        cmocka_unit_test(refused),
-        cmocka_unit_test(not_its_own),
-        cmocka_unit_test(disks_not_seen),
-        cmocka_unit_test(same_copy),
-        cmocka_unit_test(whose_disks),
+        cmocka_unit_test(each_option),  cmocka_unit_test(twice),
+        cmocka_unit_test(ports_kept),   cmocka_unit_test(tpm),
+        cmocka_unit_test(new_macs),     cmocka_unit_test(refused),
+        cmocka_unit_test(not_its_own),  cmocka_unit_test(disks_not_seen),
+        cmocka_unit_test(same_copy),    cmocka_unit_test(whose_disks),
         cmocka_unit_test(of_a_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
