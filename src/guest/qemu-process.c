@@ -2,10 +2,13 @@
 #include "guest/qemu-process.h"
 
 #include "base/cleanup.h"
+#include "base/mono.h"
 #include "base/time-slice.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -13,6 +16,9 @@
 #include <sys/wait.h>
 
 #define TUNABLES "GLIBC_TUNABLES"
+#define START_US 120000000u
+#define KILL_MS  10
+#define KILLS    500 /* so often, as long as there is one to be killed */
 
 /* QEMU takes some 30 MiB of memory when it starts, page by page; in huge pages that takes an eighth
  * of its start less, and some MiB more of memory. Who has set something there knows better. The
@@ -81,7 +87,7 @@ int qemu_start(char *const *argv, const char *cwd, struct qemu_start *ret, struc
     int r = spawn(argv, cwd, fds[1], &pid);
     close(fds[1]);
     if (r == 0) {
-        *ret = (struct qemu_start){.pid = pid, .out_fd = fds[0]};
+        *ret = (struct qemu_start){.pid = pid, .out_fd = fds[0], .end_us = mono_us() + START_US};
         return 0;
     }
     close(fds[0]);
@@ -93,30 +99,112 @@ int qemu_start(char *const *argv, const char *cwd, struct qemu_start *ret, struc
     return why_set(why, r, "cannot run %s: %s", argv[0], strerror(-r));
 }
 
-int qemu_wait(struct qemu_start *start, struct why *why)
-{
-    char text[WHY_MAX_CHARS - 64] = "", rest[512];
-    size_t len = 0;
-    int status = 0;
-    ssize_t n;
+/* ---- one that does not come up -------------------------------------------------------------- */
 
-    /* The machine in the background gives up its end too: this reaches the end. */
+/* Whether a process has our pipe ("pipe:[NUMBER]") as one of its outputs: those that -daemonize
+ * makes have no other sign, and belong to nobody. */
+static bool has_output(pid_t pid, const char *wanted)
+{
+    char path[64], name[64];
+
+    for (int fd = STDOUT_FILENO; fd <= STDERR_FILENO; fd++) {
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+        ssize_t n = readlink(path, name, sizeof(name) - 1);
+        name[n > 0 ? n : 0] = '\0';
+        if (!strcmp(name, wanted))
+            return true;
+    }
+    return false;
+}
+
+static void kill_all(const char *output)
+{
+    const struct dirent *entry;
+    DIR *dir = opendir("/proc");
+
+    while (dir && (entry = readdir(dir))) {
+        pid_t pid = atoi(entry->d_name);
+        if (pid > 1 && pid != getpid() && has_output(pid, output))
+            kill(pid, SIGKILL);
+    }
+    if (dir)
+        closedir(dir);
+}
+
+/* Until nobody has our pipe any more. */
+static void end_all(const struct qemu_start *start)
+{
+    struct pollfd fd = {.fd = start->out_fd};
+    char path[64], output[64];
+
+    kill(start->pid, SIGKILL);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", start->out_fd);
+    ssize_t n = readlink(path, output, sizeof(output) - 1);
+    output[n > 0 ? n : 0] = '\0';
+    for (unsigned i = 0; *output && i < KILLS && !(fd.revents & POLLHUP); i++) {
+        kill_all(output);
+        (void)poll(&fd, 1, KILL_MS);
+    }
+}
+
+/* ---- waiting -------------------------------------------------------------------------------- */
+
+/* Whether there is something to read, or the end of it, by end_us. */
+static bool comes(int fd, uint64_t end_us)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+
     for (;;) {
-        bool full = len == sizeof(text) - 1;
-        n = read(start->out_fd, full ? rest : text + len,
-                 full ? sizeof(rest) : sizeof(text) - 1 - len);
+        uint64_t now_us = mono_us(), left_us = end_us > now_us ? end_us - now_us : 0;
+        int n = poll(&one, 1, (int)((left_us < START_US ? left_us + 999 : START_US) / 1000));
+        if (n > 0)
+            return true;
+        if (left_us == 0 || (n < 0 && errno != EINTR))
+            return false;
+    }
+}
+
+/* All that is said until the machine is up, as much as there is room for. The machine in the
+ * background gives up its end too: this reaches the end. Returns whether it did. */
+static bool read_all(const struct qemu_start *start, char *text, size_t size)
+{
+    char rest[512];
+    size_t len = 0;
+
+    *text = '\0';
+    while (comes(start->out_fd, start->end_us)) {
+        bool full = len == size - 1;
+        ssize_t n =
+            read(start->out_fd, full ? rest : text + len, full ? sizeof(rest) : size - 1 - len);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            break;
+            return true;
         len += full ? 0 : (size_t)n;
+        text[len] = '\0';
     }
+    return false;
+}
+
+int qemu_wait(struct qemu_start *start, struct why *why)
+{
+    char text[WHY_MAX_CHARS - 256];
+    int status = 0;
+
+    bool is_up = read_all(start, text, sizeof(text));
+    if (!is_up)
+        end_all(start);
     close(start->out_fd);
     while (waitpid(start->pid, &status, 0) < 0 && errno == EINTR)
         ;
+    size_t len = strlen(text);
     while (len && text[len - 1] == '\n')
-        len--;
-    text[len] = '\0';
+        text[--len] = '\0';
+    if (!is_up)
+        return why_set(why, -ETIMEDOUT,
+                       "QEMU did not come up in time, and was ended; it may have waited for "
+                       "somebody at one of its sockets, or the host is too busy: %s",
+                       len ? text : "it said nothing");
     if (WIFSIGNALED(status) && !len)
         return why_set(why, -EIO, "QEMU did not start: signal %d ended it", WTERMSIG(status));
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
