@@ -70,6 +70,53 @@ void rewrite_put_option(struct rewrite *w, const char *name, const struct option
         w->args->failed = true;
 }
 
+static void put_json(struct rewrite *w, const char *name, const json_t *json)
+{
+    _cleanup_free_ char *text = json_dumps(json, JSON_COMPACT);
+
+    w->args->failed = w->args->failed || !text;
+    rewrite_put_two(w, name, text ? text : "");
+}
+
+/* An object as an option, without what is an object or a list in it. first: the key of what an
+ * option begins with. */
+static void flatten(const json_t *json, const char *first, struct option *o)
+{
+    const char *word = json_string_value(json_object_get(json, first)), *key;
+    char number[32];
+    json_t *entry;
+
+    *o = (struct option){};
+    option_set(o, "", word ? word : "");
+    json_object_foreach((json_t *)(uintptr_t)json, key, entry)
+    {
+        snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(entry));
+        if (strcmp(key, first) != 0 && !json_is_object(entry) && !json_is_array(entry))
+            option_set(o, key,
+                       json_is_string(entry)    ? json_string_value(entry)
+                       : json_is_integer(entry) ? number
+                       : json_is_true(entry)    ? "on"
+                                                : "off");
+    }
+}
+
+/* A value in either form: also libvirt's, JSON. *ret_json: what it is as JSON, for json_decref();
+ * NULL: it is none. */
+static int read_option(struct rewrite *w, const char *name, const char *value, const char *first,
+                       struct option *ret, json_t **ret_json)
+{
+    *ret_json = NULL;
+    if (*value != '{') {
+        w->args->failed = w->args->failed || !option_parse(ret, value);
+        return 0;
+    }
+    *ret_json = json_loads(value, 0, NULL);
+    if (!*ret_json)
+        return why_set(w->why, -EOPNOTSUPP, "%s %.200s is not understood", name, value);
+    flatten(*ret_json, first, ret);
+    return 0;
+}
+
 /* ---- paths ---------------------------------------------------------------------------------- */
 
 /* The same file name, in the new machine's directory. */
@@ -242,37 +289,63 @@ static int rewrite_legacy(struct rewrite *w, const char *name, const char *value
 
 /* ---- network -------------------------------------------------------------------------------- */
 
-static int rewrite_netdev(struct rewrite *w, const char *name, const char *value)
+/* Something to be plugged into, with nothing behind it. */
+static void become_hub(struct rewrite *w, struct option *o)
 {
-    static const char *const passed[] = {"fd", "fds", "vhostfd", "vhostfds"};
-    struct option o;
+    _cleanup_free_ char *id = strdup(option_get(o, "id") ? option_get(o, "id") : "?");
     char hub[16];
 
-    if (*value == '{') {
-        rewrite_lose(w, "%s %s is as it was", name, value);
-        rewrite_put_two(w, name, value);
-        return 0;
-    }
-    w->args->failed = w->args->failed || !option_parse(&o, value);
-    const char *id = option_get(&o, "id") ? option_get(&o, "id") : "?";
-    bool is_passed = false;
+    snprintf(hub, sizeof(hub), "%u", 9000 + w->n_hubs++);
+    option_free(o);
+    option_set(o, "", "hubport");
+    option_set(o, "id", id ? id : "?");
+    option_set(o, "hubid", hub);
+    o->failed = o->failed || !id;
+}
+
+/* The ports of the host that lead to the guest; as JSON they are a list. Returns whether there are
+ * some. */
+static bool drop_forwards(struct option *o, json_t *json)
+{
+    bool had = json_object_del(json, "hostfwd") == 0;
+
+    return option_drop(o, "hostfwd") || had;
+}
+
+static bool is_passed(const struct option *o)
+{
+    static const char *const passed[] = {"fd", "fds", "vhostfd", "vhostfds"};
+
     for (size_t i = 0; i < sizeof(passed) / sizeof(passed[0]); i++)
-        is_passed = is_passed || option_get(&o, passed[i]);
-    if (is_passed) {
-        /* Something to be plugged into, with nothing behind it. */
+        if (option_get(o, passed[i]))
+            return true;
+    return false;
+}
+
+static int rewrite_netdev(struct rewrite *w, const char *name, const char *value)
+{
+    json_t *json = NULL;
+    struct option o;
+
+    int r = read_option(w, name, value, "type", &o, &json);
+    if (r < 0)
+        return r;
+    const char *id = option_get(&o, "id") ? option_get(&o, "id") : "?";
+    if (is_passed(&o)) {
         rewrite_lose(w, "network %s is not connected: it was a descriptor that QEMU was given", id);
-        _cleanup_free_ char *copy = strdup(id);
-        option_free(&o);
-        option_set(&o, "", "hubport");
-        option_set(&o, "id", copy ? copy : "?");
-        snprintf(hub, sizeof(hub), "%u", 9000 + w->n_hubs++);
-        option_set(&o, "hubid", hub);
+        become_hub(w, &o);
+        json_decref(json);
+        json = NULL;
     } else if (option_is(&o, "", "user")) {
         rewrite_lose(w, "network %s: the guest's open connections to the outside are cut", id);
-        if (!w->changes->keep_ports && option_drop(&o, "hostfwd"))
+        if (!w->changes->keep_ports && drop_forwards(&o, json))
             rewrite_lose(w, "network %s: no ports are forwarded to the guest", id);
     }
-    rewrite_put_option(w, name, &o);
+    if (json)
+        put_json(w, name, json);
+    else
+        rewrite_put_option(w, name, &o);
+    json_decref(json);
     option_free(&o);
     return 0;
 }
@@ -352,35 +425,14 @@ static int add_memory(struct rewrite *w, struct option *o)
 
 static int rewrite_object(struct rewrite *w, const char *name, const char *value)
 {
+    json_t *json = NULL;
     struct option o;
-    json_t *object = *value == '{' ? json_loads(value, 0, NULL) : NULL;
-    const char *type;
-    json_t *entry;
-    const char *key;
 
-    if (object) { /* libvirt's: to the same form */
-        o = (struct option){};
-        option_set(&o, "",
-                   json_string_value(json_object_get(object, "qom-type"))
-                       ? json_string_value(json_object_get(object, "qom-type"))
-                       : "");
-        json_object_foreach(object, key, entry)
-        {
-            char number[32];
-            snprintf(number, sizeof(number), "%" JSON_INTEGER_FORMAT, json_integer_value(entry));
-            if (strcmp(key, "qom-type") != 0 && !json_is_object(entry) && !json_is_array(entry))
-                option_set(&o, key,
-                           json_is_string(entry)    ? json_string_value(entry)
-                           : json_is_integer(entry) ? number
-                           : json_is_true(entry)    ? "on"
-                                                    : "off");
-        }
-        json_decref(object);
-    } else {
-        w->args->failed = w->args->failed || !option_parse(&o, value);
-    }
-    type = option_get(&o, "");
-    int r = 0;
+    int r = read_option(w, name, value, "qom-type", &o, &json);
+    if (r < 0)
+        return r;
+    json_decref(json);
+    const char *type = option_get(&o, "");
     if (type && w->changes->memory_file &&
         (!strcmp(type, "memory-backend-file") || !strcmp(type, "memory-backend-memfd"))) {
         r = add_memory(w, &o);
