@@ -410,6 +410,13 @@ static int add_memory(struct rewrite *w, struct option *o)
         (int)sizeof(m->path))
         return why_set(w->why, -ENAMETOOLONG, "the path %s.%s is too long", w->changes->memory_file,
                        id);
+    /* Nodes that came as a list, which has no other form: QEMU takes no policy without them. */
+    if (option_get(o, "policy") && !option_is(o, "policy", "default") &&
+        !option_get(o, "host-nodes")) {
+        rewrite_lose(w, "memory %s may be on any node of the host: its policy was %s", id,
+                     option_get(o, "policy"));
+        option_drop(o, "policy");
+    }
     option_set(o, "", "memory-backend-file");
     option_set(o, "mem-path", m->path);
     option_set(o, "share", "on");
@@ -451,6 +458,27 @@ static int rewrite_object(struct rewrite *w, const char *name, const char *value
     }
     option_free(&o);
     return r;
+}
+
+/* Either would have all RAM filled with zeros, before what is in it could be given. */
+static int drop_prealloc(struct rewrite *w, const char *name, const char *value)
+{
+    rewrite_lose(w, "%s: the machine's memory is not all there from the start", name);
+    return 0;
+}
+
+static int rewrite_overcommit(struct rewrite *w, const char *name, const char *value)
+{
+    struct option o;
+
+    w->args->failed = w->args->failed || !option_parse(&o, value);
+    if (option_get(&o, "mem-lock") && !option_is(&o, "mem-lock", "off")) {
+        rewrite_lose(w, "%s %s: the machine's memory is not locked", name, value);
+        option_set(&o, "mem-lock", "off");
+    }
+    rewrite_put_option(w, name, &o);
+    option_free(&o);
+    return 0;
 }
 
 /* QEMU goes into the background, as a session of its own, after its filter is in place. */
@@ -514,6 +542,32 @@ static int drop_display(struct rewrite *w, const char *name, const char *value)
     return 0;
 }
 
+/* Sound that goes where the display went is heard by nobody. */
+static int rewrite_audiodev(struct rewrite *w, const char *name, const char *value)
+{
+    json_t *json = NULL;
+    struct option o;
+
+    int r = read_option(w, name, value, "driver", &o, &json);
+    if (r < 0)
+        return r;
+    json_decref(json);
+    const char *first = option_get(&o, "") ? "" : "driver";
+    const char *id = option_get(&o, "id") ? option_get(&o, "id") : "?";
+    if (option_is(&o, first, "spice") || option_is(&o, first, "dbus")) {
+        _cleanup_free_ char *copy = strdup(id);
+        rewrite_lose(w, "sound %s is heard by nobody: it went to %s", id, option_get(&o, first));
+        option_free(&o);
+        option_set(&o, "", "none");
+        option_set(&o, "id", copy ? copy : "?");
+        rewrite_put_option(w, name, &o);
+    } else {
+        rewrite_put_two(w, name, value);
+    }
+    option_free(&o);
+    return 0;
+}
+
 static int refuse(struct rewrite *w, const char *name, const char *value)
 {
     return why_set(
@@ -558,6 +612,9 @@ static const struct rule {
     {"nic", true, rewrite_netdev},
     {"device", true, rewrite_device},
     {"object", true, rewrite_object},
+    {"mem-prealloc", false, drop_prealloc},
+    {"overcommit", true, rewrite_overcommit},
+    {"audiodev", true, rewrite_audiodev},
     {"sandbox", true, rewrite_sandbox},
     /* Their values may look like options. */
     {"append", true, keep},
