@@ -23,7 +23,7 @@
 
 #define PAGER_PAGE_BYTES  4096
 #define PAGER_FETCH_PAGES 64 /* at most, for one call of fetch() */
-#define PAGER_AREAS_MAX   16
+#define PAGER_AREAS_MAX   64
 
 struct pager;
 

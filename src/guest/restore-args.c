@@ -398,8 +398,11 @@ static int add_memory(struct rewrite *w, struct option *o)
     const char *id = option_get(o, "id"), *size = option_get(o, "size");
     struct restore_memory *m = &a->memory[a->n_memory];
 
-    if (a->n_memory == RESTORE_MEMORY_MAX || !id || !size || strlen(id) >= sizeof(m->id) ||
-        size_parse(size, &m->bytes) < 0)
+    if (a->n_memory == RESTORE_MEMORY_MAX)
+        return why_set(w->why, -EOPNOTSUPP,
+                       "the machine has more than %d memory backends, and cannot be restored",
+                       RESTORE_MEMORY_MAX);
+    if (!id || !size || strlen(id) >= sizeof(m->id) || size_parse(size, &m->bytes) < 0)
         return why_set(w->why, -EOPNOTSUPP, "the memory backend %s is not understood",
                        id ? id : "without an id");
     strcpy(m->id, id);

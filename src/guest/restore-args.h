@@ -14,8 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define RESTORE_LOST_MAX   64
-#define RESTORE_MEMORY_MAX 16
+#define RESTORE_LOST_MAX   128
+#define RESTORE_MEMORY_MAX 64
 #define RESTORE_PATH_MAX   256
 
 /* All borrowed for the call. NULL: that stays as it is. */

@@ -330,6 +330,33 @@ static void tpm(void **state)
     restore_args_free(&a);
 }
 
+/* As many memory backends as there may be, each with something to be told; and one more. */
+static void memory_backends(void **state)
+{
+    static char texts[RESTORE_MEMORY_MAX + 1][80];
+    char *argv[2 * RESTORE_MEMORY_MAX + 4] = {(char *)(uintptr_t) "qemu"};
+    struct restore_args a;
+    struct why why = {};
+
+    for (unsigned i = 0; i <= RESTORE_MEMORY_MAX; i++) {
+        snprintf(texts[i], sizeof(texts[i]), "memory-backend-file,id=r%u,size=1M,mem-path=/huge",
+                 i);
+        argv[2 * i + 1] = (char *)(uintptr_t) "-object";
+        argv[2 * i + 2] = texts[i];
+    }
+    char **last = &argv[2 * RESTORE_MEMORY_MAX + 1], *option = *last;
+    *last = NULL;
+    assert_int_equal(RESTORE_MEMORY_MAX, 64);
+    assert_int_equal(restore_args_make(argv, &to_web2, &a, &why), 0);
+    assert_int_equal(a.n_memory, RESTORE_MEMORY_MAX);
+    assert_int_equal(a.n_lost, RESTORE_MEMORY_MAX);
+    assert_string_equal(a.memory[63].path, "/dev/shm/varve-web2.r63");
+    restore_args_free(&a);
+    *last = option;
+    assert_int_equal(restore_args_make(argv, &to_web2, &a, &why), -EOPNOTSUPP);
+    assert_non_null(strstr(why.text, "more than 64 memory backends"));
+}
+
 static void new_macs(void **state)
 {
     char *argv[] = {(char *)(uintptr_t) "qemu",
@@ -497,12 +524,12 @@ static void of_a_process(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(each_option),  cmocka_unit_test(twice),
-        cmocka_unit_test(ports_kept),   cmocka_unit_test(tpm),
-        cmocka_unit_test(new_macs),     cmocka_unit_test(refused),
-        cmocka_unit_test(not_its_own),  cmocka_unit_test(disks_not_seen),
-        cmocka_unit_test(same_copy),    cmocka_unit_test(whose_disks),
-        cmocka_unit_test(of_a_process),
+        cmocka_unit_test(each_option),     cmocka_unit_test(twice),
+        cmocka_unit_test(ports_kept),      cmocka_unit_test(tpm),
+        cmocka_unit_test(memory_backends), cmocka_unit_test(new_macs),
+        cmocka_unit_test(refused),         cmocka_unit_test(not_its_own),
+        cmocka_unit_test(disks_not_seen),  cmocka_unit_test(same_copy),
+        cmocka_unit_test(whose_disks),     cmocka_unit_test(of_a_process),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
