@@ -149,7 +149,7 @@ static void end_all(const struct qemu_start *start)
 
 /* ---- waiting -------------------------------------------------------------------------------- */
 
-/* Whether there is something to read, or the end of it, by end_us. */
+/* Whether there is something to read by end_us, or afterwards nobody who could say more. */
 static bool comes(int fd, uint64_t end_us)
 {
     struct pollfd one = {.fd = fd, .events = POLLIN};
@@ -157,7 +157,7 @@ static bool comes(int fd, uint64_t end_us)
     for (;;) {
         uint64_t now_us = mono_us(), left_us = end_us > now_us ? end_us - now_us : 0;
         int n = poll(&one, 1, (int)((left_us < START_US ? left_us + 999 : START_US) / 1000));
-        if (n > 0)
+        if (n > 0 && (left_us > 0 || one.revents & POLLHUP))
             return true;
         if (left_us == 0 || (n < 0 && errno != EINTR))
             return false;

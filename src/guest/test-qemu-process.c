@@ -84,9 +84,20 @@ static void stays_away(void **state)
     assert_int_equal(readlink(script, path, sizeof(path)), -1);
 }
 
+/* It does not come up, and has much to say. */
+static void goes_on_talking(void **state)
+{
+    struct qemu_start start = start_script("yes & yes");
+    struct why why = {};
+
+    start.end_us = mono_us() + 100000;
+    assert_int_equal(qemu_wait(&start, &why), -ETIMEDOUT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(comes_up), cmocka_unit_test(does_not_start),
-                                       cmocka_unit_test(stays_away)};
+                                       cmocka_unit_test(stays_away),
+                                       cmocka_unit_test(goes_on_talking)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
