@@ -112,7 +112,8 @@ int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *
     bool made = c->blocks && c->bits;
     for (unsigned i = 0; made && i < c->n; i++) {
         made = make_block(&c->blocks[i], &ram->blocks[i]);
-        c->bits[i] = (struct aside_bits){.words = c->blocks[i].now, .n_pages = c->blocks[i].n_pages};
+        c->bits[i] =
+            (struct aside_bits){.words = c->blocks[i].now, .n_pages = c->blocks[i].n_pages};
     }
     if (!made || aside_new(ram, &c->aside) < 0) {
         capture_free(c);
@@ -324,8 +325,8 @@ static int put_round(struct taking *t)
     return r;
 }
 
-/* All pages; of a file only those that are there. Where the image has something in a hole, that is replaced by zeros: now (put), or as a page
- * like others, for who reads the file. */
+/* All pages; of a file only those that are there. Where the image has something in a hole, that is
+ * replaced by zeros: now (put), or as a page like others, for who reads the file. */
 static int set_all(struct taking *t, unsigned block, bool put)
 {
     static const uint8_t zeros[RAM_PAGE_BYTES];

@@ -25,7 +25,8 @@ struct monitor;
  * domain_find_process(). */
 int monitor_open(const char *where, uint64_t end_us, struct monitor **ret, struct why *why);
 /* The same on a socket that is connected, which is taken, also on error. The first command has the
- * number id + 1: a random one, as QEMU may still answer to another client that had the socket before.
+ * number id + 1: a random one, as QEMU may still answer to another client that had the socket
+ * before.
  */
 int monitor_attach(int fd, uint32_t id, uint64_t end_us, struct monitor **ret, struct why *why);
 /* NULL is legal. */

@@ -10,7 +10,7 @@
 struct mapping {
     uint64_t start, end, offset;
     bool read, write, execute, shared;
-    uint64_t device, inode; /* as of stat() */
+    uint64_t device, inode;    /* as of stat() */
     char path[RAM_PATH_BYTES]; /* "" for anonymous memory; cut where longer */
 };
 

@@ -163,9 +163,8 @@ static void no_greeting_no_session(void **state)
         assert_null(m);
         end_fake(&f, NULL);
     }
-    const char *const silent[][3] = {{"~"},
-                                     {"{\"return\": {}}\r\n"},
-                                     {GREETING, "{\"return\": {}}\r\n"}};
+    const char *const silent[][3] = {
+        {"~"}, {"{\"return\": {}}\r\n"}, {GREETING, "{\"return\": {}}\r\n"}};
     for (size_t i = 0; i < sizeof(silent) / sizeof(silent[0]); i++) {
         assert_int_equal(open_fake(&f, silent[i], 50, &m, &why), -ETIMEDOUT);
         end_fake(&f, NULL);
