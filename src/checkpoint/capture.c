@@ -35,8 +35,9 @@
 #define CHUNK_PAGES    32768u /* of one put: between two looks at cancel */
 #define ASIDE_PAGES    4096u  /* kept, for the next pause */
 #define RANGES         256
-#define PAUSE_BASE_US  2000 /* of a pause that finds nothing: the state of the devices */
-#define PAUSE_PAGES_US 1    /* and for each page */
+#define ZEROS_LOOK     4096u /* pages that became zeros, between two looks at cancel */
+#define PAUSE_BASE_US  2000  /* of a pause that finds nothing: the state of the devices */
+#define PAUSE_PAGES_US 1     /* and for each page */
 #define PAGES_LEFT_MIN 64
 
 struct block {
@@ -332,7 +333,7 @@ static int set_all(struct taking *t, unsigned block, bool put)
     static const uint8_t zeros[RAM_PAGE_BYTES];
     struct block *b = &t->capture->blocks[block];
     const struct ram_block *ram = &t->capture->ram->blocks[block];
-    uint64_t page = 0;
+    uint64_t page = 0, n_put = 0;
 
     if (!ram->shared) {
         set_bits(b->now, 0, b->n_pages);
@@ -354,6 +355,8 @@ static int set_all(struct taking *t, unsigned block, bool put)
         for (page = memory_image_next(t->image, block, page); page < first;
              page = memory_image_next(t->image, block, page + 1)) {
             int r = put ? memory_image_put_page(t->image, block, page, zeros, &t->result.stats) : 0;
+            if (r == 0 && put && ++n_put % ZEROS_LOOK == 0 && is_cancelled(t))
+                r = -ECANCELED;
             if (r < 0)
                 return r;
             if (!put)

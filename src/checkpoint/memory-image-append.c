@@ -59,8 +59,6 @@ static int write_buffer(struct memory_image *image, uint8_t *buf, uint64_t at, s
     size_t len = whole_pages(used);
 
     memset(buf + used, 0, len - used);
-    if (at + len > MEMORY_DISK_BYTES)
-        return -ENOSPC;
     return image->io.write(image->io.arg, at, buf, len);
 }
 
@@ -107,6 +105,8 @@ int memory_append(struct memory_image *image, const void *record, size_t len, me
             return code;
     }
     uint64_t offset = image->buf_at + image->buf_used;
+    if (offset + bytes > MEMORY_DISK_BYTES)
+        return -ENOSPC;
     uint64_t page = offset / MEMORY_PAGE_BYTES;
     int code = memory_space_reserve(image->space, page,
                                     (offset + bytes - 1) / MEMORY_PAGE_BYTES - page + 1);

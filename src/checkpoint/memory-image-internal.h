@@ -105,7 +105,7 @@ struct memory_space {
     uint64_t held_pages; /* that have units in use */
 };
 
-/* Pages that will be written: 0 units in use, if there was nothing. -ENOMEM. */
+/* Pages of the disk that will be written: 0 units in use, if there was nothing. -ENOMEM. */
 int memory_space_reserve(struct memory_space *space, uint64_t page, uint64_t pages);
 /* Units of reserved pages come into use, or go out of it. False: more than a page has, or fewer
  * than none, or not reserved; then nothing has changed. */
@@ -217,7 +217,7 @@ void memory_bases_put(struct memory_bases *bases, memory_loc loc, const uint8_t 
 /* Under lock. Room for n calls of memory_set_entry(), unless the lock is let go. */
 int memory_undo_reserve(struct memory_image *image, size_t n);
 /* Under lock. A record of these bytes; it is in no entry as yet. The lock may be let go and taken
- * again. */
+ * again. -ENOSPC: it would not end on the disk; -ENOMEM, or what write() said. */
 int memory_append(struct memory_image *image, const void *record, size_t len, memory_loc *ret);
 /* Under lock, after memory_undo_reserve(). */
 void memory_set_entry(struct memory_image *image, uint64_t page, struct memory_entry entry);

@@ -116,7 +116,8 @@ struct memory_put_stats {                             /* added up by each put */
  * bytes that it had; who calls puts pages again that were written meanwhile. Several threads code.
  * A whole record that is damaged or cannot be read (-EIO) is no error: the page is stored whole.
  * cancel: NULL, or looked at now and then, by one thread at a time: true ends it with -ECANCELED;
- * what was put until then is put. -ENOMEM, or what read() or write() said. */
+ * what was put until then is put. -ENOSPC: the end of the disk is reached; -ENOMEM, or what read()
+ * or write() said. */
 int memory_image_put(struct memory_image *image, unsigned block, const uint64_t *bitmap,
                      const uint8_t *memory, bool (*cancel)(void *arg), void *arg,
                      struct memory_put_stats *stats);
@@ -137,8 +138,9 @@ struct memory_blob {
 };
 /* Write records, index, blobs and then page 0. When it returns all of it has been written (not
  * synced: a snapshot taken after it has it). What follows is the next state, on top of this. The
- * blobs are all that the state has; data: borrowed for the call. -EINVAL: a name; -ENOMEM, or what
- * write() said. A trim that fails is tried again at the next commit. */
+ * blobs are all that the state has; data: borrowed for the call. -EINVAL: a name; -ENOSPC: the end
+ * of the disk is reached; -ENOMEM, or what write() said. A trim that fails is tried again at the
+ * next commit. */
 int memory_image_commit(struct memory_image *image, const struct memory_blob *blobs, unsigned n);
 /* Forget what was put since the last commit, and blocks that began since; the pages count as not
  * put. Before the first commit there are then no blocks. */

@@ -41,6 +41,12 @@ static struct memory_image *open_image(struct fake_disk *disk, bool writer)
     return image;
 }
 
+static void fix_crc(struct memory_head *head)
+{
+    head->crc = 0;
+    head->crc = crc32c(0, head, sizeof(*head));
+}
+
 /* Half of each page random, so that a whole record is some 2 KiB. */
 static void fill_page(struct fixture *f, uint64_t page)
 {
@@ -343,6 +349,34 @@ static void memory_may_change_meanwhile(void **state)
     free(out);
 }
 
+/* An image that says it ends there takes no record that would not end on the disk. */
+static void the_disk_has_an_end(void **state)
+{
+    struct fixture *f = *state;
+    struct memory_head *head = (struct memory_head *)(void *)f->disk->pages[0];
+    uint8_t page[PAGE];
+
+    for (unsigned i = 0; i < PAGE; i++)
+        page[i] = (uint8_t)rng_next(&f->rng);
+    for (unsigned pages = 0; pages < 2; pages++) {
+        memory_image_close(f->image);
+        head->tail = MEMORY_DISK_BYTES - pages * PAGE; /* a plain record is more than a page */
+        fix_crc(head);
+        f->image = open_image(f->disk, true);
+        assert_int_equal(memory_image_put_page(f->image, 0, 5, page, &f->stats), -ENOSPC);
+        memory_image_abandon(f->image);
+        assert_int_equal(memory_image_put_page(f->image, 0, 5, page, &f->stats), -ENOSPC);
+        compare(f->image, f->ram);
+    }
+    /* What fits is put, and no commit finds room behind it. */
+    memset(page, 1, PAGE);
+    assert_int_equal(memory_image_put_page(f->image, 0, 5, page, &f->stats), 0);
+    assert_true(f->image->table->entries[5].whole);
+    assert_int_equal(memory_image_commit(f->image, NULL, 0), -ENOSPC);
+    memory_image_abandon(f->image);
+    compare(f->image, f->ram);
+}
+
 static void a_newer_format_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -352,14 +386,12 @@ static void a_newer_format_is_refused(void **state)
     struct why why;
 
     head->version = 2;
-    head->crc = 0;
-    head->crc = crc32c(0, head, sizeof(*head));
+    fix_crc(head);
     assert_int_equal(memory_image_open(&io, false, &image, &why), ERR_FORMAT_NEWER);
     head->version = 1;
     assert_int_equal(memory_image_open(&io, false, &image, &why), ERR_DAMAGED);
     head->incompat = 1;
-    head->crc = 0;
-    head->crc = crc32c(0, head, sizeof(*head));
+    fix_crc(head);
     assert_int_equal(memory_image_open(&io, false, &image, &why), ERR_FORMAT_NEWER);
     f->disk->fail_reads = true;
     f->disk->fail_code = -EIO;
@@ -465,6 +497,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(a_lost_write_is_not_committed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(clones_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_may_change_meanwhile, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(the_disk_has_an_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_newer_format_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_arguments_are_refused, set_up, tear_down),
     };
