@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
@@ -347,6 +348,12 @@ static void tidy(struct restoring *r)
         group_free(oldest);
 }
 
+/* One that could not be adopted, and whose process has ended since: nothing of it is in the way. */
+static bool is_over(const struct group *g)
+{
+    return g->adopted && !g->has_thread && kill(g->machines[0].pid, 0) < 0 && errno == ESRCH;
+}
+
 /* The name of a machine of another group that comes up just now, and of one of this; or NULL. With
  * r->lock held. */
 static const char *comes_up(struct restoring *r, const struct group *g)
@@ -356,7 +363,7 @@ static const char *comes_up(struct restoring *r, const struct group *g)
     list_for_each (at, &r->groups) {
         struct group *other = container_of(at, struct group, link);
         pthread_mutex_lock(&other->lock);
-        for (unsigned i = 0; i < other->n; i++)
+        for (unsigned i = 0; i < other->n && !is_over(other); i++)
             for (unsigned k = 0; k < g->n && !other->machines[i].is_up; k++)
                 if (*g->machines[k].name && !strcmp(g->machines[k].name, other->machines[i].name))
                     found = g->machines[k].name;
@@ -617,7 +624,7 @@ bool restoring_serves(struct restoring *r, const char *vm)
     list_for_each (at, &r->groups) {
         struct group *g = container_of(at, struct group, link);
         pthread_mutex_lock(&g->lock);
-        for (unsigned i = 0; i < g->n && !atomic_load(&g->ended); i++)
+        for (unsigned i = 0; i < g->n && !atomic_load(&g->ended) && !is_over(g); i++)
             found |= !strcmp(g->machines[i].name, vm) &&
                      (!g->machines[i].is_up || g->machines[i].state == RESTORE_RUNNING);
         pthread_mutex_unlock(&g->lock);
