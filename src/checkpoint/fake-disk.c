@@ -49,11 +49,19 @@ void fake_disk_free(struct fake_disk *disk)
     free(disk);
 }
 
+static bool touches(const struct memory_io_part *parts, size_t n, uint64_t page)
+{
+    for (size_t i = 0; i < n; i++)
+        if (page >= parts[i].offset / PAGE && page * PAGE < parts[i].offset + parts[i].len)
+            return true;
+    return false;
+}
+
 static int fake_read(void *arg, const struct memory_io_part *parts, size_t n)
 {
     struct fake_disk *disk = arg;
 
-    if (disk->fail_reads)
+    if (disk->fail_reads || (disk->bad_page && touches(parts, n, disk->bad_page)))
         return disk->fail_code;
     pthread_mutex_lock(&disk->lock);
     disk->reads++;

@@ -18,7 +18,8 @@ struct fake_disk {
     int fail_code;
     bool fail_once; /* only one change fails */
     bool fail_reads;
-    unsigned part_us; /* a part takes so long, hundreds of them together a hundredth of it each */
+    uint64_t bad_page; /* a read that touches it fails; 0: none */
+    unsigned part_us;  /* a part takes so long, hundreds of them together a hundredth of it each */
 };
 
 /* n_pages: the disk's; beyond is read as zeros, trimmed in vain, and full. */

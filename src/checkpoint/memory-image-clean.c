@@ -5,8 +5,6 @@
  * those of old epochs, when there are too many. A record that is damaged stays where it is. */
 #include "checkpoint/memory-image-internal.h"
 
-#include "base/err.h"
-
 #include <errno.h>
 
 #define CLEAN_RECORDS   4096u /* of a commit */
@@ -76,14 +74,14 @@ static int rewrite(struct clean *c)
     c->n = 0;
     c->done += n;
     if (code)
-        return err_errno(code) == EIO ? 0 : code; /* they stay where they are */
+        return code;
     pthread_mutex_lock(&image->lock);
     for (size_t i = 0; i < n && !code; i++) {
         uint64_t page = c->pages[i] & ~IS_DELTA;
         struct memory_entry entry = image->table->entries[page];
         memory_loc *loc = c->pages[i] & IS_DELTA ? &entry.delta : &entry.whole;
         if (!c->items[i].record)
-            continue;
+            continue; /* it stays where it is */
         code = memory_append(image, c->items[i].record,
                              (size_t)memory_loc_units(*loc) * MEMORY_UNIT_BYTES - MEMORY_SUM_BYTES,
                              loc);

@@ -1,7 +1,9 @@
 /* memory-image-fetch.c - records from the disk, many at once.
  *
  * The pages of the disk that records stand on are sorted, neighbours are joined, and all are read
- * with one call. No lock is held but for a moment, to take what a thread reads with. */
+ * with one call. Where that fails with EIO they are read one by one: so one that cannot be read
+ * takes no record with it that stands elsewhere. No lock is held but for a moment, to take what a
+ * thread reads with. */
 #include "checkpoint/memory-image-internal.h"
 
 #include "base/checksum.h"
@@ -170,10 +172,50 @@ static int make_room(struct memory_scratch *scratch, size_t bytes)
     return 0;
 }
 
+/* The part that has a record: this one, or one behind it. */
+static const struct memory_io_part *part_of(const struct memory_io_part *part, memory_loc loc)
+{
+    while (memory_loc_end(loc) > part->offset + part->len)
+        part++;
+    return part;
+}
+
+static uint8_t *place_in(const struct memory_io_part *part, uint64_t offset)
+{
+    return (uint8_t *)part->buf + (offset - part->offset);
+}
+
+/* The pages that records stand on, one by one. One that cannot be read becomes zeros, which fit no
+ * record's sum. */
+static int read_alone(const struct memory_image *image, const struct memory_scratch *scratch,
+                      const struct memory_fetch *items, size_t n)
+{
+    const struct memory_io_part *part = scratch->parts;
+    uint64_t next = 0; /* those before it were read */
+
+    for (size_t i = 0; i < n; i++) {
+        memory_loc loc = items[scratch->order[i]].loc;
+        uint64_t at = memory_loc_offset(loc) / MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES;
+        part = part_of(part, loc);
+        for (at = at < next ? next : at; at < memory_loc_end(loc); at += MEMORY_PAGE_BYTES) {
+            struct memory_io_part page = {
+                .offset = at, .buf = place_in(part, at), .len = MEMORY_PAGE_BYTES};
+            int code = image->io.read(image->io.arg, &page, 1);
+            if (code && err_errno(code) != EIO)
+                return code;
+            if (code)
+                memset(page.buf, 0, MEMORY_PAGE_BYTES);
+            next = at + MEMORY_PAGE_BYTES;
+        }
+    }
+    return 0;
+}
+
 int memory_fetch(const struct memory_image *image, struct memory_scratch *scratch,
                  struct memory_fetch *items, size_t n)
 {
-    size_t count = put_in_order(image, scratch, items, n), bytes, at = 0, part = 0;
+    size_t count = put_in_order(image, scratch, items, n), bytes, at = 0;
+    const struct memory_io_part *part = scratch->parts;
 
     if (!count)
         return 0;
@@ -186,16 +228,14 @@ int memory_fetch(const struct memory_image *image, struct memory_scratch *scratc
         at += scratch->parts[i].len;
     }
     code = image->io.read(image->io.arg, scratch->parts, n_parts);
+    if (code && err_errno(code) == EIO)
+        code = read_alone(image, scratch, items, count);
     if (code)
         return code;
     for (size_t i = 0; i < count; i++) {
         struct memory_fetch *item = &items[scratch->order[i]];
-        uint64_t offset = memory_loc_offset(item->loc);
-        while (memory_loc_end(item->loc) > scratch->parts[part].offset + scratch->parts[part].len)
-            part++;
-        item->record = checked(image, item->loc,
-                               (const uint8_t *)scratch->parts[part].buf +
-                                   (offset - scratch->parts[part].offset));
+        part = part_of(part, item->loc);
+        item->record = checked(image, item->loc, place_in(part, memory_loc_offset(item->loc)));
     }
     return 0;
 }

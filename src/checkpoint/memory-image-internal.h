@@ -134,7 +134,7 @@ struct memory_scratch {
 };
 
 /* A record to read: loc is given; record is what stands behind its sum, in the scratch until it is
- * used again, or NULL where the sum is another. */
+ * used again, or NULL where the sum is another or a page of it cannot be read. */
 struct memory_fetch {
     memory_loc loc;
     const uint8_t *record;
@@ -195,7 +195,7 @@ struct memory_image {
 int memory_scratch_get(const struct memory_image *image, struct memory_scratch **ret);
 void memory_scratch_put(const struct memory_image *image, struct memory_scratch *scratch);
 void memory_scratch_free(struct memory_scratch *scratch);
-/* At most MEMORY_FETCH_MAX. 0, -ENOMEM, or what read() said. */
+/* At most MEMORY_FETCH_MAX. 0, -ENOMEM, or what read() said that is not EIO. */
 int memory_fetch(const struct memory_image *image, struct memory_scratch *scratch,
                  struct memory_fetch *items, size_t n);
 uint64_t memory_seed(const struct memory_image *image, uint64_t offset);

@@ -13,7 +13,6 @@
 #include "checkpoint/memory-image-internal.h"
 
 #include "base/checksum.h"
-#include "base/err.h"
 #include "base/mono.h"
 
 #include <errno.h>
@@ -132,9 +131,9 @@ static int read_bases(struct memory_image *image, struct slice *slice)
     if (!count)
         return 0;
     int code = memory_fetch(image, slice->scratch, items, count);
-    if (code && err_errno(code) != EIO)
+    if (code)
         return code;
-    for (unsigned i = 0; i < slice->n && !code; i++) {
+    for (unsigned i = 0; i < slice->n; i++) {
         if (slice->fetches[i].loc)
             slice->fetches[i].record = items[at++].record;
         if (slice->deltas[i].loc)

@@ -72,8 +72,9 @@ unsigned memory_image_blocks(const struct memory_image *image, const struct memo
 /* ---- reading ---- */
 
 /* n pages of a block into out; pages never written are zeros. One call of io's read() for each 512
- * pages. ERR_DAMAGED: at least one of them is, and out is undefined; -EINVAL: not in the block;
- * -ENOMEM, or what read() said. No lock is held while it reads and decodes. */
+ * pages, and where that is EIO one for each page of the disk. ERR_DAMAGED: at least one of them is,
+ * or cannot be read (EIO), and out is undefined; -EINVAL: not in the block; -ENOMEM, or what read()
+ * said otherwise. No lock is held while it reads and decodes. */
 int memory_image_read(const struct memory_image *image, unsigned block, uint64_t page, unsigned n,
                       void *out);
 /* The same for n pages that lie anywhere in the block. */

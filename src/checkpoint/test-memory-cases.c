@@ -257,10 +257,55 @@ static void a_bad_base_is_replaced(void **state)
     f->disk->fail_code = -EIO;
     put(f);
     assert_int_equal(f->stats.packed, 1);
-    assert_int_equal(memory_image_read(f->image, 0, 78, 1, out), -EIO);
+    assert_int_equal(memory_image_read(f->image, 0, 78, 1, out), ERR_DAMAGED);
     f->disk->fail_code = -ENOMEM;
     assert_int_equal(memory_image_put(f->image, 0, f->bitmap, f->ram, NULL, NULL, &f->stats),
                      -ENOMEM);
+}
+
+/* A page of the disk that cannot be read makes the pages damaged that stand on it, not those that
+ * are read together with it. */
+static void a_bad_page_takes_no_other_with_it(void **state)
+{
+    struct fake_disk *disk = fake_disk_new(64);
+    struct memory_image *image = open_image(disk, true);
+    struct memory_block block = {.name = "ram", .pages = 2};
+    struct memory_put_stats stats = {0};
+    uint8_t pages[2 * PAGE], out[2 * PAGE];
+    struct rng rng;
+
+    (void)state;
+    rng_seed(&rng, 1);
+    for (unsigned i = 0; i < sizeof(pages); i++)
+        pages[i] = (uint8_t)rng_next(&rng);
+    assert_int_equal(memory_image_begin(image, &block, 1), 0);
+    for (unsigned i = 0; i < 3; i++) { /* page 0, page 1, and a delta of page 0 */
+        pages[0] ^= i == 2;
+        assert_int_equal(memory_image_put_page(image, 0, i % 2, pages + i % 2 * PAGE, &stats), 0);
+        assert_int_equal(memory_image_flush(image), 0);
+    }
+    assert_int_equal(stats.delta, 1);
+    assert_int_equal(memory_image_commit(image, NULL, 0), 0);
+    disk->fail_code = -EIO;
+    disk->bad_page = memory_loc_offset(image->table->entries[1].whole) / PAGE;
+    assert_true(disk->bad_page > memory_loc_offset(image->table->entries[0].whole) / PAGE + 1);
+    assert_true(disk->bad_page < memory_loc_offset(image->table->entries[0].delta) / PAGE);
+    assert_int_equal(memory_image_read(image, 0, 0, 1, out), 0);
+    assert_int_equal(memcmp(out, pages, PAGE), 0);
+    assert_int_equal(memory_image_read(image, 0, 1, 1, out), ERR_DAMAGED);
+    assert_int_equal(memory_image_read(image, 0, 0, 2, out), ERR_DAMAGED);
+    /* Nor is a base lost that is read together with a bad one. */
+    memory_image_close(image);
+    image = open_image(disk, true);
+    memset(&stats, 0, sizeof(stats));
+    uint64_t both = 3;
+    assert_int_equal(memory_image_put(image, 0, &both, pages, NULL, NULL, &stats), 0);
+    assert_int_equal(stats.delta, 1);
+    assert_int_equal(stats.plain, 1);
+    assert_int_equal(memory_image_read(image, 0, 0, 2, out), 0);
+    assert_int_equal(memcmp(out, pages, sizeof(pages)), 0);
+    memory_image_close(image);
+    fake_disk_free(disk);
 }
 
 /* Records that one failed write has lost are in no commit, though all else is written. */
@@ -494,6 +539,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(a_small_change_costs_little, set_up, tear_down),
         cmocka_unit_test_setup_teardown(space_comes_back, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_bad_base_is_replaced, set_up, tear_down),
+        cmocka_unit_test(a_bad_page_takes_no_other_with_it),
         cmocka_unit_test_setup_teardown(a_lost_write_is_not_committed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(clones_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_may_change_meanwhile, set_up, tear_down),
