@@ -398,3 +398,42 @@ int memory_image_put_page(struct memory_image *image, unsigned block, uint64_t p
     slice_free(image, slice);
     return code;
 }
+
+/* As append_slice() makes a page's state of PAGE_ZERO. Under lock. */
+static int set_zero(struct memory_image *image, uint64_t page, uint32_t hash)
+{
+    int code = memory_append_begin(image);
+
+    if (!code)
+        code = memory_undo_reserve(image, 1);
+    if (code)
+        return code;
+    image->table->hashes[page] = hash;
+    memory_set_entry(image, page, (struct memory_entry){0});
+    return 0;
+}
+
+int memory_image_put_zeros(struct memory_image *image, unsigned block, uint64_t first, uint64_t end,
+                           struct memory_put_stats *stats)
+{
+    static const uint8_t zeros[MEMORY_PAGE_BYTES];
+    uint64_t begun = mono_us(), n = 0;
+    uint32_t hash = hash_page(zeros);
+
+    if (!image->writer || !image->table || block >= image->table->n_blocks || first > end ||
+        end > image->table->blocks[block].pages)
+        return -EINVAL;
+    uint64_t begin = image->table->first[block];
+    int code = 0;
+    pthread_mutex_lock(&image->lock);
+    for (uint64_t p = begin + first; p < begin + end && !code; p++)
+        if (image->table->entries[p].whole) {
+            code = set_zero(image, p, hash);
+            n += !code;
+        }
+    pthread_mutex_unlock(&image->lock);
+    stats->pages += n;
+    stats->zero += n;
+    stats->write_us += mono_us() - begun;
+    return code;
+}

@@ -129,6 +129,10 @@ int memory_image_put_packed(struct memory_image *image, unsigned block, const ui
 /* One page that is in no mapped memory. */
 int memory_image_put_page(struct memory_image *image, unsigned block, uint64_t page,
                           const uint8_t *bytes, struct memory_put_stats *stats);
+/* Zeros for pages [first, end) of a block, of which only those count that the image has something
+ * for: the same as putting them one by one, but nothing is read. -ENOMEM, or what write() said. */
+int memory_image_put_zeros(struct memory_image *image, unsigned block, uint64_t first, uint64_t end,
+                           struct memory_put_stats *stats);
 /* What was put so far is written to the disk; a commit after it has less to do. */
 int memory_image_flush(struct memory_image *image);
 

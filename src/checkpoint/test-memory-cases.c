@@ -467,6 +467,10 @@ static void bad_arguments_are_refused(void **state)
     assert_int_equal(memory_image_put_page(reader, 0, 0, page, &f->stats), -EINVAL);
     assert_int_equal(memory_image_put_page(f->image, 0, PAGES, page, &f->stats), -EINVAL);
     assert_int_equal(memory_image_put_page(f->image, 1, 0, page, &f->stats), -EINVAL);
+    assert_int_equal(memory_image_put_zeros(reader, 0, 0, 1, &f->stats), -EINVAL);
+    assert_int_equal(memory_image_put_zeros(f->image, 0, 0, PAGES + 1, &f->stats), -EINVAL);
+    assert_int_equal(memory_image_put_zeros(f->image, 0, 2, 1, &f->stats), -EINVAL);
+    assert_int_equal(memory_image_put_zeros(f->image, 1, 0, 1, &f->stats), -EINVAL);
     assert_int_equal(memory_image_read(f->image, 0, PAGES, 1, page), -EINVAL);
     assert_int_equal(memory_image_read(f->image, 0, UINT64_MAX, 2, page), -EINVAL);
     memory_image_close(reader);

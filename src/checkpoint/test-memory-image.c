@@ -284,6 +284,17 @@ static int put_one(struct run *run)
     return memory_image_put_page(run->image, b, p, page, &run->stats);
 }
 
+static int put_zeros(struct run *run)
+{
+    unsigned b = (unsigned)rng_below(&run->rng, run->now.n_blocks);
+    uint64_t pages = run->now.blocks[b].pages, first = rng_below(&run->rng, pages + 1);
+    uint64_t n = rng_below(&run->rng, rng_percent(&run->rng, 10) ? pages - first + 1 : 9);
+
+    n = n < pages - first ? n : pages - first;
+    memset(run->now.memory[b] + first * PAGE, 0, n * PAGE);
+    return memory_image_put_zeros(run->image, b, first, first + n, &run->stats);
+}
+
 static int commit(struct run *run)
 {
     struct model *m = &run->now;
@@ -407,7 +418,7 @@ static void step(struct run *run)
         break;
     case 5:
         for (uint64_t n = rng_below(&run->rng, 20); n && !code; n--)
-            code = put_one(run);
+            code = rng_percent(&run->rng, 20) ? put_zeros(run) : put_one(run);
         break;
     case 6:
         code = memory_image_flush(run->image);
