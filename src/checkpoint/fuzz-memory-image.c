@@ -19,8 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE       4096u
-#define DISK_PAGES 1024u
+#define PAGE           4096u
+#define DISK_PAGES     1024u
+#define BLOB_MAX_BYTES (16u << 20)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -125,7 +126,7 @@ static void read_all(const struct memory_image *image)
     for (size_t i = 0; i < image->n_blobs; i++) {
         _cleanup_free_ uint8_t *blob = NULL;
         size_t len;
-        int code = memory_image_blob(image, image->blobs[i].name, &blob, &len);
+        int code = memory_image_blob(image, image->blobs[i].name, BLOB_MAX_BYTES, &blob, &len);
         check(code == 0 || code == ERR_DAMAGED, "another error of blob");
     }
 }

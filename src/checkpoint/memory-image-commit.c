@@ -17,7 +17,7 @@
 #include <string.h>
 
 #define BASE_PIECE_PAGES    (1u << 16)
-#define OVERLAY_PIECE_PAGES (1u << 22)
+#define OVERLAY_PIECE_PAGES MEMORY_INDEX_PIECE_PAGES
 /* What a writer that died may have left behind the tail: as much as it might have written. */
 #define LEFT_BYTES(pages) ((pages)*MEMORY_PAGE_BYTES + (64u << 20))
 

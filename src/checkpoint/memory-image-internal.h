@@ -244,6 +244,7 @@ bool memory_piece_valid(const struct memory_piece *piece, uint64_t tail, uint64_
 int memory_piece_read(const struct memory_image *image, const struct memory_piece *piece,
                       uint8_t **ret);
 #define MEMORY_INDEX_RAW_MAX(pages) ((pages)*32 + 64)
+#define MEMORY_INDEX_PIECE_PAGES    (1ULL << 22) /* that a piece of index tells of, at most */
 
 int memory_load(struct memory_image *image, struct why *why);
 /* Parse a directory of len bytes into an empty image; *ret_trims: those in it, the caller's. */

@@ -91,6 +91,7 @@ static int parse_pieces(const struct memory_image *image, struct reader *r, uint
         const struct memory_piece *piece = &(*ret)[i];
         if (piece->first < next || piece->first > image->table->n_pages ||
             piece->pages > image->table->n_pages - piece->first ||
+            piece->pages > MEMORY_INDEX_PIECE_PAGES ||
             !memory_piece_valid(piece, image->tail, MEMORY_INDEX_RAW_MAX(piece->pages)))
             return ERR_DAMAGED;
         next = piece->first + piece->pages;

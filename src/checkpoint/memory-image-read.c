@@ -143,13 +143,15 @@ uint64_t memory_image_next_unlike(const struct memory_image *a, unsigned block_a
     return page < end ? page : end;
 }
 
-int memory_image_blob(const struct memory_image *image, const char *name, uint8_t **ret,
-                      size_t *ret_bytes)
+int memory_image_blob(const struct memory_image *image, const char *name, size_t max_bytes,
+                      uint8_t **ret, size_t *ret_bytes)
 {
     for (size_t i = 0; i < image->n_blobs; i++) {
         const struct memory_blob_entry *blob = &image->blobs[i];
         if (strncmp(blob->name, name, sizeof(blob->name)))
             continue;
+        if (blob->piece.raw > max_bytes)
+            return ERR_DAMAGED;
         int code = memory_piece_read(image, &blob->piece, ret);
         if (!code)
             *ret_bytes = blob->piece.raw;

@@ -83,10 +83,10 @@ int memory_image_read_some(const struct memory_image *image, unsigned block, con
 /* Where a page is not zeros: the first one at or after page; pages of the block when there is none.
  * So that who fills a file leaves holes. */
 uint64_t memory_image_next(const struct memory_image *image, unsigned block, uint64_t page);
-/* A blob by name, in one allocation that the caller frees. -ENOENT, ERR_DAMAGED, -ENOMEM, or what
- * read() said. */
-int memory_image_blob(const struct memory_image *image, const char *name, uint8_t **ret,
-                      size_t *ret_bytes);
+/* A blob by name, in one allocation that the caller frees. -ENOENT; ERR_DAMAGED, also where it has
+ * more than max_bytes, for which nothing is read or allocated; -ENOMEM, or what read() said. */
+int memory_image_blob(const struct memory_image *image, const char *name, size_t max_bytes,
+                      uint8_t **ret, size_t *ret_bytes);
 /* Do both have the same bytes there, as far as the indexes tell? Both of one family. False where
  * equal bytes were stored twice, or a record was written again to make room. */
 bool memory_image_same(const struct memory_image *a, const struct memory_image *b, unsigned block,

@@ -1,6 +1,7 @@
 /* test-memory-cases.c - what a random history of a memory image does not show by itself.
  *
  *     test-memory-cases [--corpus DIR]    write inputs for fuzz-memory-image into DIR */
+#include "base/checksum.h"
 #include "base/crc.h"
 #include "base/err.h"
 #include "checkpoint/fake-disk.h"
@@ -422,6 +423,71 @@ static void the_disk_has_an_end(void **state)
     compare(f->image, f->ram);
 }
 
+/* Zeros take next to nothing on a disk, and the more when they are read. */
+static void a_blob_is_as_long_as_is_wanted(void **state)
+{
+    struct fixture *f = *state;
+    size_t bytes = 17u << 20, got;
+    uint8_t *zeros = calloc(1, bytes), *out = NULL;
+    struct memory_blob blob = {.name = "machine.json", .data = zeros, .bytes = bytes};
+
+    assert_int_equal(memory_image_commit(f->image, &blob, 1), 0);
+    uint64_t reads = f->disk->reads;
+    assert_int_equal(memory_image_blob(f->image, "machine.json", bytes - 1, &out, &got),
+                     ERR_DAMAGED);
+    assert_null(out);
+    assert_int_equal(f->disk->reads, reads);
+    assert_int_equal(memory_image_blob(f->image, "machine.json", bytes, &out, &got), 0);
+    assert_int_equal(got, bytes);
+    assert_int_equal(memcmp(out, zeros, bytes), 0);
+    free(out);
+    free(zeros);
+}
+
+/* An image whose index is one damaged piece, which tells of that many pages. */
+static struct fake_disk *make_piece_of(uint64_t pages)
+{
+    struct {
+        struct memory_directory d;
+        struct memory_block_entry block;
+        struct memory_piece base;
+    } directory = {
+        .d = {.blocks = 1, .base = 1},
+        .block = {.pages = pages, .name = "ram"},
+        .base = {.offset = PAGE, .stored = 1, .raw = MEMORY_INDEX_RAW_MAX(pages), .pages = pages}};
+    struct fake_disk *disk = fake_disk_new(64);
+    struct memory_head head = {
+        .magic = MEMORY_MAGIC,
+        .version = MEMORY_FORMAT_VERSION,
+        .seq = 1,
+        .tail = 2 * PAGE,
+        .directory = {.offset = PAGE,
+                      .stored = sizeof(directory),
+                      .raw = sizeof(directory),
+                      .sum = checksum_at(PAGE, &directory, sizeof(directory))}};
+
+    fix_crc(&head);
+    disk->pages[0] = memcpy(malloc(PAGE), &head, PAGE);
+    disk->pages[1] = memcpy(calloc(1, PAGE), &directory, sizeof(directory));
+    return disk;
+}
+
+static void a_piece_of_index_is_bounded(void **state)
+{
+    struct memory_image *image;
+    struct why why;
+
+    (void)state;
+    for (unsigned more = 0; more < 2; more++) {
+        struct fake_disk *disk = make_piece_of(MEMORY_INDEX_PIECE_PAGES + more);
+        struct memory_io io = fake_disk_io(disk);
+        assert_int_equal(memory_image_open(&io, false, &image, &why), ERR_DAMAGED);
+        /* Page 0, the directory, and the piece only if it may be so long. */
+        assert_int_equal(disk->reads, more ? 2 : 3);
+        fake_disk_free(disk);
+    }
+}
+
 static void a_newer_format_is_refused(void **state)
 {
     struct fixture *f = *state;
@@ -548,6 +614,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(clones_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_may_change_meanwhile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_disk_has_an_end, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_blob_is_as_long_as_is_wanted, set_up, tear_down),
+        cmocka_unit_test(a_piece_of_index_is_bounded),
         cmocka_unit_test_setup_teardown(a_newer_format_is_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(bad_arguments_are_refused, set_up, tear_down),
     };

@@ -126,12 +126,13 @@ static void compare(struct run *run, const struct memory_image *image, const str
     }
     if (!m->n_blocks)
         return;
-    int code = memory_image_blob(image, "state", &blob, &len);
+    int code = memory_image_blob(image, "state", m->blob_bytes, &blob, &len);
     if (!damaged || code != ERR_DAMAGED) {
         WANT(run, !code && len == m->blob_bytes && !memcmp(blob, m->blob, len), "blob", code);
         free(blob);
     }
-    WANT(run, memory_image_blob(image, "stat", &blob, &len) == -ENOENT, "a blob of no name", 0);
+    WANT(run, memory_image_blob(image, "stat", SIZE_MAX, &blob, &len) == -ENOENT,
+         "a blob of no name", 0);
 }
 
 static void check_version(struct run *run, const struct version *v)

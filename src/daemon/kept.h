@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#define KEPT_MACHINE_MAX_BYTES (16u << 20) /* of a description of a machine */
+
 /* The description of a machine. On success *ret, the caller's, is an object in which
  *   argv is an array of at least one string, none of them empty but those behind the first,
  *   cwd and qemu are strings, ram_bytes is not negative,

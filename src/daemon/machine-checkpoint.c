@@ -577,7 +577,7 @@ int machine_of_version(struct engine *engine, const char *vm, const char *versio
     io = memory_io_of(disk);
     r = memory_image_open(&io, false, &image, why);
     if (r == 0) {
-        r = memory_image_blob(image, "machine.json", &text, &bytes);
+        r = memory_image_blob(image, "machine.json", KEPT_MACHINE_MAX_BYTES, &text, &bytes);
         if (r == 0)
             r = kept_machine_parse(text, bytes, ret);
         if (r < 0)

@@ -23,6 +23,9 @@
 #define GROUP_PAGES      64u /* under one lock */
 #define CHUNK_PAGES      16u /* read together */
 #define LOCKS            64u
+/* Of what came in a stream no more is taken. */
+#define STATE_MAX_BYTES (1u << 30)  /* of "head", and of "devices" */
+#define FILE_MAX_BYTES  (64u << 20) /* as many as a checkpoint keeps of a file */
 
 /* One block, each of whose pages was read once, or not yet. */
 struct source_shared {
@@ -129,10 +132,10 @@ static int find_memory(struct engine *engine, const struct restore_source *s,
 
 /* ---- blobs ---------------------------------------------------------------------------------- */
 
-static int read_blob(struct restore_source *s, const char *name, uint8_t **ret, size_t *ret_bytes,
-                     struct why *why)
+static int read_blob(struct restore_source *s, const char *name, size_t max_bytes, uint8_t **ret,
+                     size_t *ret_bytes, struct why *why)
 {
-    int r = memory_image_blob(s->image, name, ret, ret_bytes);
+    int r = memory_image_blob(s->image, name, max_bytes, ret, ret_bytes);
 
     return r < 0 ? why_set(why, r, "cannot read \"%s\" of %s@%s: %s", name, s->vm, s->version,
                            err_text(r))
@@ -203,8 +206,9 @@ static int read_file(struct restore_source *s, const char *path, struct why *why
         return why_set(why, -ENOMEM, "no memory");
     memory_file_name(whole, name);
     free(whole);
-    int r = s->n_files == SOURCE_FILES_MAX ? -ENOENT
-                                           : memory_image_blob(s->image, name, &f->data, &f->bytes);
+    int r = s->n_files == SOURCE_FILES_MAX
+                ? -ENOENT
+                : memory_image_blob(s->image, name, FILE_MAX_BYTES, &f->data, &f->bytes);
     if (r == 0 && !(f->path = strdup(path)))
         r = -ENOMEM;
     s->n_files += r == 0;
@@ -279,7 +283,7 @@ static int read_state(struct restore_source *s, struct why *why)
     uint8_t *text = NULL;
     size_t bytes = 0;
 
-    int r = read_blob(s, "machine.json", &text, &bytes, why);
+    int r = read_blob(s, "machine.json", KEPT_MACHINE_MAX_BYTES, &text, &bytes, why);
     if (r == 0)
         r = parse_machine(s, text, bytes, why);
     free(text);
@@ -288,9 +292,9 @@ static int read_state(struct restore_source *s, struct why *why)
     if (r == 0)
         r = read_files(s, why);
     if (r == 0)
-        r = read_blob(s, "head", &s->head, &s->state.head_bytes, why);
+        r = read_blob(s, "head", STATE_MAX_BYTES, &s->head, &s->state.head_bytes, why);
     if (r == 0)
-        r = read_blob(s, "devices", &s->devices, &s->state.devices_bytes, why);
+        r = read_blob(s, "devices", STATE_MAX_BYTES, &s->devices, &s->state.devices_bytes, why);
     s->state.head = s->head;
     s->state.devices = s->devices;
     return r == 0 ? read_type(s, why) : r;
