@@ -35,7 +35,7 @@
 #define CHUNK_PAGES    32768u /* of one put: between two looks at cancel */
 #define ASIDE_PAGES    4096u  /* kept, for the next pause */
 #define RANGES         256
-#define ZEROS_LOOK     4096u /* pages that became zeros, between two looks at cancel */
+#define ZEROS_LOOK     4096u /* pages that become zeros between two looks at cancel */
 #define PAUSE_BASE_US  2000  /* of a pause that finds nothing: the state of the devices */
 #define PAUSE_PAGES_US 1     /* and for each page */
 #define PAGES_LEFT_MIN 64
@@ -326,14 +326,27 @@ static int put_round(struct taking *t)
     return r;
 }
 
+static int put_zeros(struct taking *t, unsigned block, uint64_t first, uint64_t end)
+{
+    int r = 0;
+
+    while (r == 0 && first < end) {
+        uint64_t part = end - first > ZEROS_LOOK ? first + ZEROS_LOOK : end;
+        r = is_cancelled(t)
+                ? -ECANCELED
+                : memory_image_put_zeros(t->image, block, first, part, &t->result.stats);
+        first = part;
+    }
+    return r;
+}
+
 /* All pages; of a file only those that are there. Where the image has something in a hole, that is
  * replaced by zeros: now (put), or as a page like others, for who reads the file. */
 static int set_all(struct taking *t, unsigned block, bool put)
 {
-    static const uint8_t zeros[RAM_PAGE_BYTES];
     struct block *b = &t->capture->blocks[block];
     const struct ram_block *ram = &t->capture->ram->blocks[block];
-    uint64_t page = 0, n_put = 0;
+    uint64_t page = 0;
 
     if (!ram->shared) {
         set_bits(b->now, 0, b->n_pages);
@@ -352,14 +365,12 @@ static int set_all(struct taking *t, unsigned block, bool put)
             end = ((uint64_t)hole - ram->file_offset + RAM_PAGE_BYTES - 1) / RAM_PAGE_BYTES;
         first = first > b->n_pages ? b->n_pages : first;
         end = end > b->n_pages ? b->n_pages : end;
-        for (page = memory_image_next(t->image, block, page); page < first;
-             page = memory_image_next(t->image, block, page + 1)) {
-            int r = put ? memory_image_put_page(t->image, block, page, zeros, &t->result.stats) : 0;
-            if (r == 0 && put && ++n_put % ZEROS_LOOK == 0 && is_cancelled(t))
-                r = -ECANCELED;
-            if (r < 0)
-                return r;
-            if (!put)
+        int r = put ? put_zeros(t, block, page, first) : 0;
+        if (r < 0)
+            return r;
+        if (!put) {
+            for (page = memory_image_next(t->image, block, page); page < first;
+                 page = memory_image_next(t->image, block, page + 1))
                 set_bits(b->now, page, page + 1);
         }
         set_bits(b->now, first, end);

@@ -31,6 +31,7 @@
 #define PLACE_SECONDS  2
 #define FILE_MAX_BYTES (64u << 20)
 #define BLOBS_MAX      (3 + ATTACHED_FILES_MAX)
+#define TURN_BYTES     (MEMORY_DISK_BYTES / 2) /* of a memory disk: behind that a new one begins */
 
 /* ---- changes of the store ------------------------------------------------------------------- */
 
@@ -220,6 +221,10 @@ static int make_memory(const struct checkpoint_run *run, const struct store_vers
         io = memory_io_of(memory.io);
         r = memory_image_open(&io, true, &memory.image, why);
     }
+    if (r == 0 && memory_image_end(memory.image) > TURN_BYTES) {
+        memory_image_close(memory.image);
+        r = why_set(why, -ENOSPC, "the memory of %s comes near the end of its disk", run->vm);
+    }
     if (r == 0) {
         *run->memory = memory;
         return 0;
@@ -232,14 +237,15 @@ static int make_memory(const struct checkpoint_run *run, const struct store_vers
 }
 
 /* Writing goes on where the memory of the version ends that the vm goes on from. Where that cannot
- * be read all is written anew. */
+ * be read, or comes near the end of its disk, all is written anew. */
 static int open_memory(const struct checkpoint_run *run, struct why *why)
 {
     struct memory_list list;
     struct store_version base;
 
-    if (run->memory->image)
+    if (run->memory->image && memory_image_end(run->memory->image) <= TURN_BYTES)
         return 0;
+    machine_memory_close(run->engine, run->memory);
     int r = list_memory(run, &list, why);
     if (r < 0)
         return r;

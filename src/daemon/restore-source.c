@@ -319,6 +319,12 @@ static int read_image(struct restore_source *s, unsigned block, uint64_t page, u
     return memory_image_read(s->image, block, page, n, out);
 }
 
+/* Whether it is the page that cannot be read, and not us or the store. */
+static bool is_damage(int error)
+{
+    return error < 0 && err_errno(error) == EIO;
+}
+
 /* The chunks of one group that hold pages [page, page + n). */
 static int read_group(struct restore_source *s, unsigned block, uint64_t page, unsigned n)
 {
@@ -364,12 +370,15 @@ int restore_source_read(struct restore_source *s, unsigned block, uint64_t page,
         if (some > n - done)
             some = n - done;
         pthread_mutex_lock(lock);
+        uint8_t *here = to + (size_t)done * MEMORY_PAGE_BYTES;
         int r = read_group(s, block, at, some);
         pthread_mutex_unlock(lock);
+        if (r == 0)
+            memcpy(here, shared->memory + at * MEMORY_PAGE_BYTES, (size_t)some * MEMORY_PAGE_BYTES);
+        else if (is_damage(r)) /* it may be another page of the chunk */
+            r = read_image(s, block, at, some, here);
         if (r < 0)
             return r;
-        memcpy(to + (size_t)done * MEMORY_PAGE_BYTES, shared->memory + at * MEMORY_PAGE_BYTES,
-               (size_t)some * MEMORY_PAGE_BYTES);
         done += some;
     }
     return 0;
@@ -430,6 +439,10 @@ static int fetch_private(void *arg, const char *name, uint64_t offset, uint8_t *
         p->page = page;
         p->n = left < PRIVATE_PAGES ? (unsigned)left : PRIVATE_PAGES;
         r = read_image(s, block, page, p->n, p->data);
+        if (is_damage(r)) { /* it may be another page */
+            p->n = 1;
+            r = read_image(s, block, page, 1, p->data);
+        }
         if (r < 0)
             p->n = 0;
     }
