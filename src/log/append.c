@@ -296,7 +296,8 @@ struct batch_item *batch_add_write(struct log *log, struct batch *batch, uint32_
     uint8_t *dst = batch->buf + (1 + (size_t)batch->n_pages) * BLOCK_BYTES;
     const uint8_t *from = src;
 
-    sums[count & ~1u] = 0; /* padding */
+    if (count % 2) /* else there is no padding, and behind the last sum the first page may begin */
+        sums[count] = 0;
     for (uint32_t i = 0; i < count; i++) {
         memcpy(dst, from, BLOCK_BYTES);
         uint64_t address = address_make(log->number, batch->segment, slot + i);

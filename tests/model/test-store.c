@@ -992,6 +992,116 @@ static void read_ahead(void **state)
     assert_int_equal(open_store(env), 0);
 }
 
+/* ---- batches whose records fill their block ------------------------------------------------- */
+
+#define MANY       300 /* requests of one turn */
+#define MANY_PAGES 4   /* of one request, at most */
+
+struct many {
+    struct store_io io[MANY];
+    unsigned n, done;
+    uint32_t rounds[MANY * MANY_PAGES + MANY]; /* of each page; 0: zeros */
+    uint64_t next;                             /* page of the next request */
+};
+
+static struct many *many;
+
+static void many_done(struct store_io *io)
+{
+    many->done++;
+}
+
+/* Put a request in, and do not turn. */
+static void many_add(struct env *env, enum store_op op, uint32_t n, uint32_t round)
+{
+    static _Alignas(PAGE_BYTES) uint8_t bufs[MANY][MANY_PAGES * PAGE_BYTES];
+    struct store_io *io = &many->io[many->n];
+
+    fill(bufs[many->n], many->next, n, round);
+    *io = (struct store_io){.disk = disk(env),
+                            .op = op,
+                            .offset = many->next * PAGE_BYTES,
+                            .length = n * PAGE_BYTES,
+                            .buf = bufs[many->n],
+                            .done = many_done};
+    for (uint32_t i = 0; i < n; i++)
+        many->rounds[many->next + i] = op == STORE_WRITE ? round : 0;
+    many->next += n + 1; /* neighbours are not joined */
+    many->n++;
+    many->done += store_submit(env->store, io);
+}
+
+static void many_check(struct env *env)
+{
+    static const uint8_t zeros[PAGE_BYTES];
+    static _Alignas(PAGE_BYTES) uint8_t buf[PAGE_BYTES];
+
+    for (uint64_t page = 0; page < many->next; page++) {
+        struct store_io io = {.disk = disk(env),
+                              .op = STORE_READ,
+                              .offset = page * PAGE_BYTES,
+                              .length = PAGE_BYTES,
+                              .buf = buf};
+        if (many->rounds[page]) {
+            assert_int_equal(read_page(env, page, many->rounds[page]), 0);
+        } else {
+            assert_int_equal(run_io(env, io), 0);
+            assert_memory_equal(buf, zeros, PAGE_BYTES);
+        }
+    }
+    assert_int_equal(env->n_damage, 0);
+}
+
+/* All are acknowledged, and are there: read at once, and after a kill. */
+static void many_end(struct env *env)
+{
+    while (many->done < many->n)
+        turn(env);
+    for (unsigned i = 0; i < many->n; i++)
+        assert_int_equal(many->io[i].error, 0);
+    many_check(env);
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+    many_check(env);
+    many->n = many->done = 0;
+    many->next = 0;
+}
+
+/* A record whose sums end where the block of the batch ends, behind it the first page: whatever
+ * stands before it, written or trimmed, cached or not. */
+static void full_batches(void **state)
+{
+    struct env *env = *state;
+    uint32_t round = 1, chance = 12345;
+
+    many = calloc(1, sizeof(*many));
+    assert_non_null(many);
+    for (unsigned cached = 0; cached < 2; cached++) {
+        close_store(env);
+        env->config.cache_bytes = cached * 16 * MIB;
+        assert_int_equal(open_store(env), 0);
+        for (unsigned i = 0; i < 167; i++)
+            many_add(env, STORE_WRITE, 1, round);
+        many_add(env, STORE_WRITE, 4, round++);
+        many_end(env);
+        many_add(env, STORE_WRITE, 1, round);
+        for (unsigned i = 0; i < 249; i++)
+            many_add(env, STORE_TRIM, 1, 0);
+        many_add(env, STORE_WRITE, 2, round++);
+        many_end(env);
+        for (unsigned turns = 0; turns < 20; turns++, round++) {
+            for (unsigned i = 0; i < MANY; i++) {
+                chance = chance * 1103515245 + 12345;
+                many_add(env, chance >> 16 & 3 ? STORE_WRITE : STORE_TRIM,
+                         1 + (chance >> 18 & 1) * (chance >> 19) % MANY_PAGES, round);
+            }
+            many_end(env);
+        }
+    }
+    free(many);
+    env->config.cache_bytes = 0;
+}
+
 /* ---- syncs ahead of flushes ----------------------------------------------------------------- */
 
 /* What was written is synced before anybody asks, for some time after somebody did. */
@@ -1700,6 +1810,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(synced_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(full_batches, setup, teardown),
 #endif
     };
     return cmocka_run_group_tests_name("damage", tests, NULL, NULL);
