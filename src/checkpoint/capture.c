@@ -491,7 +491,8 @@ static int hold(struct taking *t, enum device_way way, struct device_capture **r
 {
     struct capture *c = t->capture;
 
-    int r = device_capture_ready(c->monitor, way, c->stream_bytes, mono_us() + QMP_US, ret, t->why);
+    int r = device_capture_ready(c->monitor, c->ram, way, c->stream_bytes, mono_us() + QMP_US, ret,
+                                 t->why);
     if (r < 0)
         return r;
     /* As late as can be: QEMU waits for all that is written after it. */

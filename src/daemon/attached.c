@@ -192,7 +192,7 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
         r = tracker_open(a.ram, &options, a.monitor, in_us(OPEN_US), &a.tracker, why);
     stop_point("attach-tracked");
     if (r == 0)
-        r = device_state_prepare(a.monitor, in_us(PREPARE_US), &a.head, why);
+        r = device_state_prepare(a.monitor, a.ram, in_us(PREPARE_US), &a.head, why);
     if (r == 0) {
         r = capture_new(a.monitor, a.ram, a.tracker, &a.capture);
         if (r < 0)

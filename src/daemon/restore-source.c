@@ -430,8 +430,10 @@ static int fetch_private(void *arg, const char *name, uint64_t offset, uint8_t *
 
     while (block < s->n_blocks && strcmp(s->blocks[block].name, name) != 0)
         block++;
-    if (block == s->n_blocks || s->blocks[block].shared || page >= s->blocks[block].pages)
+    if (block == s->n_blocks || page >= s->blocks[block].pages)
         return 0;
+    if (s->blocks[block].shared)
+        return RESTORE_SHARED;
     pthread_mutex_lock(&p->lock);
     if (p->n == 0 || p->block != block || page < p->page || page >= p->page + p->n) {
         uint64_t left = s->blocks[block].pages - page;

@@ -40,7 +40,7 @@ static int prepare(struct monitor *m, const char *path, struct why *why)
     struct device_head head = {};
 
     uint64_t begin_us = mono_us();
-    int r = device_state_prepare(m, end_us(), &head, why);
+    int r = device_state_prepare(m, NULL, end_us(), &head, why);
     uint64_t took_us = mono_us() - begin_us;
     if (r == 0)
         r = put_file(path, head.data, head.bytes, why);
@@ -57,7 +57,7 @@ static int begin(struct monitor *m, enum device_way way, struct device_capture *
 {
     struct device_capture *capture;
 
-    int r = device_capture_ready(m, way, stream_bytes, end_us(), &capture, why);
+    int r = device_capture_ready(m, NULL, way, stream_bytes, end_us(), &capture, why);
     if (r == 0)
         r = device_capture_hold(capture, end_us(), why);
     if (r == 0)

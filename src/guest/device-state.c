@@ -159,8 +159,9 @@ void device_head_free(struct device_head *head)
     *head = (struct device_head){};
 }
 
-/* Pages of zeros are what a new QEMU has there. */
-static int make_head(const struct held_migration *h, struct device_head *ret, struct why *why)
+/* Pages of zeros are what a new QEMU has there; those of shared blocks it gets otherwise. */
+static int make_head(const struct held_migration *h, const struct ram *ram, struct device_head *ret,
+                     struct why *why)
 {
     const struct migration_stream *s = &h->stream;
     struct migration_buffer b = {};
@@ -169,7 +170,7 @@ static int make_head(const struct held_migration *h, struct device_head *ret, st
         return why_set(why, -EOPNOTSUPP, "QEMU does not say what type of machine this is");
     migration_write_begin(&b, s->machine, s->blocks, s->n_blocks);
     for (size_t i = 0; i < s->n_pages; i++)
-        if (s->pages[i].at)
+        if (s->pages[i].at && !ram_is_shared(ram, s->blocks[s->pages[i].block].name))
             migration_write_page(&b, s->blocks[s->pages[i].block].name, s->pages[i].offset_bytes,
                                  h->data.data + s->pages[i].at);
     migration_write_devices(&b, NULL, 0);
@@ -181,8 +182,8 @@ static int make_head(const struct held_migration *h, struct device_head *ret, st
     return 0;
 }
 
-int device_state_prepare(struct monitor *m, uint64_t end_us, struct device_head *ret,
-                         struct why *why)
+int device_state_prepare(struct monitor *m, const struct ram *ram, uint64_t end_us,
+                         struct device_head *ret, struct why *why)
 {
     struct device_head head = {};
     struct held_migration held;
@@ -193,10 +194,10 @@ int device_state_prepare(struct monitor *m, uint64_t end_us, struct device_head 
         r = held_migration_begin(m, end_us, &held, why);
     if (r < 0)
         return r;
-    r = held_migration_read(&held, false, end_us, why);
+    r = held_migration_read_head(&held, ram, end_us, why);
     stop_point("attach-held");
     if (r == 0)
-        r = make_head(&held, &head, why);
+        r = make_head(&held, ram, &head, why);
     int end = held_migration_end(&held, end_us, r == 0 ? why : &ignored);
     if (r == 0 && end == 0) {
         *ret = head;
@@ -214,6 +215,7 @@ int device_state_prepare(struct monitor *m, uint64_t end_us, struct device_head 
 
 struct device_capture {
     struct monitor *monitor;
+    const struct ram *ram;
     enum device_way way;
     bool was_running;
     uint64_t stop_us;
@@ -424,14 +426,16 @@ static int hold_by_migrate(struct device_capture *c, uint64_t end_us, struct why
     return r;
 }
 
-int device_capture_ready(struct monitor *m, enum device_way way, size_t stream_bytes,
-                         uint64_t end_us, struct device_capture **ret, struct why *why)
+int device_capture_ready(struct monitor *m, const struct ram *ram, enum device_way way,
+                         size_t stream_bytes, uint64_t end_us, struct device_capture **ret,
+                         struct why *why)
 {
     struct device_capture *c = calloc(1, sizeof(*c));
 
     if (!c)
         return why_set(why, -ENOMEM, "no memory");
     c->monitor = m;
+    c->ram = ram;
     c->way = way;
     c->pipe_fd = c->word_fd = -1;
     sem_init(&c->go, 0, 0);
@@ -522,7 +526,7 @@ static int finish_by_migrate(struct device_capture *c, uint64_t end_us, struct d
     int r = held_migration_read(h, true, end_us, why);
     uint64_t read_us = mono_us();
     if (r == 0)
-        r = make_head(h, &ret->head, why);
+        r = make_head(h, c->ram, &ret->head, why);
     if (r == 0 && !(ret->data = malloc(h->stream.devices_bytes)))
         r = why_set(why, -ENOMEM, "no memory for the state of the machine's devices");
     if (r == 0) {

@@ -20,6 +20,7 @@
 #define VARVE_GUEST_DEVICE_STATE_H
 
 #include "guest/monitor.h"
+#include "guest/ram.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,10 +38,12 @@ struct device_head {
 };
 
 /* Take the head. The machine runs; it stands still for some milliseconds, once. All settings of
- * QEMU are as before afterwards, also if this process dies. Errors as of device_state_check(), or
- * -EBADMSG, -EOPNOTSUPP (a stream that is not understood), -ETIMEDOUT, -ENOMEM. */
-int device_state_prepare(struct monitor *monitor, uint64_t end_us, struct device_head *ret,
-                         struct why *why);
+ * QEMU are as before afterwards, also if this process dies. ram: NULL, or which blocks are shared:
+ * no page of theirs is in the head, and where QEMU would send one it is not waited for those of
+ * others either, which who keeps ram has. Errors as of device_state_check(), or -EBADMSG,
+ * -EOPNOTSUPP (a stream that is not understood), -ETIMEDOUT, -ENOMEM. */
+int device_state_prepare(struct monitor *monitor, const struct ram *ram, uint64_t end_us,
+                         struct device_head *ret, struct why *why);
 void device_head_free(struct device_head *head);
 
 enum device_way {
@@ -64,10 +67,11 @@ void device_state_free(struct device_state *state);
 struct device_capture;
 
 /* Get ready while the machine runs: what can be refused is refused here, and the pause has less to
- * do. stream_bytes: of this machine's last state, or 0. Errors: as of device_state_check(), or of
- * the session. */
-int device_capture_ready(struct monitor *monitor, enum device_way way, size_t stream_bytes,
-                         uint64_t end_us, struct device_capture **ret, struct why *why);
+ * do. ram: as of device_state_prepare(); borrowed until finish, abort or drop. stream_bytes: of
+ * this machine's last state, or 0. Errors: as of device_state_check(), or of the session. */
+int device_capture_ready(struct monitor *monitor, const struct ram *ram, enum device_way way,
+                         size_t stream_bytes, uint64_t end_us, struct device_capture **ret,
+                         struct why *why);
 /* Pause. When this returns 0 the machine stands still, and stays so until finish or abort: the
  * moment to scan for dirty pages and to take the disks' snapshot. A machine that is paused already
  * is taken as it is. Errors, and then capture is freed: -EBUSY (nothing was paused), or -ETIMEDOUT

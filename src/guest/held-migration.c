@@ -249,13 +249,28 @@ static int gave_up(struct held_migration *h, uint64_t end_us, struct why *why)
     return r;
 }
 
-int held_migration_read(struct held_migration *h, bool devices, uint64_t end_us, struct why *why)
+static bool has_shared_page(const struct held_migration *h, const struct ram *ram, size_t *seen)
 {
+    const struct migration_stream *s = &h->stream;
+
+    for (; *seen < s->n_pages; ++*seen)
+        if (ram_is_shared(ram, s->blocks[s->pages[*seen].block].name))
+            return true;
+    return false;
+}
+
+static int read_until(struct held_migration *h, bool devices, const struct ram *ram,
+                      uint64_t end_us, struct why *why)
+{
+    size_t seen = 0;
+
     for (;;) {
         int r = migration_read(&h->stream, h->data.data, h->data.len, false, why);
         if (r < 0 && r != -EAGAIN)
             return r;
         if (devices ? h->stream.devices_bytes > 0 : h->stream.ram_complete)
+            return 0;
+        if (ram && has_shared_page(h, ram, &seen))
             return 0;
         r = receive(h, end_us);
         if (r == -ETIMEDOUT)
@@ -265,6 +280,17 @@ int held_migration_read(struct held_migration *h, bool devices, uint64_t end_us,
         if (h->data.failed)
             return why_set(why, -ENOMEM, "no memory for the state of the machine's devices");
     }
+}
+
+int held_migration_read(struct held_migration *h, bool devices, uint64_t end_us, struct why *why)
+{
+    return read_until(h, devices, NULL, end_us, why);
+}
+
+int held_migration_read_head(struct held_migration *h, const struct ram *ram, uint64_t end_us,
+                             struct why *why)
+{
+    return read_until(h, false, ram, end_us, why);
 }
 
 /* ---- end ------------------------------------------------------------------------------------ */

@@ -250,6 +250,14 @@ int ram_open(struct monitor *monitor, uint64_t end_us, struct ram **ret, struct 
     return r;
 }
 
+bool ram_is_shared(const struct ram *ram, const char *block)
+{
+    for (unsigned i = 0; ram && i < ram->n; i++)
+        if (!strcmp(ram->blocks[i].name, block))
+            return ram->blocks[i].shared;
+    return false;
+}
+
 void ram_close(struct ram *ram)
 {
     if (!ram)

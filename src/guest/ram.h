@@ -60,6 +60,9 @@ int ram_compare(const struct ram *ram, struct monitor *monitor, uint64_t end_us,
  * (they read as zeros): no memory is allocated. Returns 0, -ESRCH (QEMU has ended), -EIO. */
 int ram_read(const struct ram *ram, unsigned block, uint64_t offset, void *buf, size_t len);
 
+/* Whether a block of that name is shared. ram: NULL is legal: no block is. */
+bool ram_is_shared(const struct ram *ram, const char *block);
+
 /* Whether the process holds a VFIO group or device, whose DMA nobody sees: -EOPNOTSUPP with a
  * sentence. 0: no. */
 int ram_check_vfio(pid_t pid, struct why *why);

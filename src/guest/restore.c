@@ -141,16 +141,29 @@ static int read_head(const struct restore_state *state, struct migration_stream 
     return why_set(why, -EBADMSG, "the version's description of its machine is damaged");
 }
 
+/* A head of a QEMU that leaves out no memfd has pages of what is shared, as they were then. */
+static bool comes_otherwise(const struct restore_state *state, const char *block)
+{
+    uint8_t page[MIGRATION_PAGE_BYTES];
+
+    return state->fetch_private &&
+           state->fetch_private(state->arg, block, 0, page) == RESTORE_SHARED;
+}
+
 /* Pages of the head, unless the version has them as they were then. */
 static int write_private(const struct restore_state *state, const struct migration_stream *head,
                          struct migration_buffer *out, struct why *why)
 {
     uint8_t page[MIGRATION_PAGE_BYTES];
 
+    bool otherwise[MIGRATION_BLOCKS_MAX];
+
+    for (unsigned b = 0; b < head->n_blocks; b++)
+        otherwise[b] = comes_otherwise(state, head->blocks[b].name);
     for (size_t i = 0; i < head->n_pages; i++) {
         const struct migration_page *p = &head->pages[i];
         const char *block = head->blocks[p->block].name;
-        if (p->at)
+        if (p->at && !otherwise[p->block])
             migration_write_page(out, block, p->offset_bytes, state->head + p->at);
     }
     for (unsigned b = 0; state->fetch_private && b < head->n_blocks; b++)
@@ -159,8 +172,8 @@ static int write_private(const struct restore_state *state, const struct migrati
             if (r < 0)
                 return why_set(why, r, "cannot read the memory \"%s\" of the version: %s",
                                head->blocks[b].name, strerror(-r));
-            if (r == 0)
-                break; /* not a block that the version has */
+            if (r == 0 || r == RESTORE_SHARED)
+                break; /* not a block that the version has so */
             migration_write_page(out, head->blocks[b].name, at, page);
         }
     return 0;

@@ -18,6 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define RESTORE_SHARED 2
+
 /* What QEMU is given. All borrowed for the call. */
 struct restore_state {
     const uint8_t *head; /* of device_state_prepare() */
@@ -25,7 +27,8 @@ struct restore_state {
     const uint8_t *devices; /* of device_capture_finish() */
     size_t devices_bytes;
     /* Bring a page of a RAM block that is not shared (VRAM, ROM) as it was at this version into
-     * out. 1: done; 0: what the head has will do; -errno. NULL: the head has them all. */
+     * out. 1: done; 0: what the head has will do; RESTORE_SHARED: QEMU has it already, and what the
+     * head has is older; -errno. NULL: the head has them all. */
     int (*fetch_private)(void *arg, const char *block, uint64_t offset_bytes, uint8_t *out);
     void *arg;
 };
