@@ -204,6 +204,17 @@ static void undo_changes(struct memory_image *image)
     }
 }
 
+/* What was written behind the last commit, and belongs to nobody. If that fails, the next commit's
+ * trims have it. */
+static void trim_tail(struct memory_image *image)
+{
+    uint64_t from = image->tail > MEMORY_PAGE_BYTES ? image->tail : MEMORY_PAGE_BYTES;
+
+    if (from < image->buf_at && !image->io.trim(image->io.arg, from, image->buf_at - from))
+        memory_space_trimmed(image->space, from / MEMORY_PAGE_BYTES,
+                             (image->buf_at - from) / MEMORY_PAGE_BYTES);
+}
+
 void memory_image_abandon(struct memory_image *image)
 {
     if (!image->writer)
@@ -224,6 +235,7 @@ void memory_image_abandon(struct memory_image *image)
     if (image->table)
         undo_changes(image);
     image->n_undo = 0;
+    trim_tail(image);
 }
 
 /* ---- sizes ---- */

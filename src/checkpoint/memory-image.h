@@ -148,7 +148,8 @@ struct memory_blob {
  * next commit. */
 int memory_image_commit(struct memory_image *image, const struct memory_blob *blobs, unsigned n);
 /* Forget what was put since the last commit, and blocks that began since; the pages count as not
- * put. Before the first commit there are then no blocks. */
+ * put. Before the first commit there are then no blocks. The space of what was written is given
+ * back. */
 void memory_image_abandon(struct memory_image *image);
 
 /* Bytes that this state keeps, of them those that it shares with no earlier commit. */

@@ -333,6 +333,27 @@ static void a_lost_write_is_not_committed(void **state)
     free(before);
 }
 
+/* However often it is tried. */
+static void what_is_abandoned_takes_no_space(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t present = f->disk->present;
+    uint8_t *before = memcpy(malloc(PAGES * PAGE), f->ram, PAGES * PAGE);
+
+    for (unsigned i = 0; i < 3; i++) {
+        for (uint64_t p = 0; p < PAGES; p++)
+            fill_page(f, p);
+        memset(f->bitmap, 0xff, sizeof(f->bitmap));
+        put(f);
+        assert_int_equal(memory_image_flush(f->image), 0);
+        assert_true(f->disk->present > present + PAGES / 4);
+        memory_image_abandon(f->image);
+        assert_int_equal(f->disk->present, present);
+    }
+    compare(f->image, before);
+    free(before);
+}
+
 /* Two that went on from one state wrote different pages to the same place. */
 static void clones_are_told_apart(void **state)
 {
@@ -611,6 +632,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(a_bad_base_is_replaced, set_up, tear_down),
         cmocka_unit_test(a_bad_page_takes_no_other_with_it),
         cmocka_unit_test_setup_teardown(a_lost_write_is_not_committed, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_abandoned_takes_no_space, set_up, tear_down),
         cmocka_unit_test_setup_teardown(clones_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_may_change_meanwhile, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_disk_has_an_end, set_up, tear_down),

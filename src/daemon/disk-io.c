@@ -86,6 +86,7 @@ struct trip {
     enum store_op op;
     const struct disk_io_part *parts;
     size_t n, next;
+    uint64_t keep_bytes; /* of a write */
     unsigned in_flight;
     bool starting; /* inside start_some() */
     int error;
@@ -110,6 +111,16 @@ static void part_done(struct store_io *io)
     }
 }
 
+static bool leaves_room(const struct trip *trip, size_t len)
+{
+    struct store_space space;
+
+    if (!trip->keep_bytes)
+        return true;
+    store_space(trip->call->store, &space);
+    return space.available >= trip->keep_bytes && space.available - trip->keep_bytes >= len;
+}
+
 static void start_some(struct trip *trip)
 {
     struct engine *engine = trip->call->engine;
@@ -117,6 +128,10 @@ static void start_some(struct trip *trip)
     trip->starting = true;
     while (trip->n_idle && trip->next < trip->n && !trip->error) {
         const struct disk_io_part *part = &trip->parts[trip->next++];
+        if (!leaves_room(trip, part->len)) {
+            trip->error = ERR_STORE_FULL;
+            break;
+        }
         struct request *request = trip->idle[--trip->n_idle];
         *request = (struct request){.trip = trip,
                                     .io = {.disk = trip->disk,
@@ -144,10 +159,16 @@ static void on_parts(struct engine_call *call)
     start_some(trip);
 }
 
-static int run(struct disk_io *io, enum store_op op, const struct disk_io_part *parts, size_t n)
+static int run(struct disk_io *io, enum store_op op, const struct disk_io_part *parts, size_t n,
+               uint64_t keep_bytes)
 {
     unsigned max = n < MAX_IN_FLIGHT ? (unsigned)n : MAX_IN_FLIGHT;
-    struct trip trip = {.disk = io->disk, .op = op, .parts = parts, .n = n, .n_idle = max};
+    struct trip trip = {.disk = io->disk,
+                        .op = op,
+                        .parts = parts,
+                        .n = n,
+                        .keep_bytes = keep_bytes,
+                        .n_idle = max};
 
     if (n == 0)
         return 0;
@@ -166,22 +187,23 @@ static int run(struct disk_io *io, enum store_op op, const struct disk_io_part *
 
 int disk_io_read(struct disk_io *io, const struct disk_io_part *parts, size_t n)
 {
-    return run(io, STORE_READ, parts, n);
+    return run(io, STORE_READ, parts, n, 0);
 }
 
-int disk_io_write(struct disk_io *io, const struct disk_io_part *parts, size_t n)
+int disk_io_write(struct disk_io *io, const struct disk_io_part *parts, size_t n,
+                  uint64_t keep_bytes)
 {
-    return run(io, STORE_WRITE, parts, n);
+    return run(io, STORE_WRITE, parts, n, keep_bytes);
 }
 
 int disk_io_trim(struct disk_io *io, uint64_t offset, uint64_t len)
 {
     struct disk_io_part part = {.offset = offset, .len = len};
-    return run(io, STORE_TRIM, &part, 1);
+    return run(io, STORE_TRIM, &part, 1, 0);
 }
 
 int disk_io_flush(struct disk_io *io)
 {
     struct disk_io_part part = {};
-    return run(io, STORE_FLUSH, &part, 1);
+    return run(io, STORE_FLUSH, &part, 1, 0);
 }

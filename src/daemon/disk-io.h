@@ -24,7 +24,9 @@ struct disk_io_part {
 };
 /* All of them at once; returns when all are done: 0 or the first error. len at most 32 MiB each. */
 int disk_io_read(struct disk_io *io, const struct disk_io_part *parts, size_t n);
-int disk_io_write(struct disk_io *io, const struct disk_io_part *parts, size_t n);
+/* ERR_STORE_FULL, too, when less than keep_bytes would be left for others to write. */
+int disk_io_write(struct disk_io *io, const struct disk_io_part *parts, size_t n,
+                  uint64_t keep_bytes);
 int disk_io_trim(struct disk_io *io, uint64_t offset, uint64_t len);
 /* Of the whole store. */
 int disk_io_flush(struct disk_io *io);

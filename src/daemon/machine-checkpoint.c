@@ -31,6 +31,7 @@
 #define PLACE_SECONDS  2
 #define FILE_MAX_BYTES (64u << 20)
 #define BLOBS_MAX      (3 + ATTACHED_FILES_MAX)
+#define KEEP_BYTES     (64u << 20)             /* of the store: left to the machines that write */
 #define TURN_BYTES     (MEMORY_DISK_BYTES / 2) /* of a memory disk: behind that a new one begins */
 
 /* ---- changes of the store ------------------------------------------------------------------- */
@@ -163,7 +164,7 @@ static int image_write(void *arg, uint64_t offset, const void *buf, size_t len)
 {
     const struct disk_io_part part = {offset, (void *)(uintptr_t)buf, len};
 
-    return disk_io_write(arg, &part, 1);
+    return disk_io_write(arg, &part, 1, KEEP_BYTES);
 }
 
 static int image_trim(void *arg, uint64_t offset, uint64_t len)
@@ -368,30 +369,62 @@ static void add_blob(struct blobs *b, const char *name, const void *data, size_t
     b->list[b->n++] = (struct memory_blob){name, data, bytes};
 }
 
-static int add_file(struct blobs *b, const char *path, struct why *why)
+/* Returns a descriptor, or an error. */
+static int open_file(const char *path, off_t *ret_bytes, struct why *why)
 {
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     struct stat st;
-    char *name, *data;
+    int r = 0;
 
     if (fd < 0 || fstat(fd, &st) < 0)
-        return why_set(why, -errno, "cannot read %s, which the machine writes: %m", path);
-    if (!S_ISREG(st.st_mode) || st.st_size > (off_t)FILE_MAX_BYTES)
-        return why_set(why, -EOPNOTSUPP,
-                       "%s, which the machine writes, is no file of at most %u bytes", path,
-                       FILE_MAX_BYTES);
+        r = why_set(why, -errno, "cannot read %s, which the machine writes: %m", path);
+    else if (!S_ISREG(st.st_mode) || st.st_size > (off_t)FILE_MAX_BYTES)
+        r = why_set(why, -EOPNOTSUPP,
+                    "%s, which the machine writes, is no file of at most %u bytes", path,
+                    FILE_MAX_BYTES);
+    if (r == 0) {
+        *ret_bytes = st.st_size;
+        return fd;
+    }
+    if (fd >= 0)
+        close(fd);
+    return r;
+}
+
+/* Before anything is written: whether they can be kept. */
+static int check_files(const struct checkpoint_run *run, struct why *why)
+{
+    int r = 0;
+
+    for (unsigned i = 0; i < run->attached->n_files && r >= 0; i++) {
+        off_t bytes;
+        r = open_file(run->attached->files[i], &bytes, why);
+        if (r >= 0)
+            close(r);
+    }
+    return r < 0 ? r : 0;
+}
+
+static int add_file(struct blobs *b, const char *path, struct why *why)
+{
+    off_t bytes = 0;
+    _cleanup_close_ int fd = open_file(path, &bytes, why);
+    char *name, *data;
+
+    if (fd < 0)
+        return fd;
     name = malloc(MEMORY_BLOB_NAME_BYTES);
     if (!name)
         return why_set(why, -ENOMEM, "no memory");
     memory_file_name(path, name);
     b->owned[b->n_owned++] = name;
-    data = malloc((size_t)st.st_size + 1);
+    data = malloc((size_t)bytes + 1);
     b->owned[b->n_owned++] = data;
     if (!data)
         return why_set(why, -ENOMEM, "no memory");
-    if (pread(fd, data, (size_t)st.st_size, 0) != st.st_size)
+    if (pread(fd, data, (size_t)bytes, 0) != bytes)
         return why_set(why, -EIO, "cannot read %s, which the machine writes", path);
-    add_blob(b, name, data, (size_t)st.st_size);
+    add_blob(b, name, data, (size_t)bytes);
     return 0;
 }
 
@@ -534,13 +567,22 @@ int checkpoint_run(const struct checkpoint_run *run, struct why *why)
     int r = look_up(run, why);
 
     if (r == 0)
+        r = check_files(run, why);
+    if (r == 0)
         r = device_state_check(run->attached->monitor, false, mono_us() + 5000000, NULL, why);
     if (r == 0)
         r = open_memory(run, why);
     if (r < 0)
         return r;
     r = try_once(run, why);
-    return r == -EAGAIN ? try_once(run, why) : r;
+    if (r == -EAGAIN)
+        r = try_once(run, why);
+    if (r == ERR_STORE_FULL) {
+        struct why full = *why;
+        why_set(why, r, "%.300s; a checkpoint leaves the last %u MiB to the machines that write",
+                full.text, KEEP_BYTES >> 20);
+    }
+    return r;
 }
 
 /* ---- reading -------------------------------------------------------------------------------- */
