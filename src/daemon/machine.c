@@ -206,7 +206,7 @@ static int try_to_open(struct machine *m, struct why *why)
         int r = attached_open(&spec, &m->attached, why);
         bool waits = r == ERR_PAUSED && spec.waits;
         pthread_mutex_lock(&m->machines->lock);
-        if (waits)
+        if (waits || (r == -EBUSY && spec.waits && m->attached.pid)) /* or it stopped at an error */
             m->spec.pid = m->attached.pid;
         m->is_paused = waits;
         pid_t pid = m->spec.pid;
@@ -319,6 +319,13 @@ static bool take_request(struct machine *m)
     return goes_on;
 }
 
+static bool has_ended(const struct machine *m)
+{
+    struct pollfd ended = {.fd = monitor_pidfd(m->attached.monitor), .events = POLLIN};
+
+    return poll(&ended, 1, 0) > 0;
+}
+
 /* False: QEMU has ended, or does not answer any more. Where libvirtd does not answer it stays: its
  * pages are watched all the same, and libvirtd comes back. */
 static bool is_well(struct machine *m)
@@ -329,7 +336,8 @@ static bool is_well(struct machine *m)
 
     if (r == 0 || !monitor_is_over(m->attached.monitor))
         return true;
-    report_warning("vm %s is not attached any more: %s", m->spec.vm, why.text);
+    report_warning("vm %s is not attached any more: %s%s", m->spec.vm, why.text,
+                   has_ended(m) ? "" : "; it is again when QEMU answers");
     return false;
 }
 
@@ -359,6 +367,35 @@ static void serve(struct machine *m)
                 return;
         }
     }
+}
+
+/* The session is over, and QEMU is not: it stood still for too long, or closed it. Then the machine
+ * is to be attached again, as soon as that process can be. */
+static bool is_to_be_found_again(struct machine *m)
+{
+    struct job_work *work = NULL;
+
+    if (!m->attached.monitor || !monitor_is_over(m->attached.monitor) || has_ended(m))
+        return false;
+    pid_t pid = monitor_pid(m->attached.monitor);
+    attached_close(&m->attached, true);
+    m->attached = (struct attached){};
+    pthread_mutex_lock(&m->machines->lock);
+    bool is_wanted = m->state != ENDING;
+    if (is_wanted) {
+        m->state = ATTACHING;
+        m->recalled = m->spec.waits = true;
+        m->spec.pid = pid;
+        work = m->asked ? TAKE_PTR(m->work) : NULL;
+        m->asked = false;
+    }
+    pthread_mutex_unlock(&m->machines->lock);
+    if (work) {
+        job_work_end(work, -EPIPE,
+                     "QEMU does not answer; the machine is attached again when it does");
+        job_work_put(work);
+    }
+    return is_wanted;
 }
 
 static void end_machine(struct machine *m)
@@ -401,19 +438,20 @@ static void end_machine(struct machine *m)
 static void *run(void *arg)
 {
     struct machine *m = arg;
-    bool ends;
 
     if (m->spec.waits)
         remember(m->machines);
-    if (open_machine(m) == 0) {
+    do {
+        if (open_machine(m) < 0)
+            break;
         pthread_mutex_lock(&m->machines->lock);
-        ends = m->state == ENDING;
+        bool ends = m->state == ENDING;
         pthread_mutex_unlock(&m->machines->lock);
-        if (!ends) {
-            remember(m->machines);
-            serve(m);
-        }
-    }
+        if (ends)
+            break;
+        remember(m->machines);
+        serve(m);
+    } while (is_to_be_found_again(m));
     end_machine(m);
     return NULL;
 }
