@@ -57,6 +57,7 @@ struct capture {
     struct aside *aside;
     struct aside_bits *bits; /* now, of all blocks */
     size_t stream_bytes;     /* of the devices' last state, or 0 */
+    bool by_pause;           /* nothing is copied while the machine runs */
     bool full;               /* nothing is known of the image */
     bool by_migrate;         /* QEMU refused the quick way once */
 };
@@ -100,13 +101,17 @@ static bool make_block(struct block *b, const struct ram_block *ram)
 }
 
 int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *tracker,
-                struct capture **ret)
+                bool by_pause, struct capture **ret)
 {
     struct capture *c = calloc(1, sizeof(*c));
 
     if (!c)
         return -ENOMEM;
-    *c = (struct capture){.monitor = monitor, .ram = ram, .tracker = tracker, .full = true};
+    *c = (struct capture){.monitor = monitor,
+                          .ram = ram,
+                          .tracker = tracker,
+                          .by_pause = by_pause || tracker_needs_stop(tracker),
+                          .full = true};
     c->n = ram->n;
     c->blocks = calloc(c->n + 1, sizeof(*c->blocks));
     c->bits = calloc(c->n + 1, sizeof(*c->bits));
@@ -429,7 +434,7 @@ static int do_rounds(struct taking *t, uint64_t max_pause_us)
     uint64_t few = pages_for(max_pause_us) / 2;
 
     t->phase = "memory";
-    bool runs = !tracker_needs_stop(t->capture->tracker); /* else all is for the pause */
+    bool runs = !t->capture->by_pause; /* else all is for the pause */
     int r = runs ? first_round(t) : 0;
     stop_point("memory");
     for (t->result.rounds = runs; runs && r == 0 && t->result.rounds < ROUNDS_MAX;
@@ -464,7 +469,7 @@ static int take_rest(struct taking *t)
     struct capture *c = t->capture;
     struct capture_times *times = &t->result.times;
     uint64_t begin_us = mono_us();
-    bool in_pause = tracker_needs_stop(c->tracker); /* then all of it, holes too */
+    bool in_pause = c->by_pause; /* then all of it, holes too */
     int r = t->hooks->freeze(t->hooks->arg, t->why);
     int64_t n = r < 0 ? 0 : in_pause ? collect_since(t, false) : collect(c, t->why);
 

@@ -23,9 +23,10 @@ struct monitor;
 struct ram;
 struct tracker;
 
-/* All borrowed until capture_free(). -ENOMEM. */
+/* All borrowed until capture_free(). -ENOMEM. by_pause: nothing is copied while the machine runs,
+ * as its memory may be written unseen (guest/foreign-io.h). */
 int capture_new(struct monitor *monitor, const struct ram *ram, struct tracker *tracker,
-                struct capture **ret);
+                bool by_pause, struct capture **ret);
 void capture_free(struct capture *capture); /* NULL is legal */
 
 /* The image is another one than the last capture wrote: the next one puts all pages. */

@@ -3,8 +3,10 @@
 
 #include "base/cleanup.h"
 #include "base/mono.h"
+#include "base/report.h"
 #include "base/stop-point.h"
 #include "checkpoint/capture.h"
+#include "guest/foreign-io.h"
 #include "guest/monitor.h"
 #include "guest/ram.h"
 #include "guest/restore-args.h"
@@ -176,6 +178,7 @@ static int find_disks(const struct attached_spec *spec, struct attached *a, stru
 int attached_open(const struct attached_spec *spec, struct attached *ret, struct why *why)
 {
     struct tracker_options options = {.kind = TRACKER_BEST};
+    char direct[FOREIGN_NODE_CHARS];
     struct attached a = {};
 
     int r = monitor_open(spec->qmp, in_us(OPEN_US), &a.monitor, why);
@@ -187,6 +190,8 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
     if (r == 0)
         r = find_disks(spec, &a, why);
     if (r == 0)
+        r = foreign_io_look(a.monitor, in_us(OPEN_US), direct, why);
+    if (r == 0)
         r = ram_open(a.monitor, in_us(OPEN_US), &a.ram, why);
     if (r == 0)
         r = tracker_open(a.ram, &options, a.monitor, in_us(OPEN_US), &a.tracker, why);
@@ -194,7 +199,7 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
     if (r == 0)
         r = device_state_prepare(a.monitor, a.ram, in_us(PREPARE_US), &a.head, why);
     if (r == 0) {
-        r = capture_new(a.monitor, a.ram, a.tracker, &a.capture);
+        r = capture_new(a.monitor, a.ram, a.tracker, *direct != '\0', &a.capture);
         if (r < 0)
             why_set(why, r, "no memory to attach the machine");
     }
@@ -204,6 +209,12 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
         *ret = (struct attached){.pid = pid};
         return r;
     }
+    if (*direct)
+        report_warning(
+            "the disk or CD %s of the machine of vm %s has direct I/O, which writes memory "
+            "unseen: its checkpoints copy all that changed in the pause; with "
+            "cache=writeback, or without it, they do while the machine runs",
+            direct, spec->vm);
     for (unsigned i = 0; i < a.ram->n; i++)
         a.ram_bytes += a.ram->blocks[i].shared ? a.ram->blocks[i].used_bytes : 0;
     *ret = a;

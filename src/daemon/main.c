@@ -191,7 +191,6 @@ static int start_api(struct daemon *d)
     d->jobs = jobs_new(d->engine);
     d->machines = machines_new(d->engine, d->jobs, d->run_path, d->nbd_path);
     d->receives = receives_new(d->engine);
-    d->sweep = memory_sweep_new(d->engine);
     d->api = (struct api){
         .engine = d->engine,
         .events = d->events,
@@ -204,11 +203,10 @@ static int start_api(struct daemon *d)
         .nbd_path = d->nbd_path,
         .started_us = mono_us(),
     };
-    if (d->jobs && d->machines && d->receives && d->sweep)
+    if (d->jobs && d->machines && d->receives)
         d->registry = api_registry_new(&d->api);
     if (d->registry)
         return 0;
-    memory_sweep_free(d->sweep);
     receives_free(d->receives);
     machines_free(d->machines);
     jobs_free(d->jobs);
@@ -219,7 +217,6 @@ static void stop_api(struct daemon *d)
 {
     api_registry_free(d->registry);
     machines_free(d->machines);
-    memory_sweep_free(d->sweep);
     receives_free(d->receives);
     jobs_free(d->jobs);
 }
@@ -240,6 +237,18 @@ static int start_restored(struct daemon *d)
 static void stop_restored(struct daemon *d)
 {
     restoring_free(d->api.restoring);
+}
+
+/* Not before those machines have what they wait for: it may be of versions that were removed. */
+static int start_sweep(struct daemon *d)
+{
+    d->sweep = memory_sweep_new(d->engine);
+    return d->sweep ? 0 : no_memory(d);
+}
+
+static void stop_sweep(struct daemon *d)
+{
+    memory_sweep_free(d->sweep);
 }
 
 static int start_thaws(struct daemon *d)
@@ -281,6 +290,7 @@ static const struct step {
     {"the NBD socket's group", start_group, NULL},
     {"control API", start_api, stop_api},
     {"restored machines", start_restored, stop_restored},
+    {"memory of removed versions", start_sweep, stop_sweep},
     {"guests left frozen", start_thaws, NULL},
     {"attached machines", start_machines, NULL},
     {"control socket", start_http, stop_http},
