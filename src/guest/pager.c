@@ -140,8 +140,9 @@ static int bring_one(struct pager *p, unsigned area, uint64_t page)
     return r < 0 ? r : put(p, area, page, 1, data);
 }
 
-/* Bring n pages, up to PAGER_FETCH_PAGES. Where they do not come together, each alone: the first
- * error is returned, what can be had is put in. */
+/* Bring n pages, up to PAGER_FETCH_PAGES. Where they do not come together, each alone, whatever its
+ * bit says (a page of zeros that was filled is a hole): the first error is returned, what can be
+ * had is put in. */
 static int bring(struct pager *p, unsigned area, uint64_t page, unsigned n)
 {
     uint8_t data[PAGER_FETCH_PAGES * PAGER_PAGE_BYTES];
@@ -152,7 +153,7 @@ static int bring(struct pager *p, unsigned area, uint64_t page, unsigned n)
         return put(p, area, page, n, data);
     note_error(p, r);
     for (unsigned i = 0; i < n; i++) {
-        r = is_resident(p, area, page + i) ? 0 : bring_one(p, area, page + i);
+        r = bring_one(p, area, page + i);
         if (r < 0 && result == 0)
             result = r;
     }
@@ -218,12 +219,11 @@ static bool serve(struct pager *p, uint64_t address)
     if (p->areas[area].pages - from < n)
         n = (unsigned)(p->areas[area].pages - from);
     int r = bring(p, area, from, n);
-    bool in = is_resident(p, area, page);
-    /* One that was taken away again (a balloon) has its bit: so also by the result. */
-    if (r < 0 && in)
-        in = bring_one(p, area, page) == 0;
+    /* Not by its bit: a hole has one too, of zeros or taken away again (a balloon). */
+    if (r < 0 && r != -ESRCH)
+        r = bring_one(p, area, page);
     atomic_fetch_add(&p->fault_us, mono_us() - begin_us);
-    return in || r == -ESRCH;
+    return r == 0 || r == -ESRCH;
 }
 
 static void on_fault(struct pager *p, uint64_t address)

@@ -1,0 +1,231 @@
+/* test-pager.c - who touches a missing page gets it, also where pages cannot be read for a while.
+ * The "machine" is this process: threads of its own touch. */
+#include "guest/pager.h"
+
+#include "base/mono.h"
+#include "guest/linux-abi.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+/* cmocka.h wants those before it. */
+#include <cmocka.h>
+
+#define DEVICE  "/dev/userfaultfd"
+#define PAGES   256u
+#define BYTES   ((size_t)PAGES * PAGER_PAGE_BYTES)
+#define NO_PAGE UINT64_MAX
+#define SECOND  1000000u /* in microseconds */
+#define FEATURES                                                                                   \
+    (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |                                 \
+     UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC)
+
+struct machine {
+    int uffd, file_fd;
+    uint8_t *ram;
+    struct pager *pager;
+    bool is_full; /* each page has another byte than its neighbours; else all are zeros */
+    /* What fetch() does. */
+    atomic_uint fail_runs;    /* so many calls for several pages fail */
+    atomic_uint_fast64_t bad; /* the page that cannot be read */
+};
+
+static uint8_t content(const struct machine *m, uint64_t page)
+{
+    return m->is_full ? (uint8_t)(1 + page % 255) : 0;
+}
+
+static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
+{
+    struct machine *m = arg;
+    uint64_t bad = atomic_load(&m->bad);
+
+    if (n > 1 && atomic_load(&m->fail_runs) > 0) {
+        atomic_fetch_sub(&m->fail_runs, 1);
+        return -EIO;
+    }
+    if (bad >= page && bad - page < n)
+        return -EIO;
+    for (unsigned i = 0; i < n; i++)
+        memset((uint8_t *)out + i * PAGER_PAGE_BYTES, content(m, page + i), PAGER_PAGE_BYTES);
+    return 0;
+}
+
+static int open_uffd(void)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = FEATURES};
+    int device = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+    assert_true(device >= 0);
+    int fd = ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+    close(device);
+    assert_true(fd >= 0);
+    assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
+    return fd;
+}
+
+static void start(struct machine *m, bool is_full, uint64_t bad)
+{
+    struct pager_source source = {.fetch = fetch, .arg = m};
+    struct why why = {};
+
+    memset(m, 0, sizeof(*m));
+    m->is_full = is_full;
+    atomic_store(&m->bad, bad);
+    m->uffd = open_uffd();
+    m->file_fd = memfd_create("ram", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(m->file_fd, BYTES), 0);
+    m->ram = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, m->file_fd, 0);
+    assert_true(m->ram != MAP_FAILED);
+    struct pager_area area = {.address = (uintptr_t)m->ram, .pages = PAGES, .file_fd = m->file_fd};
+    assert_int_equal(pager_start(m->uffd, &area, 1, &source, NULL, 0, &m->pager, &why), 0);
+}
+
+static void end(struct machine *m)
+{
+    pager_stop(m->pager);
+    close(m->uffd);
+    munmap(m->ram, BYTES);
+    close(m->file_fd);
+}
+
+static struct pager_progress progress(struct machine *m)
+{
+    struct pager_progress p;
+
+    pager_progress(m->pager, &p);
+    return p;
+}
+
+static void wait_complete(struct machine *m)
+{
+    uint64_t end_us = mono_us() + 10 * SECOND;
+
+    while (!progress(m).complete && mono_us() < end_us)
+        usleep(1000);
+    assert_true(progress(m).complete);
+}
+
+/* ---- touching ------------------------------------------------------------------------------- */
+
+struct touch {
+    pthread_t thread;
+    const volatile uint8_t *at;
+    atomic_int value; /* -1: it waits */
+};
+
+static void *run_touch(void *arg)
+{
+    struct touch *t = arg;
+
+    atomic_store(&t->value, *t->at);
+    return NULL;
+}
+
+static void touch(struct touch *t, struct machine *m, uint64_t page)
+{
+    t->at = m->ram + page * PAGER_PAGE_BYTES;
+    atomic_store(&t->value, -1);
+    assert_int_equal(pthread_create(&t->thread, NULL, run_touch, t), 0);
+}
+
+/* What was read, or -1: not in that time. */
+static int touched(struct touch *t, uint64_t limit_us)
+{
+    uint64_t end_us = mono_us() + limit_us;
+
+    while (atomic_load(&t->value) < 0 && mono_us() < end_us)
+        usleep(1000);
+    if (atomic_load(&t->value) >= 0)
+        pthread_join(t->thread, NULL);
+    return atomic_load(&t->value);
+}
+
+/* ---- pages that cannot be read -------------------------------------------------------------- */
+
+/* The fill leaves zeros as holes: they are still to be given, each time. */
+static void holes_come_after_an_error(void **state)
+{
+    static struct machine m;
+    static struct touch t;
+
+    start(&m, false, NO_PAGE);
+    wait_complete(&m);
+    for (uint64_t page = 5; page < PAGES; page += 16) {
+        atomic_store(&m.fail_runs, 1);
+        touch(&t, &m, page);
+        assert_int_equal(touched(&t, SECOND), 0);
+        assert_int_equal(atomic_load(&m.fail_runs), 0);
+    }
+    end(&m);
+}
+
+static void holes_come_beside_a_bad_page(void **state)
+{
+    static struct machine m;
+    static struct touch good, bad;
+
+    start(&m, false, NO_PAGE);
+    wait_complete(&m);
+    atomic_store(&m.bad, 3); /* from now on */
+    for (uint64_t page = 4; page < 16; page++) {
+        touch(&good, &m, page);
+        assert_int_equal(touched(&good, SECOND), 0);
+    }
+    touch(&bad, &m, 3);
+    assert_int_equal(touched(&bad, SECOND / 2), -1);
+    atomic_store(&m.bad, NO_PAGE);
+    assert_int_equal(touched(&bad, 5 * SECOND), 0);
+    end(&m);
+}
+
+static void holes_are_populated_after_an_error(void **state)
+{
+    static struct machine m;
+
+    start(&m, false, NO_PAGE);
+    wait_complete(&m);
+    assert_int_equal(lseek(m.file_fd, 0, SEEK_DATA), -1);
+    atomic_store(&m.fail_runs, 1);
+    assert_int_equal(pager_populate(m.pager, 0, 0, PAGES), 0);
+    assert_int_equal(lseek(m.file_fd, 0, SEEK_HOLE), BYTES);
+    end(&m);
+}
+
+static void all_come(void **state)
+{
+    static struct machine m;
+
+    start(&m, true, NO_PAGE);
+    atomic_store(&m.fail_runs, 3);
+    for (uint64_t page = 0; page < PAGES; page += 7)
+        assert_int_equal(m.ram[page * PAGER_PAGE_BYTES], content(&m, page));
+    wait_complete(&m);
+    assert_int_equal(pager_let_go(m.pager), 0);
+    for (uint64_t page = 0; page < PAGES; page++)
+        assert_int_equal(m.ram[page * PAGER_PAGE_BYTES], content(&m, page));
+    end(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_come),
+        cmocka_unit_test(holes_come_after_an_error),
+        cmocka_unit_test(holes_come_beside_a_bad_page),
+        cmocka_unit_test(holes_are_populated_after_an_error),
+    };
+    if (access(DEVICE, R_OK | W_OK) < 0) {
+        printf(DEVICE " cannot be opened: %s\n", strerror(errno));
+        return 77;
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
