@@ -24,10 +24,17 @@
 #define FILL_PAGES  PAGER_FETCH_PAGES
 #define MESSAGES    64
 #define STUCK_MAX   1024 /* faults whose page could not be brought: one for each vCPU and thread */
-#define RETRY_MS    100
 #define WAIT_MS     5
 #define TOUCHED_MAX 262144
 #define PAGE        ((uint64_t)PAGER_PAGE_BYTES)
+/* What could not be brought is tried again after that, then after twice as long. */
+#define RETRY_MIN_US 100000
+#define RETRY_MAX_US 10000000
+
+struct stuck {
+    uint64_t address; /* of a page */
+    uint64_t due_us, wait_us;
+};
 
 struct pager {
     int uffd, stop_fd;
@@ -43,7 +50,7 @@ struct pager {
     uint64_t start_us, n_pages;
     _Atomic uint64_t n_resident, n_faults, n_errors, fault_us, complete_us;
     atomic_int last_error;
-    uint64_t stuck[STUCK_MAX]; /* addresses; of the faults' thread */
+    struct stuck stuck[STUCK_MAX]; /* of the faults' thread */
     unsigned n_stuck;
     pthread_mutex_t lock; /* touched, n_touched */
     struct pager_place *touched;
@@ -129,31 +136,25 @@ static int put(struct pager *p, unsigned area, uint64_t page, unsigned n, const 
     return 0;
 }
 
-/* Bring one page. */
-static int bring_one(struct pager *p, unsigned area, uint64_t page)
-{
-    uint8_t data[PAGER_PAGE_BYTES];
-
-    int r = p->source.fetch(p->source.arg, area, page, 1, data);
-    if (r < 0)
-        note_error(p, r);
-    return r < 0 ? r : put(p, area, page, 1, data);
-}
-
-/* Bring n pages, up to PAGER_FETCH_PAGES. Where they do not come together, each alone, whatever its
- * bit says (a page of zeros that was filled is a hole): the first error is returned, what can be
- * had is put in. */
+/* Bring n pages, up to PAGER_FETCH_PAGES, together. */
 static int bring(struct pager *p, unsigned area, uint64_t page, unsigned n)
 {
     uint8_t data[PAGER_FETCH_PAGES * PAGER_PAGE_BYTES];
-    int result = 0;
 
     int r = p->source.fetch(p->source.arg, area, page, n, data);
-    if (r == 0)
-        return put(p, area, page, n, data);
-    note_error(p, r);
-    for (unsigned i = 0; i < n; i++) {
-        r = bring_one(p, area, page + i);
+    if (r < 0)
+        note_error(p, r);
+    return r < 0 ? r : put(p, area, page, n, data);
+}
+
+/* Bring n pages, each alone, whatever its bit says: a page of zeros that was filled is a hole. What
+ * can be had is put in, the first error is returned. */
+static int bring_each(struct pager *p, unsigned area, uint64_t page, uint64_t n)
+{
+    int result = 0;
+
+    for (uint64_t i = 0; i < n; i++) {
+        int r = bring(p, area, page + i, 1);
         if (r < 0 && result == 0)
             result = r;
     }
@@ -170,6 +171,8 @@ int pager_populate(struct pager *p, unsigned area, uint64_t page, uint64_t n)
     for (uint64_t end = page + n; page < end && r == 0;) {
         unsigned some = end - page < PAGER_FETCH_PAGES ? (unsigned)(end - page) : PAGER_FETCH_PAGES;
         r = bring(p, area, page, some);
+        if (r < 0)
+            r = bring_each(p, area, page, some);
         page += some;
     }
     return r;
@@ -206,50 +209,104 @@ static void note_touched(struct pager *p, unsigned area, uint64_t page)
     pthread_mutex_unlock(&p->lock);
 }
 
-/* Returns whether the faulting page is in. */
-static bool serve(struct pager *p, uint64_t address)
+/* The neighbours that are missing, after an error. */
+static void bring_neighbours(struct pager *p, unsigned area, uint64_t from, unsigned n)
 {
-    uint64_t page = 0, from;
-    unsigned area = 0, n = FAULT_PAGES;
-    uint64_t begin_us = mono_us();
+    for (unsigned i = 0; i < n; i++)
+        if (!is_resident(p, area, from + i))
+            (void)bring(p, area, from + i, 1);
+}
 
-    if (!find_place(p, address, &area, &page))
-        return true; /* not ours */
-    from = page - page % FAULT_PAGES;
-    if (p->areas[area].pages - from < n)
-        n = (unsigned)(p->areas[area].pages - from);
+/* Returns whether nobody waits for the page any more. */
+static bool serve(struct pager *p, unsigned area, uint64_t page)
+{
+    uint64_t from = page - page % FAULT_PAGES, left = p->areas[area].pages - from;
+    unsigned n = left < FAULT_PAGES ? (unsigned)left : FAULT_PAGES;
     int r = bring(p, area, from, n);
-    /* Not by its bit: a hole has one too, of zeros or taken away again (a balloon). */
-    if (r < 0 && r != -ESRCH)
-        r = bring_one(p, area, page);
-    atomic_fetch_add(&p->fault_us, mono_us() - begin_us);
+
+    if (r == 0 || r == -ESRCH)
+        return true;
+    /* Not by its bit: a hole has one too, of zeros or taken away again (a balloon). It comes first,
+     * and alone if it is a bad one: each attempt on that may take seconds, and others wait. */
+    r = bring(p, area, page, 1);
+    if (r == 0)
+        bring_neighbours(p, area, from, n);
     return r == 0 || r == -ESRCH;
+}
+
+static bool is_stuck(const struct pager *p, uint64_t address)
+{
+    for (unsigned i = 0; i < p->n_stuck; i++)
+        if (p->stuck[i].address == address)
+            return true;
+    return false;
 }
 
 static void on_fault(struct pager *p, uint64_t address)
 {
-    uint64_t page = 0;
+    uint64_t page = 0, begin_us = mono_us();
     unsigned area = 0;
 
     atomic_fetch_add(&p->n_faults, 1);
-    if (find_place(p, address, &area, &page) && !is_resident(p, area, page))
+    address &= ~(PAGE - 1);
+    /* Whoever waits for one that is stuck is woken with the others. */
+    if (!find_place(p, address, &area, &page) || is_stuck(p, address))
+        return;
+    if (!is_resident(p, area, page))
         note_touched(p, area, page);
-    if (serve(p, address))
+    bool served = serve(p, area, page);
+    atomic_fetch_add(&p->fault_us, mono_us() - begin_us);
+    if (served)
         return;
     if (p->n_stuck < STUCK_MAX)
-        p->stuck[p->n_stuck++] = address;
+        p->stuck[p->n_stuck++] = (struct stuck){
+            .address = address, .due_us = mono_us() + RETRY_MIN_US, .wait_us = RETRY_MIN_US};
     else
-        wake(p, address & ~(PAGE - 1), PAGE); /* it asks again */
+        wake(p, address, PAGE); /* it asks again */
 }
 
+/* The one that is due first, or NULL: none is stuck. */
+static struct stuck *next_stuck(struct pager *p)
+{
+    struct stuck *next = p->n_stuck ? &p->stuck[0] : NULL;
+
+    for (unsigned i = 1; i < p->n_stuck; i++)
+        if (p->stuck[i].due_us < next->due_us)
+            next = &p->stuck[i];
+    return next;
+}
+
+/* Only one, if it is due: others fault meanwhile. */
 static void retry_stuck(struct pager *p)
 {
-    unsigned n = 0;
+    struct stuck *s = next_stuck(p);
+    uint64_t page = 0, begin_us = mono_us();
+    unsigned area = 0;
 
-    for (unsigned i = 0; i < p->n_stuck; i++)
-        if (!serve(p, p->stuck[i]))
-            p->stuck[n++] = p->stuck[i];
-    p->n_stuck = n;
+    if (!s || s->due_us > begin_us)
+        return;
+    (void)find_place(p, s->address, &area, &page); /* it was found when it faulted */
+    int r = bring(p, area, page, 1);
+    uint64_t end_us = mono_us(), took_us = end_us - begin_us;
+    atomic_fetch_add(&p->fault_us, took_us);
+    if (r == 0 || r == -ESRCH) {
+        *s = p->stuck[--p->n_stuck];
+        return;
+    }
+    s->wait_us = 2 * s->wait_us < RETRY_MAX_US ? 2 * s->wait_us : RETRY_MAX_US;
+    /* Half of the time at least is for the others. */
+    s->due_us = end_us + (s->wait_us > took_us ? s->wait_us : took_us);
+}
+
+/* How long poll() may wait. */
+static int retry_ms(struct pager *p)
+{
+    const struct stuck *s = next_stuck(p);
+    uint64_t now_us = mono_us();
+
+    if (!s)
+        return -1;
+    return s->due_us > now_us ? (int)((s->due_us - now_us) / 1000 + 1) : 0;
 }
 
 static void *run_faults(void *arg)
@@ -259,21 +316,15 @@ static void *run_faults(void *arg)
     struct pollfd fds[2] = {{.fd = p->uffd, .events = POLLIN},
                             {.fd = p->stop_fd, .events = POLLIN}};
 
-    uint64_t tried_us = 0;
-
     while (!atomic_load(&p->stop)) {
-        (void)poll(fds, 2, p->n_stuck ? RETRY_MS : -1);
-        /* Also while others fault all the time. */
-        if (p->n_stuck && mono_us() >= tried_us + RETRY_MS * 1000) {
-            retry_stuck(p);
-            tried_us = mono_us();
-        }
+        (void)poll(fds, 2, retry_ms(p));
         if (fds[0].revents & (POLLERR | POLLNVAL)) /* QEMU has ended */
             break;
         ssize_t n = fds[0].revents & POLLIN ? read(p->uffd, messages, sizeof(messages)) : 0;
         for (size_t i = 0; n > 0 && i < (size_t)n / sizeof(messages[0]); i++)
             if (messages[i].event == UFFD_EVENT_PAGEFAULT)
                 on_fault(p, messages[i].arg.pagefault.address);
+        retry_stuck(p);
     }
     return NULL;
 }
@@ -361,8 +412,10 @@ static void *run_fill(void *arg)
     fill_first(p);
     while (p->source.may_fill && !atomic_load(&p->stop) && !p->source.may_fill(p->source.arg))
         poll(&fd, 1, WAIT_MS);
-    while (!atomic_load(&p->stop) && !fill_all(p))
-        poll(&fd, 1, RETRY_MS);
+    for (uint64_t us = RETRY_MIN_US; !atomic_load(&p->stop) && !fill_all(p);) {
+        poll(&fd, 1, (int)(us / 1000));
+        us = 2 * us < RETRY_MAX_US ? 2 * us : RETRY_MAX_US;
+    }
     if (!atomic_load(&p->stop)) {
         uint64_t us = mono_us() - p->start_us;
         atomic_store(&p->complete_us, us ? us : 1);

@@ -44,7 +44,8 @@ struct pager_place {
 struct pager_source {
     /* Bring n pages of an area from page on, up to PAGER_FETCH_PAGES, into out. Called by both
      * threads and by callers of pager_populate(), at once. Returns 0 or -errno: then it is asked
-     * again, page by page; the guest waits, and is never given anything else. */
+     * again, page by page, and for a page that cannot be had again and again, from ten times a
+     * second to once in ten seconds; the guest waits, and is never given anything else. */
     int (*fetch)(void *arg, unsigned area, uint64_t page, unsigned n, void *out);
     /* Whether what nobody asked for may come already, behind the working set; asked again and again
      * until it is true. So that who starts has the processors. NULL: at once. */

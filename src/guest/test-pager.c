@@ -20,7 +20,7 @@
 #include <cmocka.h>
 
 #define DEVICE  "/dev/userfaultfd"
-#define PAGES   256u
+#define PAGES   2048u
 #define BYTES   ((size_t)PAGES * PAGER_PAGE_BYTES)
 #define NO_PAGE UINT64_MAX
 #define SECOND  1000000u /* in microseconds */
@@ -34,8 +34,10 @@ struct machine {
     struct pager *pager;
     bool is_full; /* each page has another byte than its neighbours; else all are zeros */
     /* What fetch() does. */
-    atomic_uint fail_runs;    /* so many calls for several pages fail */
-    atomic_uint_fast64_t bad; /* the page that cannot be read */
+    atomic_uint fail_runs;     /* so many calls for several pages fail */
+    atomic_uint_fast64_t bad;  /* the page that cannot be read */
+    atomic_uint bad_us, tries; /* how long that takes; how often it was tried */
+    atomic_bool may_fill;
 };
 
 static uint8_t content(const struct machine *m, uint64_t page)
@@ -52,11 +54,21 @@ static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
         atomic_fetch_sub(&m->fail_runs, 1);
         return -EIO;
     }
-    if (bad >= page && bad - page < n)
+    if (bad >= page && bad - page < n) {
+        atomic_fetch_add(&m->tries, 1);
+        usleep(atomic_load(&m->bad_us));
         return -EIO;
+    }
     for (unsigned i = 0; i < n; i++)
         memset((uint8_t *)out + i * PAGER_PAGE_BYTES, content(m, page + i), PAGER_PAGE_BYTES);
     return 0;
+}
+
+static bool may_fill(void *arg)
+{
+    struct machine *m = arg;
+
+    return atomic_load(&m->may_fill);
 }
 
 static int open_uffd(void)
@@ -72,14 +84,15 @@ static int open_uffd(void)
     return fd;
 }
 
-static void start(struct machine *m, bool is_full, uint64_t bad)
+static void start(struct machine *m, bool is_full, uint64_t bad, bool fills)
 {
-    struct pager_source source = {.fetch = fetch, .arg = m};
+    struct pager_source source = {.fetch = fetch, .may_fill = may_fill, .arg = m};
     struct why why = {};
 
     memset(m, 0, sizeof(*m));
     m->is_full = is_full;
     atomic_store(&m->bad, bad);
+    atomic_store(&m->may_fill, fills);
     m->uffd = open_uffd();
     m->file_fd = memfd_create("ram", MFD_CLOEXEC);
     assert_int_equal(ftruncate(m->file_fd, BYTES), 0);
@@ -119,25 +132,35 @@ static void wait_complete(struct machine *m)
 struct touch {
     pthread_t thread;
     const volatile uint8_t *at;
+    unsigned n;       /* pages, one in each run of 16 */
     atomic_int value; /* -1: it waits */
 };
 
 static void *run_touch(void *arg)
 {
     struct touch *t = arg;
+    int value = -1;
 
-    atomic_store(&t->value, *t->at);
+    for (unsigned i = 0; i < t->n; i++)
+        value = t->at[(size_t)i * 16 * PAGER_PAGE_BYTES];
+    atomic_store(&t->value, value);
     return NULL;
 }
 
-static void touch(struct touch *t, struct machine *m, uint64_t page)
+static void touch_many(struct touch *t, struct machine *m, uint64_t page, unsigned n)
 {
     t->at = m->ram + page * PAGER_PAGE_BYTES;
+    t->n = n;
     atomic_store(&t->value, -1);
     assert_int_equal(pthread_create(&t->thread, NULL, run_touch, t), 0);
 }
 
-/* What was read, or -1: not in that time. */
+static void touch(struct touch *t, struct machine *m, uint64_t page)
+{
+    touch_many(t, m, page, 1);
+}
+
+/* What was read last, or -1: not in that time. */
 static int touched(struct touch *t, uint64_t limit_us)
 {
     uint64_t end_us = mono_us() + limit_us;
@@ -157,7 +180,7 @@ static void holes_come_after_an_error(void **state)
     static struct machine m;
     static struct touch t;
 
-    start(&m, false, NO_PAGE);
+    start(&m, false, NO_PAGE, true);
     wait_complete(&m);
     for (uint64_t page = 5; page < PAGES; page += 16) {
         atomic_store(&m.fail_runs, 1);
@@ -173,7 +196,7 @@ static void holes_come_beside_a_bad_page(void **state)
     static struct machine m;
     static struct touch good, bad;
 
-    start(&m, false, NO_PAGE);
+    start(&m, false, NO_PAGE, true);
     wait_complete(&m);
     atomic_store(&m.bad, 3); /* from now on */
     for (uint64_t page = 4; page < 16; page++) {
@@ -191,7 +214,7 @@ static void holes_are_populated_after_an_error(void **state)
 {
     static struct machine m;
 
-    start(&m, false, NO_PAGE);
+    start(&m, false, NO_PAGE, true);
     wait_complete(&m);
     assert_int_equal(lseek(m.file_fd, 0, SEEK_DATA), -1);
     atomic_store(&m.fail_runs, 1);
@@ -200,11 +223,50 @@ static void holes_are_populated_after_an_error(void **state)
     end(&m);
 }
 
+/* Each look at the bad page takes two seconds: one or two of them the others wait for, and no more.
+ */
+static void others_do_not_wait_for_a_slow_page(void **state)
+{
+    static struct machine m;
+    static struct touch bad, good, neighbour;
+
+    start(&m, true, 3, false);
+    atomic_store(&m.bad_us, 2 * SECOND);
+    touch(&bad, &m, 3);
+    usleep(SECOND / 10);
+    touch_many(&good, &m, 16, 100);
+    assert_int_equal(touched(&good, 8 * SECOND), content(&m, 16 + 99 * 16));
+    touch(&neighbour, &m, 4);
+    assert_int_equal(touched(&neighbour, 8 * SECOND), content(&m, 4));
+    assert_int_equal(touched(&bad, SECOND), -1);
+    atomic_store(&m.bad, NO_PAGE);
+    assert_int_equal(touched(&bad, 12 * SECOND), content(&m, 3));
+    end(&m);
+}
+
+static void tries_become_rare(void **state)
+{
+    static struct machine m;
+    static struct touch bad;
+
+    start(&m, true, 3, true);
+    touch(&bad, &m, 3);
+    usleep(SECOND);
+    /* The fill looks with its neighbours and alone, the fault alone. */
+    assert_in_range(atomic_load(&m.tries), 6, 20);
+    usleep(3 * SECOND);
+    assert_in_range(atomic_load(&m.tries), 10, 26);
+    atomic_store(&m.bad, NO_PAGE);
+    assert_int_equal(touched(&bad, 12 * SECOND), content(&m, 3));
+    wait_complete(&m);
+    end(&m);
+}
+
 static void all_come(void **state)
 {
     static struct machine m;
 
-    start(&m, true, NO_PAGE);
+    start(&m, true, NO_PAGE, true);
     atomic_store(&m.fail_runs, 3);
     for (uint64_t page = 0; page < PAGES; page += 7)
         assert_int_equal(m.ram[page * PAGER_PAGE_BYTES], content(&m, page));
@@ -222,6 +284,8 @@ int main(void)
         cmocka_unit_test(holes_come_after_an_error),
         cmocka_unit_test(holes_come_beside_a_bad_page),
         cmocka_unit_test(holes_are_populated_after_an_error),
+        cmocka_unit_test(others_do_not_wait_for_a_slow_page),
+        cmocka_unit_test(tries_become_rare),
     };
     if (access(DEVICE, R_OK | W_OK) < 0) {
         printf(DEVICE " cannot be opened: %s\n", strerror(errno));
