@@ -487,11 +487,13 @@ void restore_machine_settle(struct restore_machine *m)
     stop_point("restore-resident");
     if (m->restored.pager) {
         int r = pager_let_go(m->restored.pager);
-        if (r < 0) /* what is missing are zeros: it waits for them for good if nobody gives them */
+        /* What is missing are zeros: it waits for them for good if nobody gives them. */
+        if (r < 0 && !m->is_kept)
             report_warning("machine %s still needs this daemon for its memory: %s", m->name,
                            err_text(r));
+        m->is_kept = r < 0;
         if (r < 0)
-            return;
+            return; /* and is called again */
     }
     release(m);
     forget(m);

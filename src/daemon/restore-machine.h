@@ -54,6 +54,7 @@ struct restore_machine {
     bool paused;           /* it was not let go on */
     bool is_lazy, is_held; /* adopted: it wants pages; it was not told to go on yet */
     bool is_attached;      /* that was tried, by who watches */
+    bool is_kept;          /* it could not be let go, which was said */
     struct restored restored;
     bool started; /* restored is valid */
     pid_t pid;

@@ -106,15 +106,23 @@ static void note_error(struct pager *p, int error)
 }
 
 /* Put n pages in, where there are none yet, and wake who waits for them. Returns 0, -ESRCH (QEMU
- * has ended), -errno. */
+ * has ended), -errno.
+ *
+ * ENOENT: not all of it lies in one mapping that is registered. Of one page it says that this is
+ * not ours any more: QEMU has taken that memory away (a DIMM), or mapped other memory there, and
+ * nothing is to be brought. Nor is it so for a moment only, while mappings change: the kernel looks
+ * under their lock, a mapping that lost its registration does not get it back, and one that moved
+ * has lost it. */
 static int put(struct pager *p, unsigned area, uint64_t page, unsigned n, const uint8_t *data)
 {
     uint64_t address = p->areas[area].address + page * PAGE;
+    unsigned most = n; /* at once */
 
     for (unsigned done = 0; done < n;) {
+        unsigned some = n - done < most ? n - done : most;
         struct uffdio_copy copy = {.dst = address + done * PAGE,
                                    .src = (uintptr_t)data + done * PAGE,
-                                   .len = (n - done) * PAGE,
+                                   .len = some * PAGE,
                                    .mode = UFFDIO_COPY_MODE_WP};
         int r = ioctl(p->uffd, UFFDIO_COPY, &copy) < 0 ? -errno : 0;
         unsigned copied = copy.copy > 0 ? (unsigned)((uint64_t)copy.copy / PAGE) : 0;
@@ -123,7 +131,9 @@ static int put(struct pager *p, unsigned area, uint64_t page, unsigned n, const 
         done += copied;
         if (r == 0 || done == n)
             continue;
-        if (r == -EEXIST || (copied == 0 && copy.copy == -EEXIST)) {
+        if (r == -ENOENT && some > 1) {
+            most = 1;
+        } else if (r == -EEXIST || r == -ENOENT || (copied == 0 && copy.copy == -EEXIST)) {
             wake(p, address + done * PAGE, PAGE);
             set_resident(p, area, page + done);
             done++;
@@ -526,20 +536,26 @@ void pager_stop(struct pager *p)
     free(p);
 }
 
+/* Returns 0 also where QEMU has taken the memory away. */
+static int let_go_area(int uffd, const struct pager_area *a)
+{
+    struct uffdio_range range = {.start = a->address, .len = a->pages * PAGE};
+    int r = ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 ? -errno : 0;
+
+    if (r == 0)
+        r = register_area(uffd, a, UFFDIO_REGISTER_MODE_WP);
+    return r == -EINVAL || r == -ENOENT ? 0 : r;
+}
+
 int pager_let_go(struct pager *p)
 {
+    int r = 0;
+
     if (!atomic_load(&p->complete_us))
         return -EBUSY;
-    for (unsigned i = 0; i < p->n_areas; i++) {
-        const struct pager_area *a = &p->areas[i];
-        struct uffdio_range range = {.start = a->address, .len = a->pages * PAGE};
-        if (ioctl(p->uffd, UFFDIO_UNREGISTER, &range) < 0)
-            return -errno;
-        int r = register_area(p->uffd, a, UFFDIO_REGISTER_MODE_WP);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    for (unsigned i = 0; i < p->n_areas && r == 0; i++)
+        r = let_go_area(p->uffd, &p->areas[i]);
+    return r;
 }
 
 /* ---- what can be seen ----------------------------------------------------------------------- */

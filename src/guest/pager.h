@@ -69,7 +69,8 @@ void pager_stop(struct pager *pager);
 int pager_populate(struct pager *pager, unsigned area, uint64_t page, uint64_t n);
 
 struct pager_progress {
-    uint64_t pages, resident; /* resident: brought, or known to be zeros */
+    uint64_t pages, resident; /* resident: brought, known to be zeros, or no memory of QEMU's any
+                                 more (a DIMM that was taken away) */
     uint64_t faults, errors;  /* errors: of fetch(), and of the kernel when pages are put in */
     int last_error;           /* -ENOMEM: no room in /dev/shm; 0: none yet */
     uint64_t fault_us;        /* in all, from reading a fault to having served it */

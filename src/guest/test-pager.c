@@ -19,24 +19,27 @@
 /* cmocka.h wants those before it. */
 #include <cmocka.h>
 
-#define DEVICE  "/dev/userfaultfd"
-#define PAGES   2048u
-#define BYTES   ((size_t)PAGES * PAGER_PAGE_BYTES)
-#define NO_PAGE UINT64_MAX
-#define SECOND  1000000u /* in microseconds */
+#define DEVICE     "/dev/userfaultfd"
+#define PAGES      2048u
+#define BYTES      ((size_t)PAGES * PAGER_PAGE_BYTES)
+#define DIMM_PAGES 256u
+#define DIMM_BYTES ((size_t)DIMM_PAGES * PAGER_PAGE_BYTES)
+#define NO_PAGE    UINT64_MAX
+#define SECOND     1000000u /* in microseconds */
 #define FEATURES                                                                                   \
     (UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MISSING_SHMEM |                                 \
      UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC)
 
 struct machine {
-    int uffd, file_fd;
-    uint8_t *ram;
+    int uffd, file_fd, dimm_fd;
+    uint8_t *ram, *dimm; /* the areas */
     struct pager *pager;
     bool is_full; /* each page has another byte than its neighbours; else all are zeros */
     /* What fetch() does. */
     atomic_uint fail_runs;     /* so many calls for several pages fail */
-    atomic_uint_fast64_t bad;  /* the page that cannot be read */
+    atomic_uint_fast64_t bad;  /* the page of ram that cannot be read */
     atomic_uint bad_us, tries; /* how long that takes; how often it was tried */
+    atomic_uint dimm_us;       /* how long pages of dimm take */
     atomic_bool may_fill;
 };
 
@@ -54,7 +57,9 @@ static int fetch(void *arg, unsigned area, uint64_t page, unsigned n, void *out)
         atomic_fetch_sub(&m->fail_runs, 1);
         return -EIO;
     }
-    if (bad >= page && bad - page < n) {
+    if (area == 1)
+        usleep(atomic_load(&m->dimm_us));
+    if (area == 0 && bad >= page && bad - page < n) {
         atomic_fetch_add(&m->tries, 1);
         usleep(atomic_load(&m->bad_us));
         return -EIO;
@@ -96,10 +101,15 @@ static void start(struct machine *m, bool is_full, uint64_t bad, bool fills)
     m->uffd = open_uffd();
     m->file_fd = memfd_create("ram", MFD_CLOEXEC);
     assert_int_equal(ftruncate(m->file_fd, BYTES), 0);
+    m->dimm_fd = memfd_create("dimm", MFD_CLOEXEC);
+    assert_int_equal(ftruncate(m->dimm_fd, DIMM_BYTES), 0);
     m->ram = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, m->file_fd, 0);
-    assert_true(m->ram != MAP_FAILED);
-    struct pager_area area = {.address = (uintptr_t)m->ram, .pages = PAGES, .file_fd = m->file_fd};
-    assert_int_equal(pager_start(m->uffd, &area, 1, &source, NULL, 0, &m->pager, &why), 0);
+    m->dimm = mmap(NULL, DIMM_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, m->dimm_fd, 0);
+    assert_true(m->ram != MAP_FAILED && m->dimm != MAP_FAILED);
+    struct pager_area areas[2] = {
+        {.address = (uintptr_t)m->ram, .pages = PAGES, .file_fd = m->file_fd},
+        {.address = (uintptr_t)m->dimm, .pages = DIMM_PAGES, .file_fd = m->dimm_fd}};
+    assert_int_equal(pager_start(m->uffd, areas, 2, &source, NULL, 0, &m->pager, &why), 0);
 }
 
 static void end(struct machine *m)
@@ -107,7 +117,9 @@ static void end(struct machine *m)
     pager_stop(m->pager);
     close(m->uffd);
     munmap(m->ram, BYTES);
+    munmap(m->dimm, DIMM_BYTES); /* some tests did */
     close(m->file_fd);
+    close(m->dimm_fd);
 }
 
 static struct pager_progress progress(struct machine *m)
@@ -277,6 +289,79 @@ static void all_come(void **state)
     end(&m);
 }
 
+/* ---- memory that goes away ------------------------------------------------------------------ */
+
+static void is_whole(const struct machine *m, const uint8_t *area, uint64_t from, uint64_t to)
+{
+    for (uint64_t page = from; page < to; page++)
+        assert_int_equal(area[page * PAGER_PAGE_BYTES], content(m, page));
+}
+
+/* As a thread of QEMU that waits in a system call: it gets EFAULT when its page is gone. */
+static void *run_write(void *arg)
+{
+    struct touch *t = arg;
+    int fds[2];
+
+    if (pipe2(fds, O_CLOEXEC) < 0)
+        return NULL;
+    ssize_t n = write(fds[1], (const void *)(uintptr_t)t->at, 1);
+    atomic_store(&t->value, n < 0 ? errno : 0);
+    close(fds[0]);
+    close(fds[1]);
+    return NULL;
+}
+
+static void dimm_goes_while_it_fills(void **state)
+{
+    static struct machine m;
+    static struct touch waits = {.value = -1};
+
+    start(&m, true, NO_PAGE, false);
+    atomic_store(&m.dimm_us, SECOND / 5);
+    waits.at = m.dimm + 100 * PAGER_PAGE_BYTES;
+    assert_int_equal(pthread_create(&waits.thread, NULL, run_write, &waits), 0);
+    usleep(SECOND / 10); /* its page is being fetched */
+    munmap(m.dimm, DIMM_BYTES);
+    assert_int_equal(touched(&waits, SECOND), EFAULT);
+    atomic_store(&m.may_fill, true);
+    wait_complete(&m);
+    assert_int_equal(progress(&m).errors, 0);
+    assert_int_equal(pager_let_go(m.pager), 0);
+    is_whole(&m, m.ram, 0, PAGES);
+    end(&m);
+}
+
+static void dimm_goes_before_it_is_let_go(void **state)
+{
+    static struct machine m;
+
+    start(&m, true, NO_PAGE, true);
+    wait_complete(&m);
+    munmap(m.dimm, DIMM_BYTES);
+    assert_int_equal(pager_let_go(m.pager), 0);
+    is_whole(&m, m.ram, 0, PAGES);
+    end(&m);
+}
+
+/* What is left of an area whose mapping is cut comes, also beside the cuts. */
+static void what_stays_comes(void **state)
+{
+    static struct machine m;
+
+    start(&m, true, NO_PAGE, false);
+    assert_int_equal(madvise(m.ram + 40 * PAGER_PAGE_BYTES, 9 * PAGER_PAGE_BYTES, MADV_DONTFORK),
+                     0);
+    munmap(m.dimm + 100 * PAGER_PAGE_BYTES, DIMM_BYTES - 100 * PAGER_PAGE_BYTES);
+    assert_int_equal(m.ram[39 * PAGER_PAGE_BYTES], content(&m, 39));
+    atomic_store(&m.may_fill, true);
+    wait_complete(&m);
+    assert_int_equal(pager_let_go(m.pager), 0);
+    is_whole(&m, m.ram, 0, PAGES);
+    is_whole(&m, m.dimm, 0, 100);
+    end(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -286,6 +371,9 @@ int main(void)
         cmocka_unit_test(holes_are_populated_after_an_error),
         cmocka_unit_test(others_do_not_wait_for_a_slow_page),
         cmocka_unit_test(tries_become_rare),
+        cmocka_unit_test(dimm_goes_while_it_fills),
+        cmocka_unit_test(dimm_goes_before_it_is_let_go),
+        cmocka_unit_test(what_stays_comes),
     };
     if (access(DEVICE, R_OK | W_OK) < 0) {
         printf(DEVICE " cannot be opened: %s\n", strerror(errno));
