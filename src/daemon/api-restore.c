@@ -1,5 +1,6 @@
 /* api-restore.c - vm.restore, and what job.status shows of it. */
 #include "daemon/api-restore.h"
+#include "base/err.h"
 #include "daemon/api-change.h"
 #include "daemon/fault.h"
 #include "daemon/restoring.h"
@@ -85,6 +86,10 @@ static xmlrpc_value *machine_value(xmlrpc_env *env, const struct restore_view *v
     api_put_u64(env, value, "faults", v->progress.faults);
     api_put_u64(env, value, "fault_us", v->progress.fault_us);
     api_put_u64(env, value, "errors", v->progress.errors);
+    api_put_text(env, value, "last_error",
+                 v->progress.last_error ? err_text(v->progress.last_error) : "");
+    api_put_text(env, value, "error_memory", v->error_memory);
+    api_put_u64(env, value, "error_page", v->progress.last_place.page);
     api_put_u64(env, value, "resident_us", v->progress.complete_us);
     api_put(env, value, "lost", lost);
     return api_result(env, value);
@@ -119,7 +124,9 @@ const struct method api_restore_methods[] = {
      "job.status shows under machines, for each: {name, state (starting, running, resident, ended, "
      "failed), paused, pid, directory (of its sockets), running_us (from the call until it ran; of "
      "it) "
-     "disks_us, start_us, load_us, run_us, pages, resident, faults, fault_us, errors, resident_us, "
+     "disks_us, start_us, load_us, run_us, pages, resident, faults, fault_us, errors, last_error "
+     "(why a page could not be brought; empty: none), error_memory (whose: the id of the memory "
+     "backend), error_page (the number there), resident_us, "
      "lost (what could "
      "not be had again)}. Cancelling ends it before a machine runs, not after.",
      vm_restore},

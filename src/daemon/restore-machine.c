@@ -30,6 +30,7 @@
 #define MEMORY_PREFIX "/dev/shm/varve-restore-"
 #define CMDLINE_MAX   65536
 #define END_MS        10000
+#define WARN_US       10000000 /* between two warnings of a machine, at least */
 
 void restore_machine_init(struct restore_machine *m, struct restore_request *request,
                           const char *name)
@@ -356,6 +357,28 @@ static void remove_sockets(const struct restore_machine *m)
     }
 }
 
+/* Which page could not be brought last, and why. Returns that error. */
+static int say_error(const struct restore_machine *m, struct why *why)
+{
+    const struct pager_progress *p = &m->progress;
+
+    return why_set(why, p->last_error,
+                   "the memory of machine %s cannot be brought: page %" PRIu64 " of \"%s\": %s%s",
+                   m->name, p->last_place.page, m->restored.args.memory[p->last_place.area].id,
+                   err_text(p->last_error),
+                   p->last_error == -ENOMEM ? "; make room in /dev/shm" : "");
+}
+
+/* After an error: where QEMU waits for a page that cannot be had, that is the reason, and not that
+ * it does not answer. */
+static int find_reason(struct restore_machine *m, int error, struct why *why)
+{
+    if (error == 0 || !m->restored.pager)
+        return error;
+    pager_progress(m->restored.pager, &m->progress);
+    return m->progress.stuck && m->progress.last_error ? say_error(m, why) : error;
+}
+
 int restore_machine_start(struct restore_machine *m, struct why *why)
 {
     struct restore_request *q = m->request;
@@ -393,8 +416,9 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     if (m->pidfd < 0)
         return why_set(why, -ESRCH, "QEMU ended right after its start");
     name_sockets(m);
-    return restore_load(m->restored.monitor, &s->state, m->restored.stream_fd, mono_us() + LIMIT_US,
-                        &m->load_us, why);
+    r = restore_load(m->restored.monitor, &s->state, m->restored.stream_fd, mono_us() + LIMIT_US,
+                     &m->load_us, why);
+    return find_reason(m, r, why);
 }
 
 int restore_machine_run(struct restore_machine *m, struct why *why)
@@ -410,7 +434,7 @@ int restore_machine_run(struct restore_machine *m, struct why *why)
         r = commit_disks(m, why);
     stop_point("restore-committed");
     if (r == 0 && !m->paused)
-        r = restore_run(m->restored.monitor, mono_us() + LIMIT_US, why);
+        r = find_reason(m, restore_run(m->restored.monitor, mono_us() + LIMIT_US, why), why);
     if (r < 0)
         return r;
     m->run_us = mono_us() - begin_us;
@@ -462,17 +486,26 @@ void restore_machine_undo(struct restore_machine *m)
     m->state = RESTORE_FAILED;
 }
 
+/* The first error, and each that is another than was said last. */
+static void warn_of_error(struct restore_machine *m)
+{
+    uint64_t now_us = mono_us();
+    struct why why;
+
+    if (!m->progress.last_error || m->progress.last_error == m->warned_error ||
+        (m->warned_error && now_us < m->warned_us + WARN_US))
+        return;
+    m->warned_error = say_error(m, &why);
+    m->warned_us = now_us;
+    report_warning("%s; it is tried again, until it comes", why.text);
+}
+
 bool restore_machine_watch(struct restore_machine *m)
 {
     if (m->state != RESTORE_RUNNING)
         return false;
-    bool had_errors = m->progress.errors > 0;
     pager_progress(m->restored.pager, &m->progress);
-    if (m->progress.errors && !had_errors)
-        report_warning("machine %s waits for memory that cannot be brought: %s; %s", m->name,
-                       err_text(m->progress.last_error),
-                       m->progress.last_error == -ENOMEM ? "make room in /dev/shm, and it comes"
-                                                         : "it is tried again, until it comes");
+    warn_of_error(m);
     if (has_ended(m, 0)) {
         release(m);
         forget(m);

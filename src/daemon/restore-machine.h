@@ -55,6 +55,8 @@ struct restore_machine {
     bool is_lazy, is_held; /* adopted: it wants pages; it was not told to go on yet */
     bool is_attached;      /* that was tried, by who watches */
     bool is_kept;          /* it could not be let go, which was said */
+    int warned_error;      /* of its memory, that was said last; 0: none; and when: */
+    uint64_t warned_us;
     struct restored restored;
     bool started; /* restored is valid */
     pid_t pid;
@@ -76,9 +78,10 @@ void restore_machine_init(struct restore_machine *machine, struct restore_reques
 /* Errors with a sentence: -EEXIST (it runs already, or the vm is there), -EBUSY (a disk is in use),
  * -ENAMETOOLONG, -EINVAL (other memory than the version has), those of the store. */
 int restore_machine_prepare(struct restore_machine *machine, struct why *why);
-/* Errors as of restore_start() and restore_load(). */
+/* Errors as of restore_start() and restore_load(); where a page that QEMU waits for cannot be
+ * brought, that one's, which the sentence names. */
 int restore_machine_start(struct restore_machine *machine, struct why *why);
-/* It stays ours, to be settled or undone: one of several may fail yet. */
+/* It stays ours, to be settled or undone: one of several may fail yet. Errors likewise. */
 int restore_machine_run(struct restore_machine *machine, struct why *why);
 /* After an error of these: nothing of it stays, and the vm is as it was. */
 void restore_machine_undo(struct restore_machine *machine);

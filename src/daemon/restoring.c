@@ -578,6 +578,8 @@ static void view(const struct restore_machine *m, struct restore_view *ret)
                                  .progress = m->progress};
     strcpy(ret->name, m->name);
     strcpy(ret->dir, m->dir);
+    if (m->progress.last_error)
+        strcpy(ret->error_memory, d->args.memory[m->progress.last_place.area].id);
     for (unsigned i = 0; i < d->args.n_lost; i++) {
         ret->lost[ret->n_lost] = strdup(d->args.lost[i]);
         ret->n_lost += ret->lost[ret->n_lost] != NULL;

@@ -41,6 +41,7 @@ struct restore_view {
     uint64_t running_us;                          /* from the request until it ran; of it: */
     uint64_t disks_us, start_us, load_us, run_us; /* run: its vm is made, and cont */
     struct pager_progress progress;               /* lazy */
+    char error_memory[64];                        /* what its last_place.area is */
     unsigned n_lost;
     char *lost[RESTORE_LOST_MAX];
 };

@@ -48,11 +48,13 @@ struct pager {
     bool has_faults_thread, has_fill_thread;
     atomic_bool stop;
     uint64_t start_us, n_pages;
-    _Atomic uint64_t n_resident, n_faults, n_errors, fault_us, complete_us;
-    atomic_int last_error;
+    _Atomic uint64_t n_resident, n_faults, fault_us, complete_us;
     struct stuck stuck[STUCK_MAX]; /* of the faults' thread */
-    unsigned n_stuck;
-    pthread_mutex_t lock; /* touched, n_touched */
+    atomic_uint n_stuck;           /* others read it */
+    pthread_mutex_t lock;          /* what follows */
+    uint64_t n_errors;
+    int last_error;
+    struct pager_place last_place;
     struct pager_place *touched;
     size_t n_touched, touched_room;
 };
@@ -99,10 +101,17 @@ static void wake(struct pager *p, uint64_t address, uint64_t bytes)
     (void)ioctl(p->uffd, UFFDIO_WAKE, &range); /* fails for nobody that waits */
 }
 
-static void note_error(struct pager *p, int error)
+/* Of n pages that were asked for together nobody knows which one it was: they are asked for again,
+ * each alone. */
+static void note_error(struct pager *p, int error, unsigned area, uint64_t page, unsigned n)
 {
-    atomic_fetch_add(&p->n_errors, 1);
-    atomic_store(&p->last_error, error);
+    pthread_mutex_lock(&p->lock);
+    p->n_errors++;
+    if (n == 1) {
+        p->last_error = error;
+        p->last_place = (struct pager_place){area, page};
+    }
+    pthread_mutex_unlock(&p->lock);
 }
 
 /* Put n pages in, where there are none yet, and wake who waits for them. Returns 0, -ESRCH (QEMU
@@ -139,7 +148,7 @@ static int put(struct pager *p, unsigned area, uint64_t page, unsigned n, const 
             done++;
         } else if (r != -EAGAIN) { /* that: its mappings change just now */
             if (r != -ESRCH)
-                note_error(p, r);
+                note_error(p, r, area, page + done, 1);
             return r;
         }
     }
@@ -153,7 +162,7 @@ static int bring(struct pager *p, unsigned area, uint64_t page, unsigned n)
 
     int r = p->source.fetch(p->source.arg, area, page, n, data);
     if (r < 0)
-        note_error(p, r);
+        note_error(p, r, area, page, n);
     return r < 0 ? r : put(p, area, page, n, data);
 }
 
@@ -355,7 +364,7 @@ static int fill(struct pager *p, unsigned area, uint64_t page, unsigned n)
 
     int r = p->source.fetch(p->source.arg, area, page, n, data);
     if (r < 0) {
-        note_error(p, r);
+        note_error(p, r, area, page, n);
         for (unsigned i = 0; i < n && n > 1; i++) {
             r = is_resident(p, area, page + i) ? 0 : fill(p, area, page + i, 1);
             if (r < 0)
@@ -568,12 +577,16 @@ void pager_progress(struct pager *p, struct pager_progress *ret)
         .pages = p->n_pages,
         .resident = atomic_load(&p->n_resident),
         .faults = atomic_load(&p->n_faults),
-        .errors = atomic_load(&p->n_errors),
-        .last_error = atomic_load(&p->last_error),
+        .stuck = atomic_load(&p->n_stuck),
         .fault_us = atomic_load(&p->fault_us),
         .complete = complete_us > 0,
         .complete_us = complete_us,
     };
+    pthread_mutex_lock(&p->lock);
+    ret->errors = p->n_errors;
+    ret->last_error = p->last_error;
+    ret->last_place = p->last_place;
+    pthread_mutex_unlock(&p->lock);
 }
 
 size_t pager_touched(struct pager *p, struct pager_place *out, size_t max)

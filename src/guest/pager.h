@@ -72,10 +72,12 @@ struct pager_progress {
     uint64_t pages, resident; /* resident: brought, known to be zeros, or no memory of QEMU's any
                                  more (a DIMM that was taken away) */
     uint64_t faults, errors;  /* errors: of fetch(), and of the kernel when pages are put in */
-    int last_error;           /* -ENOMEM: no room in /dev/shm; 0: none yet */
-    uint64_t fault_us;        /* in all, from reading a fault to having served it */
-    bool complete;            /* all is resident */
-    uint64_t complete_us;     /* since the start; 0: not yet */
+    uint64_t stuck;           /* pages that are waited for, and could not be brought yet */
+    int last_error;           /* of one page alone; -ENOMEM: no room in /dev/shm; 0: none yet */
+    struct pager_place last_place; /* of that page */
+    uint64_t fault_us;             /* in all, from reading a fault to having served it */
+    bool complete;                 /* all is resident */
+    uint64_t complete_us;          /* since the start; 0: not yet */
 };
 /* Any thread. */
 void pager_progress(struct pager *pager, struct pager_progress *ret);

@@ -200,6 +200,7 @@ static void holes_come_after_an_error(void **state)
         assert_int_equal(touched(&t, SECOND), 0);
         assert_int_equal(atomic_load(&m.fail_runs), 0);
     }
+    assert_int_equal(progress(&m).last_error, 0); /* of no page */
     end(&m);
 }
 
@@ -217,6 +218,10 @@ static void holes_come_beside_a_bad_page(void **state)
     }
     touch(&bad, &m, 3);
     assert_int_equal(touched(&bad, SECOND / 2), -1);
+    assert_int_equal(progress(&m).stuck, 1);
+    assert_int_equal(progress(&m).last_error, -EIO);
+    assert_int_equal(progress(&m).last_place.area, 0);
+    assert_int_equal(progress(&m).last_place.page, 3);
     atomic_store(&m.bad, NO_PAGE);
     assert_int_equal(touched(&bad, 5 * SECOND), 0);
     end(&m);
