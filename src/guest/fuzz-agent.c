@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define TIME_US 200000
+#define TIME_US 50000
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -104,7 +104,7 @@ bool is_concerned(const struct run *run, const struct model_disk *disk)
 
 static bool has_requests(const struct run *run, const struct store_change *c)
 {
-    for (unsigned i = 0; i < SLOTS_MAX; i++) {
+    for (unsigned i = 0; i < run->knobs.depth; i++) {
         const struct slot *slot = &run->slots[i];
         if (slot->active && (concerns(c, slot->disk) || (slot->base && concerns(c, slot->base))))
             return true;

@@ -195,7 +195,7 @@ static bool busy(const struct run *run)
 {
     if (run->change_active)
         return true;
-    for (unsigned i = 0; i < SLOTS_MAX; i++)
+    for (unsigned i = 0; i < run->knobs.depth; i++)
         if (run->slots[i].active && !run->slots[i].doubtful)
             return true;
     return false;
@@ -219,7 +219,7 @@ void turn_until(struct run *run, bool (*more)(const struct run *run))
 void drain(struct run *run)
 {
     turn_until(run, busy);
-    for (unsigned i = 0; i < SLOTS_MAX; i++) {
+    for (unsigned i = 0; i < run->knobs.depth; i++) {
         struct slot *slot = &run->slots[i];
         if (!slot->active)
             continue;

@@ -11,7 +11,7 @@
 #include "rng.h"
 #include "sim-storage.h"
 
-#define SLOTS_MAX      64
+#define SLOTS_MAX      512
 #define EXTENTS_MAX    128
 #define VERSIONS_MAX   64
 #define RACE_BUF_BYTES ((MODEL_RACE_PAGES + 1) * PAGE_BYTES) /* for each of its requests */

@@ -124,7 +124,7 @@ static struct knobs random_knobs(struct rng *rng)
     k.config.cache_bytes = rng_percent(rng, 40) ? 0 : rng_percent(rng, 50) ? 64 << 10 : 4 << 20;
     k.config.table_bytes = 8 << 20;
     k.config.checkpoint_bytes = checkpoints[rng_below(rng, 5)];
-    k.depth = 1 + (unsigned)rng_below(rng, rng_percent(rng, 50) ? 8 : SLOTS_MAX);
+    k.depth = 1 + (unsigned)rng_below(rng, rng_percent(rng, 50) ? 8 : 64);
     k.latency = (unsigned)rng_below(rng, 6);
     k.read_percent = 10 + (unsigned)rng_below(rng, 30);
     k.flush_percent = (unsigned)rng_below(rng, 3) * 5;
@@ -364,6 +364,28 @@ static void profile_churn(struct run *run, uint64_t seed)
         crash_rounds(run, 1, 3000);
         disk = model_disk(run->model, 0);
     }
+    run_end(run);
+}
+
+/* So many small requests at once that batches are full of records before they are full of pages. */
+static void profile_crowd(struct run *run, uint64_t seed)
+{
+    struct rng rng;
+    rng_seed(&rng, seed ^ 0xc0);
+    struct knobs k = random_knobs(&rng);
+    k.disk_pages_max = 3000;
+    k.depth = SLOTS_MAX;
+    k.write_pages_max = 3;
+    k.read_percent = 3;
+    k.flush_percent = (unsigned)rng_below(&rng, 2);
+    k.fua_percent = (unsigned)rng_below(&rng, 2);
+    k.discard_percent = (unsigned)rng_below(&rng, 3) * 20;
+    k.hot_percent = 0;
+    k.change_permille = k.race_permille = (unsigned)rng_below(&rng, 3);
+    run_begin(run, seed, &k);
+    run_format(run);
+    make_disks(run, 1, 2, k.disk_pages_max);
+    crash_rounds(run, 5, n_requests(6000));
     run_end(run);
 }
 
@@ -1059,6 +1081,7 @@ static const struct profile {
     {"sweep", profile_sweep, 3}, {"fault", profile_fault, 8},        {"flip", profile_flip, 4},
     {"wide", profile_wide, 2},   {"churn", profile_churn, 1},        {"full", profile_full, 1},
     {"press", profile_press, 3}, {"versions", profile_versions, 12}, {"since", profile_since, 3},
+    {"crowd", profile_crowd, 0}, /* by name: more of it would move the seeds of the others */
 };
 
 static const struct profile *profile_for(uint64_t seed)
@@ -1126,7 +1149,8 @@ int main(int argc, char **argv)
         fprintf(
             stderr,
             "usage: test-model [--seed N] [--count N] [--points N] [--ops N] "
-            "[--profile mix|edge|every|sweep|fault|flip|wide|churn|full|press|versions] [--lie] "
+            "[--profile "
+            "mix|edge|every|sweep|fault|flip|wide|churn|full|press|versions|since|crowd] [--lie] "
             "[--crc-tails] [--verbose]\n");
         return 2;
     }
