@@ -15,6 +15,7 @@
 #define PART_MAX_PAGES   256u
 #define CACHE_PART_PAGES 32u /* longer runs push nothing out of the cache: they are scans */
 #define CACHE_MAX_PARTS  8u  /* in flight for one CACHE request: 8 MiB */
+#define CACHE_ALL_PARTS  32u /* for all of them: what comes on top is not read ahead */
 
 struct read_part {
     struct storage_req req;
@@ -80,7 +81,8 @@ static void part_done(struct store *store, struct store_io *io, int error)
     io_part_done(io, error);
 }
 
-/* Reading ahead has a bound, and no use when the cache keeps nothing of it. */
+/* Reading ahead has bounds, and no use when the cache keeps nothing of it. As it is advice, a
+ * request that comes to one of all ends there, and well. */
 static bool cache_waits(const struct store_io *io)
 {
     return io->op == STORE_CACHE && io->pending >= CACHE_MAX_PARTS;
@@ -88,8 +90,10 @@ static bool cache_waits(const struct store_io *io)
 
 static bool cache_is_full(struct store *store, const struct store_io *io)
 {
-    return io->op == STORE_CACHE && io->length > CACHE_PART_PAGES * PAGE_BYTES &&
-           !page_cache_has_room(store->cache);
+    if (io->op != STORE_CACHE)
+        return false;
+    return store->cache_parts >= CACHE_ALL_PARTS ||
+           (io->length > CACHE_PART_PAGES * PAGE_BYTES && !page_cache_has_room(store->cache));
 }
 
 static void part_read(struct storage_req *req, int res)
@@ -100,6 +104,7 @@ static void part_read(struct storage_req *req, int res)
     int error = res < 0 ? res : 0;
 
     part->file->readers--;
+    store->cache_parts -= io->op == STORE_CACHE;
     if (res >= 0 && (uint64_t)res < req->length_bytes)
         memset((uint8_t *)part->iov.iov_base + res, 0, req->length_bytes - res);
     for (uint32_t i = 0; i < part->n && res >= 0; i++) {
@@ -192,6 +197,7 @@ static int64_t start_part(struct store *store, struct store_io *io, struct node 
                                      .n_iov = 1};
     file->readers++;
     io->pending++;
+    store->cache_parts += io->op == STORE_CACHE;
     store->stats.disk_reads++;
     store->stats.disk_read_bytes += part->iov.iov_len;
     store->storage->submit(store->storage, &part->req);
@@ -227,7 +233,7 @@ static int read_leaf(struct store *store, struct store_io *io, struct node *leaf
     uint64_t leaf_end = ((leaf->index + 1) << NODE_BITS) * PAGE_BYTES;
     if (leaf_end < end)
         end = leaf_end;
-    while (io->next < end && !cache_waits(io)) {
+    while (io->next < end && !cache_waits(io) && !cache_is_full(store, io)) {
         uint64_t page = io->next / PAGE_BYTES;
         struct entry e = node_get(leaf, page % NODE_ENTRIES);
         if (entry_encoding(&e) == ENCODING_HOLE || entry_encoding(&e) == ENCODING_ZERO) {

@@ -992,6 +992,44 @@ static void read_ahead(void **state)
     assert_int_equal(open_store(env), 0);
 }
 
+static unsigned n_ahead;
+
+static void ahead_done(struct store_io *io)
+{
+    n_ahead++;
+}
+
+/* All such requests together have a bound; what comes on top ends well, and again they read when
+ * the others are over. */
+static void many_read_ahead(void **state)
+{
+    struct env *env = *state;
+    struct store_io io[24];
+    write_pages(env, 0, 2048, 1);
+    close_store(env);
+    env->config.cache_bytes = 64 * MIB;
+    assert_int_equal(open_store(env), 0);
+    for (uint64_t page = 0; page < 2048; page += 256) /* the tables are in memory now */
+        assert_int_equal(read_page(env, page, 1), 0);
+    n_ahead = 0;
+    for (unsigned i = 0; i < 24; i++) {
+        io[i] = (struct store_io){
+            .disk = disk(env), .op = STORE_CACHE, .length = 8 * MIB, .done = ahead_done};
+        n_ahead += store_submit(env->store, &io[i]);
+        assert_true(sim_in_flight(env->sim) <= 40);
+    }
+    while (n_ahead < 24)
+        turn(env);
+    for (unsigned i = 0; i < 24; i++)
+        assert_int_equal(io[i].error, 0);
+    io[0] = (struct store_io){.disk = disk(env), .op = STORE_CACHE, .length = 8 * MIB};
+    assert_int_equal(run_io(env, io[0]), 0);
+    assert_int_equal(counter(env, "cache_bytes"), 8 * MIB);
+    close_store(env);
+    env->config.cache_bytes = 0;
+    assert_int_equal(open_store(env), 0);
+}
+
 /* ---- batches whose records fill their block ------------------------------------------------- */
 
 #define MANY       300 /* requests of one turn */
@@ -1809,6 +1847,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(provisional_version, setup, teardown),
         cmocka_unit_test_setup_teardown(many_vms, setup, teardown),
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(many_read_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(synced_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(full_batches, setup, teardown),
 #endif
