@@ -41,7 +41,8 @@ static void step_woken(struct waiter *waiter, int error)
 {
     struct store_io *io = container_of(waiter, struct store_io, waiter);
     if (error) {
-        if (!io->error)
+        /* What is known of the beginning is an answer (n_extents: of EXTENTS only). */
+        if (!io->error && !io->n_extents)
             io->error = error;
         io->busy = false;
         io_check(io);

@@ -489,8 +489,8 @@ static void checkpoint_of_closing(void **state)
 /* ---- tables -----------------------------------------------------------------------------------
  */
 
-/* Flip a bit in all forms of node 0 of a level. Returns how many there were. */
-static unsigned damage_node(struct env *env, uint8_t level)
+/* Flip a bit in all forms of one node of a level. Returns how many there were. */
+static unsigned damage_node(struct env *env, uint8_t level, uint32_t index)
 {
     _Alignas(64) uint8_t block[BLOCK_BYTES];
     struct sim_place place = {0};
@@ -501,7 +501,7 @@ static unsigned damage_node(struct env *env, uint8_t level)
         sim_peek(env->sim, place.file, place.offset_bytes, block);
         for (unsigned at = 0; at < BLOCK_BYTES; at += 64) {
             const struct node_header *h = (const struct node_header *)(block + at);
-            if (h->magic == NODE_MAGIC && h->level == level && h->index == 0 && h->form <= 3) {
+            if (h->magic == NODE_MAGIC && h->level == level && h->index == index && h->form <= 3) {
                 sim_flip_bit(env->sim, place.file, place.offset_bytes + at + 24, 1);
                 n++;
             }
@@ -519,7 +519,7 @@ static void damaged_node(struct env *env, uint8_t level)
     write_pages(env, 3, 1, 2);
     assert_int_equal(flush(env), 0);
     kill_store(env);
-    assert_true(damage_node(env, level) > 0);
+    assert_true(damage_node(env, level, 0) > 0);
     assert_int_equal(open_store(env), 0);
     assert_true(env->n_damage > 0);
     for (unsigned round = 0; round < 2; round++) {
@@ -570,8 +570,8 @@ static void hidden_page(void **state)
     assert_int_equal(check(env, &harmless), 1);
     assert_int_equal(harmless, 0);
     close_store(env);
-    assert_true(damage_node(env, 0) > 0); /* of the first 512 pages */
-    assert_true(damage_node(env, 1) > 0); /* the root */
+    assert_true(damage_node(env, 0, 0) > 0); /* of the first 512 pages */
+    assert_true(damage_node(env, 1, 0) > 0); /* the root */
     assert_int_equal(open_store(env), 0);
     problems = check(env, &harmless);
     assert_true(problems >= 3); /* the root, the leaf, the page */
@@ -1677,6 +1677,49 @@ static void went_and_came(void **state)
     expect_changes(env, "e", "c", "5+ 7- 1001+ 2000+");
 }
 
+/* What EXTENTS says from a page on: how many pages of data, or an error. */
+static int64_t data_from(struct env *env, uint64_t page, const char *base)
+{
+    static struct store_extent extents[8];
+    static struct store_io io;
+    io = (struct store_io){.disk = disk(env),
+                           .op = STORE_EXTENTS,
+                           .offset = page * PAGE_BYTES,
+                           .length = DISK_BYTES - page * PAGE_BYTES,
+                           .extents = extents,
+                           .max_extents = 8};
+    if (base)
+        io.base = store_find_version_disk(env->store, "vm", base, "root");
+    bool done = false;
+    io_flag = &done;
+    io.done = io_done;
+    done = store_submit(env->store, &io);
+    while (!done)
+        turn(env);
+    if (io.error)
+        return io.error;
+    assert_true(io.n_extents && !extents[0].hole && extents[0].changed == (base != NULL));
+    return (int64_t)(extents[0].length / PAGE_BYTES);
+}
+
+/* Extents are told up to a leaf that cannot be read, and an error from there on only. */
+static void extents_to_damage(void **state)
+{
+    struct env *env = *state;
+    snap(env, "empty");
+    write_pages(env, 0, 2000, 1);
+    close_store(env);
+    assert_true(damage_node(env, 0, 2) > 0);
+    assert_int_equal(open_store(env), 0);
+    for (unsigned round = 0; round < 4; round++) {
+        const char *base = round % 2 ? "empty" : NULL;
+        assert_int_equal(data_from(env, 0, base), 1024);
+        assert_int_equal(data_from(env, 100, base), 924);
+        assert_int_equal(err_errno((int)data_from(env, 1024, base)), EIO);
+        assert_int_equal(data_from(env, 1536, base), 464);
+    }
+}
+
 /* ---- the memory of versions ----------------------------------------------------------------- */
 
 static int named_change(struct env *env, struct store_change c, const char *vm, const char *version,
@@ -1836,6 +1879,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_leaf, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_root, setup, teardown),
+        cmocka_unit_test_setup_teardown(extents_to_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(hidden_page, setup, teardown),
         cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
