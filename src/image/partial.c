@@ -4,7 +4,9 @@
  * page is read, what is in flight to the disk has been applied, so the old bytes are the last ones.
  *
  *   lock (or wait for it) -> wait until what is in flight is applied -> read -> change -> write ->
- * unlock */
+ * unlock
+ *
+ * Zeros that go into a hole, or into a page of zeros, need no write: it stays what it is. */
 #include "image/store-internal.h"
 
 #include <errno.h>
@@ -76,11 +78,17 @@ static void page_read(struct store_io *sub)
         finish(p, sub->error);
         return;
     }
+    if (sub->all_zero && !p->store->log->error) {
+        sub->seq = p->store->log->applied_seq; /* what made it so need not be durable yet: FUA */
+        finish(p, 0);
+        return;
+    }
     if (p->parent->op == STORE_WRITE)
         memcpy(p->buf + p->from, (const uint8_t *)p->parent->buf + p->source_at, p->len);
     else
         memset(p->buf + p->from, 0, p->len);
     p->sub.op = STORE_WRITE;
+    p->sub.flags = 0;
     p->sub.done = written;
     p->sub.holds_lock = true;
     if (io_start(p->store, sub))
@@ -95,6 +103,8 @@ static void old_is_applied(struct waiter *waiter, int error)
         return;
     }
     p->sub.op = STORE_READ;
+    if (p->parent->op == STORE_ZERO && !(p->parent->flags & STORE_NO_HOLE))
+        p->sub.flags = STORE_SKIP_ZERO;
     p->sub.done = page_read;
     if (io_start(p->store, &p->sub))
         page_read(&p->sub);

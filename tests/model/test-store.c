@@ -992,11 +992,11 @@ static void read_ahead(void **state)
     assert_int_equal(open_store(env), 0);
 }
 
-static unsigned n_ahead;
+static unsigned n_done;
 
-static void ahead_done(struct store_io *io)
+static void counted_done(struct store_io *io)
 {
-    n_ahead++;
+    n_done++;
 }
 
 /* All such requests together have a bound; what comes on top ends well, and again they read when
@@ -1011,14 +1011,14 @@ static void many_read_ahead(void **state)
     assert_int_equal(open_store(env), 0);
     for (uint64_t page = 0; page < 2048; page += 256) /* the tables are in memory now */
         assert_int_equal(read_page(env, page, 1), 0);
-    n_ahead = 0;
+    n_done = 0;
     for (unsigned i = 0; i < 24; i++) {
         io[i] = (struct store_io){
-            .disk = disk(env), .op = STORE_CACHE, .length = 8 * MIB, .done = ahead_done};
-        n_ahead += store_submit(env->store, &io[i]);
+            .disk = disk(env), .op = STORE_CACHE, .length = 8 * MIB, .done = counted_done};
+        n_done += store_submit(env->store, &io[i]);
         assert_true(sim_in_flight(env->sim) <= 40);
     }
-    while (n_ahead < 24)
+    while (n_done < 24)
         turn(env);
     for (unsigned i = 0; i < 24; i++)
         assert_int_equal(io[i].error, 0);
@@ -1677,6 +1677,81 @@ static void went_and_came(void **state)
     expect_changes(env, "e", "c", "5+ 7- 1001+ 2000+");
 }
 
+/* ---- zeros that do not fill their pages ----------------------------------------------------- */
+
+static int zero_part(struct env *env, uint64_t offset, uint64_t length, uint32_t flags)
+{
+    return run_io(env, (struct store_io){.disk = disk(env),
+                                         .op = STORE_ZERO,
+                                         .flags = flags,
+                                         .offset = offset,
+                                         .length = length});
+}
+
+/* How many bytes of hole there are from a byte on; 0: there is none. */
+static uint64_t hole_at(struct env *env, uint64_t offset)
+{
+    struct store_extent extents[2];
+    assert_int_equal(run_io(env, (struct store_io){.disk = disk(env),
+                                                   .op = STORE_EXTENTS,
+                                                   .offset = offset,
+                                                   .length = disk_size(disk(env)) - offset,
+                                                   .extents = extents,
+                                                   .max_extents = 2}),
+                     0);
+    return extents[0].hole ? extents[0].length : 0;
+}
+
+/* A hole stays one, unless that is not wished or a write to it is on its way. */
+static void zeros_in_hole(void **state)
+{
+    struct env *env = *state;
+    _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES], is[PAGE_BYTES];
+    struct store_io io = {.disk = disk(env), .op = STORE_WRITE, .length = PAGE_BYTES, .buf = page};
+    assert_int_equal(zero_part(env, 512, 512, 0), 0);
+    assert_int_equal(zero_part(env, 3 * PAGE_BYTES + 512, 5 * PAGE_BYTES, STORE_FUA), 0);
+    assert_int_equal(hole_at(env, 0), DISK_BYTES);
+    assert_int_equal(zero_part(env, PAGE_BYTES + 512, 512, STORE_NO_HOLE), 0);
+    assert_int_equal(hole_at(env, 0), PAGE_BYTES);
+    assert_int_equal(hole_at(env, PAGE_BYTES), 0);
+
+    fill(page, 0, 1, 1);
+    io.done = counted_done;
+    n_done = 0;
+    assert_false(store_submit(env->store, &io));
+    assert_int_equal(zero_part(env, 512, 512, 0), 0);
+    assert_int_equal(n_done, 1);
+    memset(page + 512, 0, 512);
+    io.op = STORE_READ;
+    io.buf = is;
+    for (unsigned round = 0; round < 2; round++) {
+        assert_int_equal(run_io(env, io), 0);
+        assert_memory_equal(page, is, PAGE_BYTES);
+        kill_store(env);
+        assert_int_equal(open_store(env), 0);
+        io.disk = disk(env);
+    }
+}
+
+#ifdef VARVE_SMALL_FILES
+/* A full store has room for them. */
+static void zeros_in_full_store(void **state)
+{
+    struct env *env = full_store(state);
+    uint64_t pages = 1 << 16, at = FULL_PAGES;
+    assert_int_equal(change(env, CHANGE_DISK_RESIZE, "vm", "root", pages * PAGE_BYTES), 0);
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    struct store_io io = {.disk = disk(env), .op = STORE_WRITE, .length = PAGE_BYTES, .buf = page};
+    do
+        io.offset = at++ * PAGE_BYTES;
+    while (at < pages && run_io(env, io) == 0);
+    io.offset = (pages - 9) * PAGE_BYTES;
+    assert_int_equal(run_io(env, io), ERR_STORE_FULL);
+    assert_int_equal(zero_part(env, io.offset + 512, 3 * PAGE_BYTES, 0), 0);
+    assert_int_equal(hole_at(env, io.offset), 9 * PAGE_BYTES);
+}
+#endif
+
 /* What EXTENTS says from a page on: how many pages of data, or an error. */
 static int64_t data_from(struct env *env, uint64_t page, const char *base)
 {
@@ -1859,11 +1934,13 @@ int main(void)
         cmocka_unit_test_teardown(passing_block, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
         cmocka_unit_test_teardown(failed_sync, teardown),
+        cmocka_unit_test_teardown(zeros_in_full_store, teardown),
 #endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
         cmocka_unit_test_setup_teardown(taken_while_it_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(rolled_back_in_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(went_and_came, setup, teardown),
+        cmocka_unit_test_setup_teardown(zeros_in_hole, setup, teardown),
         cmocka_unit_test_setup_teardown(measured_together, setup, teardown),
         cmocka_unit_test_setup_teardown(received_with_memory, setup, teardown),
 #ifndef VARVE_SMALL_FILES /* what follows says where in a file it is */
