@@ -1,11 +1,13 @@
 /* test-config.c - a configuration is taken as a whole or refused with the line and what is near it;
  * options of varved and the mapping of error codes. */
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/report.h"
 #include "daemon/config.h"
 #include "daemon/fault.h"
 #include "daemon/options.h"
 #include "daemon/rundir.h"
+#include "export/nbd.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -49,6 +51,34 @@ static void takes_values(void **state)
     assert_true(config.nbd_group == CONFIG_NO_GROUP);
 }
 
+static void server_stopped(void *arg)
+{
+    *(bool *)arg = true;
+}
+
+/* What the parser takes the server takes. */
+static void least_buffer_memory(void **state)
+{
+    struct nbd_config nbd = nbd_config_default;
+    struct nbd_exports exports = {};
+    struct nbd_server *server;
+    struct config config;
+    struct loop *loop;
+    struct why why;
+
+    config_defaults(&config);
+    assert_int_equal(parse("[nbd]\nbuffer-memory = 64M\n", &config, &why), 0);
+    nbd.buffer_bytes = config.nbd_buffer_bytes;
+    assert_int_equal(loop_create(LOOP_THREADS, 64, &loop), 0);
+    assert_int_equal(nbd_server_create(loop, &nbd, &exports, &server), 0);
+    bool done = false;
+    nbd_server_stop(server, server_stopped, &done);
+    while (!done)
+        loop_poll(loop, true);
+    nbd_server_free(server);
+    loop_free(loop);
+}
+
 static void refuses(const char *text, const char *sentence)
 {
     struct config config, before;
@@ -73,6 +103,7 @@ static void refuses_with_the_line(void **state)
     refuses("[store]\ncache-size = lots\n", "x.conf:2: cache-size is \"lots\"; it wants a size");
     refuses("[store]\ncache-size = 1G\ncache-size = 2G\n", "x.conf:3: cache-size is set a second");
     refuses("[store]\ntable-memory = 1M\n", "x.conf:2: table-memory is 1M; it may be from 8M");
+    refuses("[nbd]\nbuffer-memory = 63M\n", "x.conf:2: buffer-memory is 63M; it may be from 64M");
     refuses("[nbd]\nmax-connections = 0\n", "it may be from 1 to");
     refuses("[nbd]\nmax-connections = 5G\n", "it wants a whole number");
     refuses("[nbd]\ngroup = 4294967295\n", "there is no such group");
@@ -172,7 +203,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(takes_values),  cmocka_unit_test(refuses_with_the_line),
         cmocka_unit_test(options),       cmocka_unit_test(faults_are_distinct),
-        cmocka_unit_test(run_directory),
+        cmocka_unit_test(run_directory), cmocka_unit_test(least_buffer_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

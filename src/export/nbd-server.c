@@ -302,7 +302,7 @@ int nbd_server_create(struct loop *loop, const struct nbd_config *config,
                       struct nbd_exports *exports, struct nbd_server **ret)
 {
     if (config->connection_bytes < NBD_MAX_BLOCK_BYTES || !config->connection_requests ||
-        config->buffer_bytes < 2 * (uint64_t)NBD_MAX_BLOCK_BYTES || !config->max_connections)
+        config->buffer_bytes < NBD_MIN_BUFFER_BYTES || !config->max_connections)
         return -EINVAL;
     struct nbd_server *server = calloc(1, sizeof(*server));
     if (!server)

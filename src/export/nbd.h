@@ -24,6 +24,8 @@ struct nbd_server;
 
 #define NBD_EXPORT_NAME_MAX 256u /* bytes; longer names name nothing */
 #define NBD_MAX_BLOCK_BYTES (32u << 20)
+/* One request of the largest size, and as much again for small ones. */
+#define NBD_MIN_BUFFER_BYTES (2 * NBD_MAX_BLOCK_BYTES)
 
 /* What is exported. Owned by the caller, outlives the server. */
 struct nbd_exports {
@@ -65,7 +67,7 @@ struct nbd_config {
     unsigned max_connections;
     unsigned connection_requests; /* in flight on one connection, until the reply is sent */
     uint64_t connection_bytes;    /* of their payloads; at least NBD_MAX_BLOCK_BYTES */
-    uint64_t buffer_bytes;        /* of payloads on all connections; at least NBD_MAX_BLOCK_BYTES */
+    uint64_t buffer_bytes;  /* of payloads on all connections; at least NBD_MIN_BUFFER_BYTES */
     uint64_t receive_bytes; /* of receive blocks; without one a connection is slower, not stuck */
     uint64_t handshake_ms;
     uint64_t linger_ms; /* for the last replies to a client that is going */
