@@ -157,8 +157,8 @@ static void received(struct loop_op *op, int res)
         return;
     }
     conn->recv_seen = true;
-    conn->progress_us = conn->server->now_us;
     if (conn->payload) {
+        conn->payload_clock.moved_us = conn->server->now_us;
         conn->payload_got += (uint32_t)res;
         if (conn->payload_got < conn->payload->length)
             return;
@@ -185,7 +185,6 @@ int nbd_conn_new(struct nbd_server *server, int fd)
     conn->small = (struct nbd_block){.refs = 1, .size = NBD_SMALL_BYTES, .data = conn->small_data};
     conn->block = &conn->small;
     conn->deadline_us = mono_us() + server->config.handshake_ms * 1000;
-    conn->progress_us = server->now_us;
     list_init(&conn->dirty_link);
     list_init(&conn->starved_link);
     list_init(&conn->replies);

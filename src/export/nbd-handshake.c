@@ -26,7 +26,6 @@ static void text_sent(struct loop_op *op, int res)
     }
     if (res > 0)
         conn->text_sent += (size_t)res;
-    conn->progress_us = conn->server->now_us;
     if (conn->text_sent < conn->text_len) {
         conn->text_iov = (struct iovec){.iov_base = conn->text + conn->text_sent,
                                         .iov_len = conn->text_len - conn->text_sent};

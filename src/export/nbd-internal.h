@@ -24,6 +24,13 @@
 #define NBD_MAX_CONTEXTS   8u         /* metadata contexts of one connection */
 #define NBD_HEAD_MAX_BYTES 128u       /* of one reply, without its data */
 
+/* Bytes that a client has to take, or to send, so that memory becomes free; by server->now_us. */
+struct nbd_clock {
+    uint64_t bytes;    /* that were to go since then; 0: none are */
+    uint64_t since_us; /* begins anew while nobody waits for memory */
+    uint64_t moved_us; /* when some last did */
+};
+
 /* Received bytes; writes use their payloads in place. One reference is the connection's. */
 struct nbd_block {
     struct list link;
@@ -90,7 +97,7 @@ struct nbd_conn {
     struct list dirty_link; /* in server->dirty: something to parse or to send */
     struct list starved_link;
     uint64_t deadline_us;
-    uint64_t progress_us; /* by server->now_us: when bytes last moved */
+    struct nbd_clock payload_clock, out_clock;
 
     /* Receiving. */
     struct loop_op recv_op;
@@ -229,5 +236,7 @@ void nbd_reply_drop(struct nbd_conn *conn);
 
 /* nbd-server.c */
 void nbd_server_conn_gone(struct nbd_server *server);
+/* So many bytes more are to go. */
+void nbd_clock_add(const struct nbd_server *server, struct nbd_clock *clock, uint64_t bytes);
 
 #endif

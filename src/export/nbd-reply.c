@@ -219,8 +219,10 @@ static void add_reply(struct nbd_out *out, struct nbd_request *req)
 static void start_sending(struct nbd_out *out)
 {
     struct nbd_conn *conn = out->conn;
+    /* Of what is large some may go at a time, so that it is seen to move. */
+    int flags = out->bytes > 2 * NBD_OUT_BYTES ? 0 : MSG_WAITALL;
     conn->server->counts[NBD_N_SENDS]++;
-    loop_sendmsg(conn->server->loop, &out->op, conn->fd, &out->msg, MSG_WAITALL);
+    loop_sendmsg(conn->server->loop, &out->op, conn->fd, &out->msg, flags);
 }
 
 static void finish_out(struct nbd_out *out)
@@ -231,6 +233,8 @@ static void finish_out(struct nbd_out *out)
     while ((l = list_pop_front(&out->sending)))
         nbd_request_free(container_of(l, struct nbd_request, link));
     conn->out = NULL;
+    if (list_empty(&conn->replies))
+        conn->out_clock.bytes = 0;
     out_put(conn->server, out);
     if (!list_empty(&conn->replies) || conn->phase >= NBD_LINGER)
         nbd_conn_dirty(conn);
@@ -261,9 +265,10 @@ static void out_sent(struct loop_op *op, int res)
         finish_out(out);
         return;
     }
-    conn->progress_us = conn->server->now_us;
-    if (res > 0)
+    if (res > 0) {
+        conn->out_clock.moved_us = conn->server->now_us;
         skip_sent(out, (size_t)res);
+    }
     if (out->bytes)
         start_sending(out);
     else
@@ -285,6 +290,7 @@ void nbd_reply_send(struct nbd_conn *conn)
            out->n_heads + NBD_HEAD_MAX_BYTES <= NBD_OUT_HEADS &&
            (l = list_pop_front(&conn->replies)))
         add_reply(out, container_of(l, struct nbd_request, link));
+    nbd_clock_add(conn->server, &conn->out_clock, out->bytes);
     start_sending(out);
 }
 

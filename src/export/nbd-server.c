@@ -18,6 +18,7 @@
 
 #define TICK_US           1000000
 #define UNIX_BUFFER_BYTES (256 << 10) /* more was not faster, and a client may leave it full */
+#define RATE_BYTES        (1u << 20)  /* a second: what a client is to take or send */
 #define DEATH_TRIES       50
 #define DEATH_PAUSE_US    20000
 #define LISTEN_BACKLOG    1024
@@ -233,12 +234,32 @@ static void kill_expired(struct nbd_server *server, struct list *conns)
     }
 }
 
-/* While others wait for memory: whoever sits on some, and does not move, goes. */
+void nbd_clock_add(const struct nbd_server *server, struct nbd_clock *clock, uint64_t bytes)
+{
+    if (!clock->bytes)
+        clock->since_us = clock->moved_us = server->now_us;
+    clock->bytes += bytes;
+}
+
+static void clock_restart(const struct nbd_server *server, struct nbd_clock *clock, uint64_t bytes)
+{
+    clock->bytes = bytes;
+    clock->since_us = server->now_us;
+}
+
+static bool is_late(const struct nbd_server *server, const struct nbd_clock *clock)
+{
+    uint64_t stall_us = server->config.stall_ms * 1000;
+    uint64_t wanted_us = clock->bytes * 1000000 / RATE_BYTES;
+    return clock->bytes && (clock->moved_us + stall_us < server->now_us ||
+                            clock->since_us + wanted_us + stall_us < server->now_us);
+}
+
+/* While others wait for memory: whoever sits on some, and does not move or crawls, goes. */
 static bool is_stalled(const struct nbd_conn *conn)
 {
-    const struct nbd_server *server = conn->server;
-    return (conn->out || conn->payload) && conn->phase != NBD_DEAD &&
-           conn->progress_us + server->config.stall_ms * 1000 < server->now_us;
+    return conn->phase != NBD_DEAD &&
+           (is_late(conn->server, &conn->out_clock) || is_late(conn->server, &conn->payload_clock));
 }
 
 static void tend_serving(struct nbd_server *server)
@@ -251,6 +272,11 @@ static void tend_serving(struct nbd_server *server)
             server->counts[NBD_N_STALLED]++;
             nbd_conn_kill(conn);
             continue;
+        }
+        if (!starving) {
+            clock_restart(server, &conn->out_clock, conn->out ? conn->out->bytes : 0);
+            clock_restart(server, &conn->payload_clock,
+                          conn->payload ? conn->payload->length - conn->payload_got : 0);
         }
         /* A second of silence: it goes on in its small buffer, and the block is free for others. */
         if (conn->block != &conn->small && !conn->recv_seen && !conn->n_requests &&

@@ -463,6 +463,7 @@ static bool start_write_apart(struct nbd_conn *conn, const struct header *h, uin
     conn->at += have;
     conn->payload = req;
     conn->payload_got = have;
+    nbd_clock_add(conn->server, &conn->payload_clock, h->length - have);
     if (have == h->length)
         nbd_payload_received(conn);
     return true;
@@ -487,6 +488,7 @@ void nbd_payload_received(struct nbd_conn *conn)
 {
     struct nbd_request *req = conn->payload;
     conn->payload = NULL;
+    conn->payload_clock.bytes = 0;
     submit_write(req);
 }
 

@@ -3,11 +3,12 @@
  * Everything here is called on the thread of the loop, and calls the store there. No call blocks.
  *
  * Bounds (struct nbd_config) and what happens at them:
- *   connections              a further one is closed at once
- *   requests, bytes          of one connection: no more is read from it until replies have gone out
- *   buffers, of all          connections wait for one in turn; while any waits, one that has
- * neither sent nor taken a byte for stall_ms is closed time and options of a handshake; at the
- * bound the connection is closed */
+ *  - connections: a further one is closed at once.
+ *  - requests and bytes of one connection: no more is read from it until replies have gone out.
+ *  - buffers, of all: connections wait for one in turn. While any waits, one whose replies, or
+ *    whose payload, have not moved for stall_ms is closed, and so is one that takes or sends less
+ *    than a MiB a second for stall_ms longer than that wants.
+ *  - time and options of a handshake: at the bound the connection is closed. */
 #ifndef VARVE_EXPORT_NBD_H
 #define VARVE_EXPORT_NBD_H
 

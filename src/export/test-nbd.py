@@ -921,6 +921,63 @@ class Hostile(TestCase):
             self.assertGreater(server.counters["nbd.stalled"], 0)
             self.assertEqual(server.counters["nbd.buffer_bytes"], 0)
 
+    def test_trickling(self):
+        """Memory taken by clients that let a byte come now and then is taken back, too: of a payload that way, or while
+        they read nothing."""
+        for begin in request(1, 0, 5 * MIB), request(0, 0, 5 * MIB) + request(3)[:4]:
+            with self.subTest(begin[7]), Server("size=67108864", "buffers=67108864", "stall=2000") as server:
+                h = server.connect()
+                h.pwrite(os.urandom(8 * MIB), 0)
+                hogs = [server.raw_go() for _ in range(6)]
+                for s in hogs:
+                    s.sendall(begin)
+                time.sleep(0.2)
+                reader = server.raw_go()
+                reader.sendall(request(0, 0, MIB))
+                reader.settimeout(0.3)
+                for _ in range(50):
+                    try:
+                        self.assertEqual(simple_reply(reader), (0, 1))
+                        break
+                    except socket.timeout:
+                        pass
+                    for s in hogs:
+                        try:
+                            s.sendall(b"\0")
+                        except OSError:
+                            pass
+                else:
+                    self.fail("15 seconds, and no memory")
+                h.shutdown()
+                for s in [reader, *hogs]:
+                    s.close()
+                self.assertEqual(server.stop(), 0)
+                self.assertGreater(server.counters["nbd.starved"], 0)
+                self.assertGreater(server.counters["nbd.stalled"], 0)
+
+    def test_slow(self):
+        """A client that takes its bytes slowly, but all the time, is not one that does not read."""
+        with Server("size=67108864", "buffers=67108864", "stall=2000") as server:
+            data = os.urandom(32 * MIB)
+            h = server.connect()
+            h.pwrite(data, 0)
+            slow = server.raw_go()
+            slow.sendall(request(0, 0, 32 * MIB))
+            self.assertEqual(simple_reply(slow), (0, 1))
+            other = server.raw_go()
+            other.sendall(request(0, 0, 32 * MIB))
+            for at in range(0, 32 * MIB, MIB):
+                self.assertEqual(receive(slow, MIB), data[at:at + MIB])
+                time.sleep(0.25)
+            self.assertEqual(simple_reply(other), (0, 1))
+            self.assertEqual(receive(other, 32 * MIB), data)
+            h.shutdown()
+            slow.close()
+            other.close()
+            self.assertEqual(server.stop(), 0)
+            self.assertGreater(server.counters["nbd.starved"], 0)
+            self.assertEqual(server.counters["nbd.stalled"], 0)
+
     def test_disconnects(self):
         """Gone at any moment, with requests in flight."""
         rng = random.Random(3)
