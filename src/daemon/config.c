@@ -58,7 +58,8 @@ const struct config_key config_keys[] = {
      65536,
      {},
      {},
-     "NBD clients served at once; a further one is closed."},
+     "NBD clients served at once; a further one is closed. They are fewer where the limit of open "
+     "files (LimitNOFILE=) would leave the store too few."},
     {"nbd",
      "buffer-memory",
      CONFIG_SIZE,

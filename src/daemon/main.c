@@ -24,6 +24,7 @@
 #include "guest/domain-guard.h"
 #include "guest/guardian.h"
 #include "guest/quiesce.h"
+#include "log/storage.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -36,6 +37,8 @@
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
+
+#define OTHER_DESCRIPTORS 128 /* of machines, jobs and the daemon itself */
 
 struct daemon {
     struct options options;
@@ -77,10 +80,10 @@ static int start_signals(struct daemon *d)
     return 0;
 }
 
-/* Each NBD client, segment and HTTP client wants a descriptor. */
+/* Each NBD client, segment and HTTP client wants a descriptor. A segment that gets none makes the
+ * store read-only: so clients may be no more than leave it enough. */
 static int start_limits(struct daemon *d)
 {
-    uint64_t wanted = d->config.nbd_max_connections + d->config.control_max_connections + 1024;
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -88,11 +91,16 @@ static int start_limits(struct daemon *d)
     limit.rlim_cur = limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
         return why_set(&d->why, -errno, "cannot raise the limit of open files: %m");
-    if (limit.rlim_cur < wanted)
-        report_warning("only %ju files may be open, %" PRIu64
-                       " are wanted for the configured number "
-                       "of clients; raise the limit (ulimit -Hn, LimitNOFILE=)",
-                       (uintmax_t)limit.rlim_cur, wanted);
+    uint64_t others = d->config.control_max_connections + OTHER_DESCRIPTORS;
+    uint64_t left = limit.rlim_cur - storage_dir_descriptors();
+    uint64_t clients = left > others + left / 4 ? left - others : left / 4 + 1;
+    if (clients < d->config.nbd_max_connections) {
+        report_warning("only %ju files may be open, so %" PRIu64
+                       " NBD clients are served at once and not %" PRIu64
+                       "; raise the limit (ulimit -Hn, LimitNOFILE=)",
+                       (uintmax_t)limit.rlim_cur, clients, d->config.nbd_max_connections);
+        d->config.nbd_max_connections = clients;
+    }
     return 0;
 }
 

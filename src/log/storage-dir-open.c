@@ -129,7 +129,7 @@ static int create_new(struct storage_dir *dir, const char *path)
     return 0;
 }
 
-static unsigned descriptor_bound(void)
+unsigned storage_dir_descriptors(void)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / 2 >= DEFAULT_MAX_OPEN)
@@ -139,7 +139,7 @@ static unsigned descriptor_bound(void)
 
 int storage_dir_open(const char *path, bool create, struct loop *loop, struct storage **ret)
 {
-    struct storage_dir *dir = storage_dir_new(loop, descriptor_bound());
+    struct storage_dir *dir = storage_dir_new(loop, storage_dir_descriptors());
     if (!dir)
         return -ENOMEM;
     int err = create ? create_new(dir, path) : open_existing(dir, path);

@@ -70,4 +70,7 @@ struct loop;
  * -EEXIST (create, and a store is there), or an errno. The storage is freed by its close(). */
 int storage_dir_open(const char *path, bool create, struct loop *loop, struct storage **ret);
 
+/* How many files it has open at most, with the limit of open files (RLIMIT_NOFILE) as it is now. */
+unsigned storage_dir_descriptors(void);
+
 #endif
