@@ -142,6 +142,11 @@ teardown_file() {
     varve export e "$TOP/e.img" --force
     [ "$(stat -c %s "$TOP/e.img")" = 1048576 ]
     expect 1 'cannot write' varve export e "$TOP/no/such/dir.img"
+    # Where others may write, no link of theirs is followed; $$ is the command's own process.
+    mkdir -m 1777 "$TOP/shared"
+    (umask 027; sh -c 'ln -s "$TOP/theirs.img" "$TOP/shared/e.img.partial-$$"; exec varve export e "$TOP/shared/e.img"')
+    [ ! -e "$TOP/theirs.img" ]
+    [ "$(stat -c '%F %a %s' "$TOP/shared/e.img")" = 'regular file 640 1048576' ]
     expect 3 'no disk "nope"' varve export e/nope "$TOP/x.img"
     expect 3 'no vm' varve export nobody "$TOP/x.img"
     # A file system that is too small.
@@ -526,7 +531,7 @@ half_import() {
     varve import "$TOP/gone.raw" gone
     varve export gone "$TOP/gone.vdi" 3>&- 2>"$TOP/gone.errors" &
     child=$!
-    for _ in $(seq 200); do compgen -G "$TOP/gone.vdi.partial-*" >/dev/null && break; sleep 0.01; done
+    for _ in $(seq 200); do [ -n "$(find "$TOP" -name 'gone.vdi.partial-*' -size +0)" ] && break; sleep 0.01; done
     kill -STOP "$(cat "$TOP/pid")" # so that it does not end before
     kill -9 "$(cat "$TOP/pid")"
     code=0

@@ -1,6 +1,6 @@
 /* export.c - varve export: a disk becomes a disk image.
  *
- * The image is written beside its place as FILE.partial-PID, brought to its disk, and given its
+ * The image is written beside its place as FILE.partial-XXXXXX, brought to its disk, and given its
  * name only then. */
 #include "base/cleanup.h"
 #include "cli/cli.h"
@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static enum exit_code cannot(const char *what, const char *path, int code)
@@ -107,6 +108,20 @@ static enum exit_code look_at_disk(const struct invocation *inv, const struct so
     return r;
 }
 
+/* Make the empty file that qemu-img is to fill, with the mode that it would give: where others may
+ * write to the directory too, it must follow no link of theirs. name: ends with XXXXXX. */
+static int make_partial(char *name)
+{
+    mode_t mask = umask(077);
+    _cleanup_close_ int fd = mkostemp(name, O_CLOEXEC);
+
+    umask(mask);
+    if (fd < 0)
+        return -errno;
+    (void)fchmod(fd, 0644 & ~mask); /* else it is ours alone */
+    return 0;
+}
+
 static enum exit_code write_image(const struct invocation *inv, const struct source *source,
                                   uint64_t size, const char *nbd_socket, const char *format)
 {
@@ -118,8 +133,10 @@ static enum exit_code write_image(const struct invocation *inv, const struct sou
     snprintf(copy_name, sizeof(copy_name), "%s", path);
     if (!realpath(dirname(dir), absolute))
         return cannot("write", path, errno);
-    snprintf(partial, sizeof(partial), "%s/%s.partial-%d", absolute, basename(copy_name),
-             (int)getpid());
+    snprintf(partial, sizeof(partial), "%s/%s.partial-XXXXXX", absolute, basename(copy_name));
+    int made = make_partial(partial);
+    if (made < 0)
+        return cannot("write", path, -made);
 
     snprintf(disk, sizeof(disk), "%s%s%s", source->disk.disk, *source->version ? "@" : "",
              source->version);
