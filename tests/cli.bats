@@ -653,6 +653,12 @@ finally:
 EOF
 }
 
+@test "the unit lets machines outlive the daemon that started them" {
+    local service=$(sed -n '/^\[Service\]/,/^\[Install\]/p' "$BUILD/man/varved.service")
+    grep -qx 'KillMode=process' <<<"$service"
+    grep -qx 'OOMPolicy=continue' <<<"$service"
+}
+
 @test "check finds a damaged page, online and offline" {
     varve init "$TOP/hurt" --capacity 1G
     VARVE_RUN=$TOP/hurt-run
