@@ -31,6 +31,7 @@
 #define CMDLINE_MAX   65536
 #define END_MS        10000
 #define WARN_US       10000000 /* between two warnings of a machine, at least */
+#define LEAVE_US      10000000 /* for clients: what they have in flight is finished first */
 
 void restore_machine_init(struct restore_machine *m, struct restore_request *request,
                           const char *name)
@@ -167,29 +168,75 @@ static int make_disks(struct restore_machine *m, struct why *why)
     return r < 0 ? no_disks(m, r, why) : 0;
 }
 
+/* What a client that was killed had in flight uses its disk for longer than api_try() waits. */
+static int try_long(struct api *api, const struct store_change *what, uint64_t end_us)
+{
+    int r;
+
+    while ((r = api_try(api, what)) == -EBUSY && mono_us() < end_us)
+        ;
+    return r;
+}
+
+/* The disks of vm are again what they were in the version that keeps them, which goes. */
+static int put_back(struct api *api, const char *vm, const char *kept, struct why *why)
+{
+    uint64_t end_us = mono_us() + LEAVE_US;
+    struct store_change back = {.kind = CHANGE_ROLLBACK};
+    struct store_change remove = {
+        .kind = CHANGE_VERSION_REMOVE, .versions = &kept, .n_versions = 1};
+
+    strcpy(back.vm, vm);
+    strcpy(back.version, kept);
+    strcpy(remove.vm, vm);
+    int r = try_long(api, &back, end_us);
+    if (r < 0)
+        return why_set(why, r,
+                       "the disks of %s are not what they were before (%s); get that back with: "
+                       "varve rollback %s@%s",
+                       vm, err_text(r), vm, kept);
+    r = try_long(api, &remove, end_us);
+    return r < 0 ? why_set(why, r,
+                           "%s@%s, which kept the disks, is left (%s); remove it with: varve rm "
+                           "%s@%s",
+                           vm, kept, err_text(r), vm, kept)
+                 : 0;
+}
+
+static int remove_clone(struct api *api, const char *vm, struct why *why)
+{
+    struct store_change c = {.kind = CHANGE_VM_REMOVE};
+
+    strcpy(c.vm, vm);
+    int r = try_long(api, &c, mono_us() + LEAVE_US);
+    return r < 0 ? why_set(why, r, "the vm %s is left (%s); remove it with: varve rm %s", vm,
+                           err_text(r), vm)
+                 : 0;
+}
+
+/* Behind what went wrong first, which is cut if there is no room for both. */
+static void add_left(struct why *why, const struct why *left)
+{
+    size_t len = strlen(why->text), most = sizeof(why->text) - sizeof("; ") - strlen(left->text);
+
+    if (len > most)
+        len = most;
+    snprintf(why->text + len, sizeof(why->text) - len, "; %s", left->text);
+}
+
 /* As if nothing had been. */
-static void undo_disks(struct restore_machine *m)
+static void undo_disks(struct restore_machine *m, struct why *why)
 {
     struct restore_request *q = m->request;
-    const char *names[1] = {m->kept};
-    struct store_change c = {.kind = q->clone ? CHANGE_VM_REMOVE : CHANGE_ROLLBACK};
-    int r;
+    struct why left;
 
     if (!m->has_disks)
         return;
     m->has_disks = false;
-    strcpy(c.vm, m->name);
-    strcpy(c.version, m->kept);
-    r = api_try(q->api, &c);
-    if (r == 0 && !q->clone) {
-        c.kind = CHANGE_VERSION_REMOVE;
-        c.versions = names;
-        c.n_versions = 1;
-        r = api_try(q->api, &c);
-    }
+    int r =
+        q->clone ? remove_clone(q->api, m->name, &left) : put_back(q->api, m->name, m->kept, &left);
     if (r < 0)
-        report_warning("a restore that failed has left %s%s%s: %s", m->name, q->clone ? "" : "@",
-                       m->kept, err_text(r));
+        add_left(why, &left);
 }
 
 static int commit_disks(struct restore_machine *m, struct why *why)
@@ -472,7 +519,7 @@ static bool has_ended(const struct restore_machine *m, int wait_ms)
     return m->pidfd >= 0 && poll(&fd, 1, wait_ms) == 1;
 }
 
-void restore_machine_undo(struct restore_machine *m)
+void restore_machine_undo(struct restore_machine *m, struct why *why)
 {
     if (m->started) {
         /* Its disks are in use until it has ended. */
@@ -480,7 +527,7 @@ void restore_machine_undo(struct restore_machine *m)
             (void)has_ended(m, 10000);
         release(m);
     }
-    undo_disks(m);
+    undo_disks(m, why);
     if (*m->memory_file)
         forget(m);
     m->state = RESTORE_FAILED;

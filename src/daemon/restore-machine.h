@@ -83,8 +83,9 @@ int restore_machine_prepare(struct restore_machine *machine, struct why *why);
 int restore_machine_start(struct restore_machine *machine, struct why *why);
 /* It stays ours, to be settled or undone: one of several may fail yet. Errors likewise. */
 int restore_machine_run(struct restore_machine *machine, struct why *why);
-/* After an error of these: nothing of it stays, and the vm is as it was. */
-void restore_machine_undo(struct restore_machine *machine);
+/* After an error of these: nothing of it stays, and the vm is as it was. What could not be undone,
+ * and how to do it, is added to the error's sentence. */
+void restore_machine_undo(struct restore_machine *machine, struct why *why);
 
 /* See how it is: progress, and whether it ended. Returns whether it still wants pages. */
 bool restore_machine_watch(struct restore_machine *machine);

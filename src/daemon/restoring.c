@@ -200,7 +200,7 @@ static int come_up(struct group *g, struct why *why)
         error = all(g, let_run, why);
     for (unsigned i = 0; i < g->n; i++)
         if (error < 0)
-            restore_machine_undo(&g->machines[i]);
+            restore_machine_undo(&g->machines[i], why);
         else if (g->request.eager)
             restore_machine_settle(&g->machines[i]);
     return error;
