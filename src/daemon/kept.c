@@ -162,6 +162,9 @@ bool kept_restore_read(const json_t *text, struct kept_restore *ret)
     bool fits = read_memory(json_object_get(text, "memory"), ret);
     fits = read_phase(json_object_get(text, "phase"), &ret->phase) && fits;
     fits = read_guid(json_object_get(text, "guid"), ret->guid) && fits;
+    ret->has_kept = json_object_get(text, "kept") != NULL;
+    if (ret->has_kept)
+        fits = read_guid(json_object_get(text, "kept"), ret->kept) && fits;
     if (!json_is_integer(pid) || number < 0 || number > INT32_MAX)
         return false;
     ret->pid = (pid_t)number;

@@ -34,6 +34,9 @@ struct kept_restore {
     } phase;
     pid_t pid;
     uint8_t guid[GUID_BYTES]; /* of the version that its pages are from */
+    uint8_t kept[GUID_BYTES]; /* of the version that keeps the disks which went back, if it was made
+                                 yet; has_kept: it is said: not for a clone */
+    bool has_kept;
     bool lazy, paused;
     struct restore_memory memory[RESTORE_MEMORY_MAX];
     unsigned n_memory;

@@ -32,6 +32,7 @@
 #define END_MS        10000
 #define WARN_US       10000000 /* between two warnings of a machine, at least */
 #define LEAVE_US      10000000 /* for clients: what they have in flight is finished first */
+#define LEAVE_SOON_US 1000000  /* where a daemon that starts waits for that */
 
 void restore_machine_init(struct restore_machine *m, struct restore_request *request,
                           const char *name)
@@ -58,21 +59,31 @@ static void forget(const struct restore_machine *m)
     (void)unlink(path);
 }
 
+#define GUID_TEXT_CHARS (2 * GUID_BYTES + 1)
+
+static const char *guid_text(const uint8_t guid[GUID_BYTES], char out[GUID_TEXT_CHARS])
+{
+    for (unsigned i = 0; i < GUID_BYTES; i++)
+        snprintf(out + 2 * i, 3, "%02x", guid[i]);
+    return out;
+}
+
 static json_t *describe(const struct restore_machine *m, const struct restore_args *args,
                         const char *phase)
 {
     json_t *memory = json_array();
-    char guid[2 * GUID_BYTES + 1];
+    char guid[GUID_TEXT_CHARS];
 
-    for (unsigned i = 0; i < GUID_BYTES; i++)
-        snprintf(guid + 2 * i, 3, "%02x", m->request->source->guid[i]);
     for (unsigned i = 0; i < args->n_memory; i++)
         json_array_append_new(memory, json_pack("{s:s, s:s, s:I}", "id", args->memory[i].id, "path",
                                                 args->memory[i].path, "bytes",
                                                 (json_int_t)args->memory[i].bytes));
-    return json_pack("{s:i, s:s, s:i, s:s, s:b, s:b, s:o}", "format", 1, "phase", phase, "pid",
-                     (int)m->pid, "guid", guid, "lazy", !m->request->eager, "paused", m->paused,
-                     "memory", memory);
+    json_t *text = json_pack("{s:i, s:s, s:i, s:s, s:b, s:b, s:o}", "format", 1, "phase", phase,
+                             "pid", (int)m->pid, "guid", guid_text(m->request->source->guid, guid),
+                             "lazy", !m->request->eager, "paused", m->paused, "memory", memory);
+    if (text && !m->request->clone)
+        json_object_set_new(text, "kept", json_string(guid_text(m->kept_guid, guid)));
+    return text;
 }
 
 /* Whole or not at all. */
@@ -160,6 +171,7 @@ static int make_disks(struct restore_machine *m, struct why *why)
         r = api_try(q->api, &c);
     } else {
         api_stamp(stem + strlen(stem));
+        memcpy(c.guid, m->kept_guid, GUID_BYTES);
         r = api_try_named(q->api, &c, c.new_name, stem);
         if (r == 0)
             strcpy(m->kept, c.new_name);
@@ -179,9 +191,10 @@ static int try_long(struct api *api, const struct store_change *what, uint64_t e
 }
 
 /* The disks of vm are again what they were in the version that keeps them, which goes. */
-static int put_back(struct api *api, const char *vm, const char *kept, struct why *why)
+static int put_back(struct api *api, const char *vm, const char *kept, uint64_t wait_us,
+                    struct why *why)
 {
-    uint64_t end_us = mono_us() + LEAVE_US;
+    uint64_t end_us = mono_us() + wait_us;
     struct store_change back = {.kind = CHANGE_ROLLBACK};
     struct store_change remove = {
         .kind = CHANGE_VERSION_REMOVE, .versions = &kept, .n_versions = 1};
@@ -195,6 +208,7 @@ static int put_back(struct api *api, const char *vm, const char *kept, struct wh
                        "the disks of %s are not what they were before (%s); get that back with: "
                        "varve rollback %s@%s",
                        vm, err_text(r), vm, kept);
+    stop_point("restore-put-back");
     r = try_long(api, &remove, end_us);
     return r < 0 ? why_set(why, r,
                            "%s@%s, which kept the disks, is left (%s); remove it with: varve rm "
@@ -233,8 +247,8 @@ static void undo_disks(struct restore_machine *m, struct why *why)
     if (!m->has_disks)
         return;
     m->has_disks = false;
-    int r =
-        q->clone ? remove_clone(q->api, m->name, &left) : put_back(q->api, m->name, m->kept, &left);
+    int r = q->clone ? remove_clone(q->api, m->name, &left)
+                     : put_back(q->api, m->name, m->kept, LEAVE_US, &left);
     if (r < 0)
         add_left(why, &left);
 }
@@ -350,7 +364,8 @@ int restore_machine_prepare(struct restore_machine *m, struct why *why)
         r = check_name(m, why);
     if (r < 0)
         return r;
-    if (getrandom(&number, sizeof(number), 0) != sizeof(number))
+    if (getrandom(&number, sizeof(number), 0) != sizeof(number) ||
+        getrandom(m->kept_guid, GUID_BYTES, 0) != GUID_BYTES)
         return why_set(why, -EIO, "no random numbers for a name");
     snprintf(m->memory_file, sizeof(m->memory_file), MEMORY_PREFIX "%016" PRIx64, number);
     struct restore_changes changes = make_changes(m);
@@ -360,14 +375,15 @@ int restore_machine_prepare(struct restore_machine *m, struct why *why)
     r = map_areas(m, &args, why);
     if (r == 0)
         r = make_dirs(m, m->request->api->run_path, why);
+    /* Before the disks: whoever finds a version of that guid knows whose it is. */
+    if (r == 0)
+        r = remember(m, &args, "starting", why);
+    stop_point("restore-noted");
     uint64_t begin_us = mono_us();
     if (r == 0)
         r = make_disks(m, why);
     m->disks_us = mono_us() - begin_us;
     stop_point("restore-disks");
-    if (r == 0)
-        r = remember(m, &args, "starting", why);
-    stop_point("restore-noted");
     restore_args_free(&args);
     return r;
 }
@@ -522,6 +538,10 @@ static bool has_ended(const struct restore_machine *m, int wait_ms)
 void restore_machine_undo(struct restore_machine *m, struct why *why)
 {
     if (m->started) {
+        struct why ignored;
+        /* Cut off in here, it is taken back by the next daemon. */
+        if (!m->request->clone)
+            (void)remember(m, &m->restored.args, "starting", &ignored);
         /* Its disks are in use until it has ended. */
         if (m->pidfd >= 0 && syscall(SYS_pidfd_send_signal, m->pidfd, SIGKILL, NULL, 0) == 0)
             (void)has_ended(m, 10000);
@@ -630,21 +650,6 @@ static void end_processes(const char *memory_path)
     }
 }
 
-static void end_half_made(const struct restore_machine *m, const struct kept_restore *kept)
-{
-    for (unsigned i = 0; i < kept->n_memory; i++) {
-        const char *path = kept->memory[i].path;
-        if (strncmp(path, MEMORY_PREFIX, strlen(MEMORY_PREFIX)) != 0 ||
-            strchr(path + strlen(MEMORY_PREFIX), '/'))
-            continue; /* none of ours */
-        end_processes(path);
-        (void)unlink(path); /* QEMU has no name of it, once it runs */
-    }
-    tpm_end(m->dir);
-    report_warning("the restore of machine %s was cut off, and is taken back", m->name);
-    forget(m);
-}
-
 struct vm_lookup {
     const char *name;
     bool found;
@@ -672,6 +677,67 @@ static bool vm_exists(struct api *api, const char *name)
     return engine_call(api->engine, on_look_up, &l) == 0 && l.found;
 }
 
+struct kept_lookup {
+    const char *vm;
+    const uint8_t *guid;
+    char name[NAME_MAX_CHARS + 1];
+};
+
+static void on_look_up_kept(struct engine_call *call)
+{
+    struct kept_lookup *l = call->arg;
+    struct version_info *versions;
+    uint32_t n;
+
+    if (store_list_versions(call->store, l->vm, NULL, true, UINT32_MAX, &versions, &n) == 0) {
+        for (uint32_t i = 0; i < n; i++)
+            if (!memcmp(versions[i].guid, l->guid, GUID_BYTES))
+                strcpy(l->name, versions[i].name);
+        free(versions);
+    }
+    engine_call_done(call);
+}
+
+/* The version that keeps the disks of a machine that was to go back, by whatever name. Returns
+ * whether there is one. */
+static bool find_kept(struct restore_machine *m, struct api *api, const struct kept_restore *kept)
+{
+    struct kept_lookup l = {.vm = m->name, .guid = kept->kept};
+
+    if (!kept->has_kept || engine_call(api->engine, on_look_up_kept, &l) < 0 || !*l.name)
+        return false;
+    strcpy(m->kept, l.name);
+    return true;
+}
+
+/* All that a machine was to be made of; done again from the beginning where this is cut off, too.
+ */
+static void end_half_made(struct restore_machine *m, struct api *api,
+                          const struct kept_restore *kept)
+{
+    struct why why;
+
+    for (unsigned i = 0; i < kept->n_memory; i++) {
+        const char *path = kept->memory[i].path;
+        if (strncmp(path, MEMORY_PREFIX, strlen(MEMORY_PREFIX)) != 0 ||
+            strchr(path + strlen(MEMORY_PREFIX), '/'))
+            continue; /* none of ours */
+        end_processes(path);
+        (void)unlink(path); /* QEMU has no name of it, once it runs */
+    }
+    tpm_end(m->dir);
+    if (!find_kept(m, api, kept))
+        report_warning("the restore of machine %s was cut off, and is taken back", m->name);
+    else if (put_back(api, m->name, m->kept, LEAVE_SOON_US, &why) == 0)
+        report_warning("the restore of machine %s was cut off, and is taken back: its disks are "
+                       "what they were before",
+                       m->name);
+    else
+        report_warning("the restore of machine %s was cut off, and %s", m->name, why.text);
+    /* Also then: from now on the disks may be written to, and must not go back any more. */
+    forget(m);
+}
+
 /* What the file says, of a machine that runs as found says. */
 static bool take_up(struct restore_machine *m, struct api *api, const json_t *text,
                     const struct launched *found, uint8_t ret_guid[GUID_BYTES])
@@ -684,7 +750,7 @@ static bool take_up(struct restore_machine *m, struct api *api, const json_t *te
         report_warning("what is kept of machine %s, in %s/" STATE ", makes no sense", m->name,
                        m->dir);
     if (fits && (kept.phase == KEPT_STARTING || (loaded && !vm_exists(api, m->name)))) {
-        end_half_made(m, &kept);
+        end_half_made(m, api, &kept);
         return false;
     }
     m->pid = found->pid;
@@ -696,6 +762,10 @@ static bool take_up(struct restore_machine *m, struct api *api, const json_t *te
     memcpy(ret_guid, kept.guid, GUID_BYTES);
     if (fits && found->pid > 0 && m->pid == kept.pid && kept.n_memory > 0)
         return true;
+    if (fits && loaded && find_kept(m, api, &kept))
+        report_warning("machine %s ended while it was restored; what its disks were before is in "
+                       "%s@%s",
+                       m->name, m->name, m->kept);
     forget(m); /* it has ended */
     return false;
 }

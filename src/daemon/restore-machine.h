@@ -9,7 +9,8 @@
  * A file in its directory, restore.json, says to a later daemon what it finds there: a machine that
  * is half-made ("starting"), which is ended; one that has its state ("loaded"), which goes on if
  * its vm was committed, and is ended if not; one that waits for its pages ("running"), which is
- * adopted. One thread at a time. */
+ * adopted. Of a vm that goes back itself the file names the version that keeps its disks, before
+ * there is one: with a half-made machine that is undone too. One thread at a time. */
 #ifndef VARVE_DAEMON_RESTORE_MACHINE_H
 #define VARVE_DAEMON_RESTORE_MACHINE_H
 
@@ -64,6 +65,7 @@ struct restore_machine {
     char dir[RESTORE_DIR_MAX], memory_file[64];
     int area_blocks[RESTORE_MEMORY_MAX]; /* the version's block of each memory backend; -1: none */
     char kept[NAME_MAX_CHARS + 1];       /* the version that keeps the head which was replaced */
+    uint8_t kept_guid[GUID_BYTES];       /* of it, from before it is made */
     bool has_disks, committed;
     struct pager_progress progress;
     uint64_t running_us; /* from the beginning until it ran; of it: */

@@ -229,8 +229,8 @@ struct store_change {
     uint32_t n_versions;
     const char *note; /* SNAP: borrowed until done; NULL: none */
     enum consistency consistency;
-    uint8_t guid[GUID_BYTES]; /* SNAP: what names it in all stores; zeros: a new one. CLONE: what
-                               the version must have; zeros: any */
+    uint8_t guid[GUID_BYTES]; /* SNAP, ROLLBACK: what names the version that is made in all stores;
+                               zeros: a new one. CLONE: what the version must have; zeros: any */
     uint64_t created_us;      /* SNAP: UTC, when it was made in the store it came from; 0: now */
     bool hold;
     uint64_t size_bytes;
