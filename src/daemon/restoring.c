@@ -490,7 +490,7 @@ static void adopt_all(struct restoring *r)
     snprintf(path, sizeof(path), "%s/vm", r->api->run_path);
     DIR *dir = opendir(path);
     while (dir && (entry = readdir(dir)))
-        if (*entry->d_name != '.' && strlen(entry->d_name) <= NAME_MAX_CHARS)
+        if (name_is_valid(entry->d_name)) /* neither "." nor ".." is */
             adopt(r, entry->d_name);
     if (dir)
         closedir(dir);
