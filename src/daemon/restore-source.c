@@ -23,6 +23,7 @@
 #define GROUP_PAGES      64u /* under one lock */
 #define CHUNK_PAGES      16u /* read together */
 #define LOCKS            64u
+#define DIR_ROOM         256
 /* Of what came in a stream no more is taken. */
 #define STATE_MAX_BYTES (1u << 30)  /* of "head", and of "devices" */
 #define FILE_MAX_BYTES  (64u << 20) /* as many as a checkpoint keeps of a file */
@@ -472,6 +473,22 @@ static bool is_zero(const uint8_t *page)
     return page[0] == 0 && !memcmp(page, page + 1, MEMORY_PAGE_BYTES - 1);
 }
 
+/* Where there is not room for all of it a part is written first. */
+static int write_run(int fd, const uint8_t *data, size_t bytes, uint64_t offset)
+{
+    while (bytes) {
+        ssize_t n = pwrite(fd, data, bytes, (off_t)offset);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        data += n;
+        bytes -= (size_t)n;
+        offset += (size_t)n;
+    }
+    return 0;
+}
+
 /* n pages into the file; those of zeros stay holes. */
 static int write_pages(const struct filling *f, uint64_t page, unsigned n, const uint8_t *data)
 {
@@ -479,10 +496,11 @@ static int write_pages(const struct filling *f, uint64_t page, unsigned n, const
         unsigned run = 0;
         while (i + run < n && !is_zero(data + (size_t)(i + run) * MEMORY_PAGE_BYTES))
             run++;
-        size_t bytes = (size_t)run * MEMORY_PAGE_BYTES;
-        if (run && pwrite(f->fd, data + (size_t)i * MEMORY_PAGE_BYTES, bytes,
-                          (off_t)(f->offset + (page + i) * MEMORY_PAGE_BYTES)) != (ssize_t)bytes)
-            return errno == ENOSPC ? -ENOMEM : -EIO;
+        int r =
+            write_run(f->fd, data + (size_t)i * MEMORY_PAGE_BYTES, (size_t)run * MEMORY_PAGE_BYTES,
+                      f->offset + (page + i) * MEMORY_PAGE_BYTES);
+        if (r < 0)
+            return r;
         i += run ? run : 1;
     }
     return 0;
@@ -531,6 +549,35 @@ static void *run_filling(void *arg)
     return NULL;
 }
 
+/* The directory of a file that may have no name any more: /dev/shm as a rule. */
+static void find_dir(int fd, char ret[DIR_ROOM])
+{
+    char link[64];
+
+    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, ret, DIR_ROOM - 1);
+    ret[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(ret, '/');
+    if (slash && slash > ret)
+        *slash = '\0';
+}
+
+static int not_filled(const struct restore_source *s, int fd, int error, struct why *why)
+{
+    char dir[DIR_ROOM];
+
+    if (error == -ECANCELED)
+        return why_set(why, error, "the restore was cancelled");
+    find_dir(fd, dir);
+    if (error == -ENOSPC)
+        return why_set(why, -ENOMEM,
+                       "%s is full, and the RAM of %s@%s is not all in it; end other machines, or "
+                       "make %s larger",
+                       dir, s->vm, s->version, dir);
+    return why_set(why, error, "cannot bring the RAM of %s@%s: %s", s->vm, s->version,
+                   err_text(error));
+}
+
 int restore_source_fill(struct restore_source *s, unsigned block, int fd, uint64_t offset,
                         atomic_uint_fast64_t *done, const atomic_bool *cancel, struct why *why)
 {
@@ -548,11 +595,7 @@ int restore_source_fill(struct restore_source *s, unsigned block, int fd, uint64
     while (n > 0)
         pthread_join(threads[--n], NULL);
     int r = atomic_load(&f.error);
-    if (r == -ECANCELED)
-        return why_set(why, r, "the restore was cancelled");
-    if (r < 0)
-        return why_set(why, r, "cannot bring the RAM of %s@%s: %s", s->vm, s->version, err_text(r));
-    return 0;
+    return r < 0 ? not_filled(s, fd, r, why) : 0;
 }
 
 /* ---- open and close ------------------------------------------------------------------------- */

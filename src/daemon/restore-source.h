@@ -72,7 +72,8 @@ int restore_source_block(const struct restore_source *source, const char *id);
 int restore_source_read(struct restore_source *source, unsigned block, uint64_t page, unsigned n,
                         void *out);
 /* Write a whole block into a file of holes, from offset on, by several threads. done: counts bytes,
- * for who watches; cancel: true ends it with -ECANCELED. */
+ * for who watches; cancel: true ends it with -ECANCELED. Other errors, with a sentence: -ENOMEM (no
+ * memory, or what the file is on is full), those of memory_image_read(), -errno. */
 int restore_source_fill(struct restore_source *source, unsigned block, int fd, uint64_t offset,
                         atomic_uint_fast64_t *done, const atomic_bool *cancel, struct why *why);
 

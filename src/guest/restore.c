@@ -298,6 +298,7 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
         r = make_dir(changes->dir, why);
     if (r == 0)
         r = make_memory(&m, why);
+    stop_point("restore-room");
     if (r == 0 && *m.args.tpm)
         r = tpm_start(changes->dir, m.args.tpm, why);
     if (r == 0)
