@@ -318,6 +318,25 @@ static int fill(void *arg, const char *id, int fd, uint64_t bytes, struct why *w
                                            &q->cancel, why);
 }
 
+static int write_file(const char *path, const uint8_t *data, size_t bytes)
+{
+    _cleanup_close_ int fd =
+        open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+    if (fd < 0)
+        return -errno;
+    while (bytes) {
+        ssize_t n = write(fd, data, bytes);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? -errno : -EIO;
+        data += n;
+        bytes -= (size_t)n;
+    }
+    return 0;
+}
+
 /* The files that are not in the machine: as they were, in its directory. */
 static int write_files(const struct restore_machine *m, char (*paths)[PATH_ROOM], struct why *why)
 {
@@ -326,10 +345,9 @@ static int write_files(const struct restore_machine *m, char (*paths)[PATH_ROOM]
     for (unsigned i = 0; i < s->n_files; i++) {
         /* Not by the names that they had: two may have the same one, or that of a socket. */
         snprintf(paths[i], PATH_ROOM, "%s/file%u", m->dir, i);
-        _cleanup_close_ int fd =
-            open(paths[i], O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-        if (fd < 0 || write(fd, s->files[i].data, s->files[i].bytes) != (ssize_t)s->files[i].bytes)
-            return why_set(why, -EIO, "cannot write %s: %s", paths[i], strerror(errno));
+        int r = write_file(paths[i], s->files[i].data, s->files[i].bytes);
+        if (r < 0)
+            return why_set(why, -EIO, "cannot write %s: %s", paths[i], err_text(r));
     }
     return 0;
 }
