@@ -101,7 +101,9 @@ void restore_machine_leave(struct restore_machine *machine);
  * restore_machine_adopt(). Returns whether there is such a machine. */
 bool restore_machine_find(struct restore_machine *machine, struct api *api, const char *name,
                           uint8_t ret_guid[GUID_BYTES]);
-/* Serve its pages. request: with the source. Errors as of restore_adopt(). */
+/* Serve its pages, and let it go on if it was to. request: with the source. Errors as of
+ * restore_adopt(); where its state is RESTORE_RUNNING then, its pages come, and only the going on
+ * failed: errors as of restore_run(). */
 int restore_machine_adopt(struct restore_machine *machine, struct restore_request *request,
                           struct why *why);
 

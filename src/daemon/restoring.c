@@ -450,6 +450,7 @@ static void adopt(struct restoring *r, const char *name)
 {
     struct group *g = group_new(r, 1);
     uint8_t guid[GUID_BYTES];
+    const char *what = "waits for its memory, which cannot be brought";
     struct why why = {};
     int error;
 
@@ -465,17 +466,20 @@ static void adopt(struct restoring *r, const char *name)
     if (error == 0) {
         load_working_set(g);
         error = restore_machine_adopt(m, &g->request, &why);
+        if (m->state == RESTORE_RUNNING)
+            what = "has its memory, and cannot be told to go on";
     }
-    if (error == 0)
+    if (error == 0) {
+        what = "goes on, and nobody looks after it";
         error = start_group(g, &why);
+    }
     if (error == 0) {
         report_info("machine %s gets its memory from here again", name);
         return;
     }
-    report_error(
-        "machine %s waits for its memory, which cannot be brought: %s; restart varved when "
-        "that is mended, or end the machine (process %d)",
-        name, why.text, (int)m->pid);
+    report_error("machine %s %s: %s; restart varved when that is mended, or end the machine "
+                 "(process %d)",
+                 name, what, why.text, (int)m->pid);
     /* It stays one whose memory is not all there: nobody may attach it. */
     pthread_mutex_lock(&r->lock);
     list_push_back(&r->groups, &g->link);
