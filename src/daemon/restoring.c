@@ -20,9 +20,11 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <time.h>
 
 #define WATCH_US       20000
 #define STEM_MAX_CHARS (NAME_MAX_CHARS - 4) /* of a name that gets a number */
@@ -33,7 +35,9 @@ struct group {
     struct restoring *restoring;
     pthread_t thread;
     bool has_thread;
-    atomic_bool ended;
+    atomic_bool ended;               /* the thread does nothing more */
+    sem_t came_up;                   /* or did not: for who shows it meanwhile */
+    atomic_uint_fast64_t fill_pages; /* that all machines have, once that is known */
     uint32_t job;
     struct job_work *work;
     uint64_t begin_us;
@@ -63,6 +67,7 @@ static void group_free(struct group *g)
     restore_source_close(g->request.source);
     free((void *)(uintptr_t)g->request.first);
     pthread_mutex_destroy(&g->lock);
+    sem_destroy(&g->came_up);
     free(g->machines);
     job_work_put(g->work);
     free(g->qmp);
@@ -78,6 +83,7 @@ static struct group *group_new(struct restoring *r, unsigned n)
     *g = (struct group){.restoring = r, .n = n, .begin_us = mono_us()};
     g->request.api = r->api;
     pthread_mutex_init(&g->lock, NULL);
+    sem_init(&g->came_up, 0, 0);
     g->machines = calloc(n, sizeof(*g->machines));
     if (!g->machines) {
         g->n = 0;
@@ -124,13 +130,9 @@ static void load_working_set(struct group *g)
 static int check_room(const struct group *g, struct why *why)
 {
     char wanted[SIZE_TEXT_CHARS], there[SIZE_TEXT_CHARS];
-    const struct restore_source *s = g->request.source;
-    uint64_t bytes = 0;
+    uint64_t bytes = atomic_load(&g->fill_pages) * MEMORY_PAGE_BYTES;
     struct statvfs fs;
 
-    for (unsigned i = 0; i < s->n_blocks; i++)
-        bytes += s->blocks[i].shared ? s->blocks[i].pages * MEMORY_PAGE_BYTES : 0;
-    bytes *= g->n;
     if (statvfs("/dev/shm", &fs) < 0)
         return why_set(why, -errno, "/dev/shm cannot be used: %s", strerror(errno));
     uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
@@ -180,6 +182,16 @@ static int all(struct group *g, void *(*step)(void *arg), struct why *why)
     return 0;
 }
 
+static uint64_t count_pages(const struct group *g)
+{
+    const struct restore_source *s = g->request.source;
+    uint64_t pages = 0;
+
+    for (unsigned i = 0; i < s->n_blocks; i++)
+        pages += s->blocks[i].shared ? s->blocks[i].pages * g->n : 0;
+    return pages;
+}
+
 static int come_up(struct group *g, struct why *why)
 {
     struct restoring *r = g->restoring;
@@ -188,6 +200,7 @@ static int come_up(struct group *g, struct why *why)
         restore_source_open(r->api->engine, g->vm, g->version, g->n > 1, &g->request.source, why);
     if (error < 0)
         return error;
+    atomic_store(&g->fill_pages, count_pages(g));
     if (g->qmp)
         return restore_into(&g->request, g->qmp, &g->machines[0], why);
     load_working_set(g);
@@ -264,22 +277,27 @@ static void attach(struct group *g)
     }
 }
 
+/* Whether they are up, or will not be. Waits for that, not for long. */
+static bool came_up(struct group *g)
+{
+    uint64_t end_us = mono_us() + WATCH_US;
+    struct timespec end = {.tv_sec = (time_t)(end_us / 1000000),
+                           .tv_nsec = (long)(end_us % 1000000) * 1000};
+
+    return sem_clockwait(&g->came_up, CLOCK_MONOTONIC, &end) == 0;
+}
+
 /* Beside the coming up, which is in the hands of others: what was filled, and cancelling. */
 static void *show_filling(void *arg)
 {
     struct group *g = arg;
-    uint64_t total = 0;
 
-    while (!atomic_load(&g->ended)) {
-        const struct restore_source *s = g->request.source;
-        for (unsigned i = 0; s && !total && i < s->n_blocks; i++)
-            total += s->blocks[i].shared ? s->blocks[i].pages * g->n : 0;
+    do {
         job_work_tell(g->work, "memory", atomic_load(&g->request.filled_bytes) / MEMORY_PAGE_BYTES,
-                      total);
+                      atomic_load(&g->fill_pages));
         if (job_work_is_cancelled(g->work) || atomic_load(&g->restoring->stop))
             atomic_store(&g->request.cancel, true);
-        usleep(WATCH_US);
-    }
+    } while (!came_up(g));
     return NULL;
 }
 
@@ -293,13 +311,12 @@ static void *run_group(void *arg)
     if (!g->adopted) {
         bool shows = g->request.eager && pthread_create(&shower, NULL, show_filling, g) == 0;
         error = come_up(g, &why);
-        atomic_store(&g->ended, true);
+        sem_post(&g->came_up);
         if (shows)
             pthread_join(shower, NULL);
         if (error < 0)
             report_warning("restore of %s@%s: %s", g->vm, g->version, why.text);
     }
-    atomic_store(&g->ended, false);
     if (error == 0)
         show(g);
     while (error == 0 && !atomic_load(&g->restoring->stop) && watch(g)) {
