@@ -474,6 +474,7 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
         .pages = {.fetch = fetch, .may_fill = may_fill, .arg = m},
         .first = q->first,
         .n_first = q->n_first,
+        .cancel = &q->cancel,
         .arg = m};
 
     remove_sockets(m);
@@ -532,6 +533,48 @@ int restore_machine_run(struct restore_machine *m, struct why *why)
 
 /* ---- end ------------------------------------------------------------------------------------ */
 
+static void end_process(pid_t pid)
+{
+    _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    struct pollfd ended = {.fd = fd, .events = POLLIN};
+
+    if (fd >= 0 && syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0) == 0)
+        (void)poll(&ended, 1, END_MS); /* its disks are in use until then */
+}
+
+static bool names_it(pid_t pid, const char *memory_path)
+{
+    _cleanup_free_ char *text = malloc(CMDLINE_MAX);
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = text && fd >= 0 ? read(fd, text, CMDLINE_MAX) : -1;
+    return n > 0 && memmem(text, (size_t)n, memory_path, strlen(memory_path));
+}
+
+/* A QEMU that was just being started has no pid file yet, and goes into the background in two
+ * processes: all that have this RAM, whose name nobody else has. */
+static void end_processes(const char *memory_path)
+{
+    const struct dirent *entry;
+    bool found = true;
+
+    while (found) {
+        DIR *dir = opendir("/proc");
+        found = false;
+        while (dir && (entry = readdir(dir))) {
+            pid_t pid = atoi(entry->d_name);
+            if (pid <= 0 || pid == getpid() || !names_it(pid, memory_path))
+                continue;
+            end_process(pid);
+            found = true;
+        }
+        if (dir)
+            closedir(dir);
+    }
+}
+
 static void release(struct restore_machine *m)
 {
     struct restore_args kept = m->restored.args; /* what was lost is still to be told */
@@ -564,6 +607,9 @@ void restore_machine_undo(struct restore_machine *m, struct why *why)
         if (m->pidfd >= 0 && syscall(SYS_pidfd_send_signal, m->pidfd, SIGKILL, NULL, 0) == 0)
             (void)has_ended(m, 10000);
         release(m);
+    } else if (*m->memory_file) {
+        /* One that was given up just when it had come up. */
+        end_processes(m->memory_file);
     }
     undo_disks(m, why);
     if (*m->memory_file)
@@ -625,48 +671,6 @@ void restore_machine_leave(struct restore_machine *m)
 }
 
 /* ---- what was left -------------------------------------------------------------------------- */
-
-static void end_process(pid_t pid)
-{
-    _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-    struct pollfd ended = {.fd = fd, .events = POLLIN};
-
-    if (fd >= 0 && syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0) == 0)
-        (void)poll(&ended, 1, END_MS); /* its disks are in use until then */
-}
-
-static bool names_it(pid_t pid, const char *memory_path)
-{
-    _cleanup_free_ char *text = malloc(CMDLINE_MAX);
-    char path[64];
-
-    snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
-    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = text && fd >= 0 ? read(fd, text, CMDLINE_MAX) : -1;
-    return n > 0 && memmem(text, (size_t)n, memory_path, strlen(memory_path));
-}
-
-/* A QEMU that was just being started has no pid file yet, and goes into the background in two
- * processes: all that have this RAM, whose name nobody else has. */
-static void end_processes(const char *memory_path)
-{
-    const struct dirent *entry;
-    bool found = true;
-
-    while (found) {
-        DIR *dir = opendir("/proc");
-        found = false;
-        while (dir && (entry = readdir(dir))) {
-            pid_t pid = atoi(entry->d_name);
-            if (pid <= 0 || pid == getpid() || !names_it(pid, memory_path))
-                continue;
-            end_process(pid);
-            found = true;
-        }
-        if (dir)
-            closedir(dir);
-    }
-}
 
 struct vm_lookup {
     const char *name;

@@ -207,7 +207,7 @@ static int come_up(struct group *g, struct why *why)
     error = check_room(g, why);
     if (error == 0)
         error = all(g, bring_up, why);
-    if (error == 0 && atomic_load(&g->request.cancel))
+    if ((error == 0 || error == -ECANCELED) && atomic_load(&g->request.cancel))
         error = why_set(why, -ECANCELED, "the restore was cancelled");
     if (error == 0)
         error = all(g, let_run, why);
@@ -288,13 +288,15 @@ static bool came_up(struct group *g)
 }
 
 /* Beside the coming up, which is in the hands of others: what was filled, and cancelling. */
-static void *show_filling(void *arg)
+static void *show_coming_up(void *arg)
 {
     struct group *g = arg;
 
     do {
-        job_work_tell(g->work, "memory", atomic_load(&g->request.filled_bytes) / MEMORY_PAGE_BYTES,
-                      atomic_load(&g->fill_pages));
+        if (g->request.eager)
+            job_work_tell(g->work, "memory",
+                          atomic_load(&g->request.filled_bytes) / MEMORY_PAGE_BYTES,
+                          atomic_load(&g->fill_pages));
         if (job_work_is_cancelled(g->work) || atomic_load(&g->restoring->stop))
             atomic_store(&g->request.cancel, true);
     } while (!came_up(g));
@@ -309,7 +311,7 @@ static void *run_group(void *arg)
     int error = 0;
 
     if (!g->adopted) {
-        bool shows = g->request.eager && pthread_create(&shower, NULL, show_filling, g) == 0;
+        bool shows = pthread_create(&shower, NULL, show_coming_up, g) == 0;
         error = come_up(g, &why);
         sem_post(&g->came_up);
         if (shows)

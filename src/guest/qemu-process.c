@@ -17,6 +17,7 @@
 
 #define TUNABLES "GLIBC_TUNABLES"
 #define START_US 120000000u
+#define LOOK_US  20000u /* between two looks at cancel */
 #define KILL_MS  10
 #define KILLS    500 /* so often, as long as there is one to be killed */
 
@@ -149,17 +150,30 @@ static void end_all(const struct qemu_start *start)
 
 /* ---- waiting -------------------------------------------------------------------------------- */
 
-/* Whether there is something to read by end_us, or afterwards nobody who could say more. */
-static bool comes(int fd, uint64_t end_us)
+static bool is_cancelled(const struct qemu_start *start)
 {
-    struct pollfd one = {.fd = fd, .events = POLLIN};
+    return start->cancel && atomic_load(start->cancel);
+}
+
+static uint64_t left_us(const struct qemu_start *start)
+{
+    uint64_t now_us = mono_us();
+
+    return is_cancelled(start) || start->end_us <= now_us ? 0 : start->end_us - now_us;
+}
+
+/* Whether there is something to read in time, or afterwards nobody who could say more. */
+static bool comes(const struct qemu_start *start)
+{
+    uint64_t most_us = start->cancel ? LOOK_US : START_US;
+    struct pollfd one = {.fd = start->out_fd, .events = POLLIN};
 
     for (;;) {
-        uint64_t now_us = mono_us(), left_us = end_us > now_us ? end_us - now_us : 0;
-        int n = poll(&one, 1, (int)((left_us < START_US ? left_us + 999 : START_US) / 1000));
-        if (n > 0 && (left_us > 0 || one.revents & POLLHUP))
+        uint64_t left = left_us(start);
+        int n = poll(&one, 1, (int)((left < most_us ? left + 999 : most_us) / 1000));
+        if (n > 0 && (left > 0 || one.revents & POLLHUP))
             return true;
-        if (left_us == 0 || (n < 0 && errno != EINTR))
+        if (left == 0 || (n < 0 && errno != EINTR))
             return false;
     }
 }
@@ -172,7 +186,7 @@ static bool read_all(const struct qemu_start *start, char *text, size_t size)
     size_t len = 0;
 
     *text = '\0';
-    while (comes(start->out_fd, start->end_us)) {
+    while (comes(start)) {
         bool full = len == size - 1;
         ssize_t n =
             read(start->out_fd, full ? rest : text + len, full ? sizeof(rest) : size - 1 - len);
@@ -200,6 +214,8 @@ int qemu_wait(struct qemu_start *start, struct why *why)
     size_t len = strlen(text);
     while (len && text[len - 1] == '\n')
         text[--len] = '\0';
+    if (!is_up && is_cancelled(start))
+        return why_set(why, -ECANCELED, "the start of QEMU was cancelled");
     if (!is_up)
         return why_set(why, -ETIMEDOUT,
                        "QEMU did not come up in time, and was ended; it may have waited for "

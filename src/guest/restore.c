@@ -260,6 +260,7 @@ static int start_qemu(struct restored *m, const char *cwd,
     int r = qemu_start(m->args.argv, cwd, &start, why);
     if (r < 0)
         return r;
+    start.cancel = source->cancel;
     bool fills_later = !source->lazy && empties_memory(m->args.argv);
     uint64_t begin_us = mono_us();
     if (source->lazy && source->state)
@@ -300,7 +301,7 @@ int restore_start(char *const *argv, const char *cwd, const struct restore_chang
         r = make_memory(&m, why);
     stop_point("restore-room");
     if (r == 0 && *m.args.tpm)
-        r = tpm_start(changes->dir, m.args.tpm, why);
+        r = tpm_start(changes->dir, m.args.tpm, source->cancel, why);
     if (r == 0)
         r = start_qemu(&m, cwd, source, why);
     unlink_memory(&m);

@@ -14,6 +14,7 @@
 #include "guest/pager.h"
 #include "guest/restore-args.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -48,6 +49,7 @@ struct restore_memory_source {
     struct pager_source pages;
     const struct pager_place *first; /* the working set; borrowed for restore_start() */
     size_t n_first;
+    const atomic_bool *cancel; /* NULL, or: true ends restore_start() while QEMU starts */
     void *arg;
 };
 
@@ -64,8 +66,8 @@ struct restored {
 };
 
 /* Start it. argv: as the first QEMU was started; cwd: NULL, or where. Errors with a sentence, and
- * nothing is left: -ENOMEM (/dev/shm is too small), those of restore_args_make(), qemu_start(),
- * fill(), uffd_open(), pager_start() and monitor_open(). */
+ * nothing is left: -ENOMEM (/dev/shm is too small), -ECANCELED, those of restore_args_make(),
+ * qemu_start(), fill(), uffd_open(), pager_start() and monitor_open(). */
 int restore_start(char *const *argv, const char *cwd, const struct restore_changes *changes,
                   const struct restore_memory_source *memory, uint64_t end_us, struct restored *ret,
                   struct why *why);

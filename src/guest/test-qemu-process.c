@@ -5,6 +5,7 @@
 #include "base/mono.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -84,6 +85,37 @@ static void stays_away(void **state)
     assert_int_equal(readlink(script, path, sizeof(path)), -1);
 }
 
+static void *cancel_soon(void *cancel)
+{
+    usleep(100000);
+    atomic_store((atomic_bool *)cancel, true);
+    return NULL;
+}
+
+/* Cancelled while it is waited for; and when it is up, and nobody looked. */
+static void is_cancelled(void **state)
+{
+    const char *scripts[] = {"setsid sleep 1000 & sleep 1000", "yes"};
+    struct why why = {};
+    pthread_t thread;
+
+    for (size_t i = 0; i < sizeof(scripts) / sizeof(scripts[0]); i++) {
+        struct qemu_start start = start_script(scripts[i]);
+        atomic_bool cancel = false;
+        start.cancel = &cancel;
+        uint64_t begin_us = mono_us();
+        assert_int_equal(pthread_create(&thread, NULL, cancel_soon, &cancel), 0);
+        assert_int_equal(qemu_wait(&start, &why), -ECANCELED);
+        assert_in_range(mono_us() - begin_us, 100000, 60000000);
+        pthread_join(thread, NULL);
+    }
+    struct qemu_start start = start_script("exit 0");
+    atomic_bool cancel = true;
+    usleep(300000);
+    start.cancel = &cancel;
+    assert_int_equal(qemu_wait(&start, &why), 0);
+}
+
 /* It does not come up, and has much to say. */
 static void goes_on_talking(void **state)
 {
@@ -97,7 +129,7 @@ static void goes_on_talking(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(comes_up), cmocka_unit_test(does_not_start),
-                                       cmocka_unit_test(stays_away),
+                                       cmocka_unit_test(stays_away), cmocka_unit_test(is_cancelled),
                                        cmocka_unit_test(goes_on_talking)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

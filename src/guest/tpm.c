@@ -33,7 +33,7 @@ static int empty(const char *path, struct why *why)
     return 0;
 }
 
-int tpm_start(const char *dir, const char *socket, struct why *why)
+int tpm_start(const char *dir, const char *socket, const atomic_bool *cancel, struct why *why)
 {
     char path[PATH_ROOM], state[PATH_ROOM + 8], control[PATH_ROOM + 24], pid[PATH_ROOM + 16];
     struct qemu_start start;
@@ -54,6 +54,7 @@ int tpm_start(const char *dir, const char *socket, struct why *why)
         return why_set(why, -EOPNOTSUPP,
                        "the machine has a TPM, and no swtpm is installed; install it with: apt "
                        "install swtpm");
+    start.cancel = cancel;
     if (r == 0)
         r = qemu_wait(&start, &inner);
     return r < 0 ? why_set(why, r, "the machine's TPM does not start: %.600s", inner.text) : 0;

@@ -6,9 +6,12 @@
 
 #include "base/why.h"
 
-/* Start one that listens at socket and has its files in dir/tpm; what was there goes. Borrowed for
- * the call. Errors with a sentence: -EOPNOTSUPP (no swtpm is installed), -EIO, -errno. */
-int tpm_start(const char *dir, const char *socket, struct why *why);
+#include <stdatomic.h>
+
+/* Start one that listens at socket and has its files in dir/tpm; what was there goes. cancel:
+ * NULL, or true ends it. Borrowed for the call. Errors with a sentence: -EOPNOTSUPP (no swtpm is
+ * installed), -ECANCELED, -EIO, -errno. */
+int tpm_start(const char *dir, const char *socket, const atomic_bool *cancel, struct why *why);
 /* End one that no QEMU came to. Where there is none: nothing. */
 void tpm_end(const char *dir);
 
