@@ -68,9 +68,22 @@ static void take_monitor(xmlrpc_env *env, const char *text, struct attached_spec
         strcpy(spec->qmp, text);
 }
 
+/* By whichever name its vm goes now. */
+static int check_process(void *arg, pid_t pid, struct why *why)
+{
+    struct api *api = arg;
+
+    return restoring_serves_process(api->restoring, pid)
+               ? why_set(why, -EBUSY,
+                         "the memory of that machine, process %d, is still on its way; it is "
+                         "attached by itself when all is there",
+                         (int)pid)
+               : 0;
+}
+
 static xmlrpc_value *vm_attach(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
-    struct attached_spec spec = {};
+    struct attached_spec spec = {.check = check_process, .check_arg = api};
     struct why why = {};
     const char *qmp;
 

@@ -6,6 +6,7 @@
 #include "daemon/engine.h"
 #include "daemon/fault.h"
 #include "daemon/machine.h"
+#include "daemon/restoring.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -105,6 +106,16 @@ static void refuse_in_checkpoint(xmlrpc_env *env, struct api *api, const char *v
     free(view);
 }
 
+/* So does whoever brings the pages of its machine, and as long nobody may attach it. */
+static void refuse_while_served(xmlrpc_env *env, struct api *api, const char *vm)
+{
+    if (!env->fault_occurred && restoring_serves(api->restoring, vm))
+        api_fault(env, FAULT_BUSY,
+                  "the memory of machine %s is still on its way, and is brought to it by this "
+                  "name; rename it when all is there: then varve show %s says that it is attached",
+                  vm, vm);
+}
+
 /* The methods whose arguments are names, and perhaps a size: a vm; then its disk or its new name;
  * then the disk's size. */
 static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
@@ -125,6 +136,8 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
         api_take_options(env, "disk.add", args, 3, options);
     if (rename || kind == CHANGE_VM_REMOVE)
         refuse_in_checkpoint(env, api, c.vm);
+    if (rename)
+        refuse_while_served(env, api, c.vm);
     api_change(env, api, &c);
     if (rename && !env->fault_occurred)
         machines_rename(api->machines, c.vm, c.new_name);
@@ -273,7 +286,10 @@ const struct method api_vm_methods[] = {
     {"vm.list", "A:", "", "All vms by name, each as " VM_STRUCT ".", vm_list},
     {"vm.show", "S:s", "vm", "One vm as " VM_STRUCT ", with machine: " API_MACHINE_STRUCT ".",
      vm_show},
-    {"vm.rename", "b:ss", "vm, new_name", "Give a vm another name.", vm_rename},
+    {"vm.rename", "b:ss", "vm, new_name",
+     "Give a vm another name. Refused (busy) while a checkpoint of it is taken, or memory of its "
+     "restored machine is still to come.",
+     vm_rename},
     {"vm.remove", "b:s", "vm",
      "Remove a vm with its disks and versions. Refused while a client uses one (busy) or a version "
      "is held (held). Its clones live on.",

@@ -185,6 +185,8 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
     a.pid = r == 0 ? monitor_pid(a.monitor) : 0;
     if (r == 0 && spec->pid && spec->pid != a.pid)
         r = why_set(why, -ESRCH, "its machine has ended");
+    if (r == 0 && spec->check)
+        r = spec->check(spec->check_arg, a.pid, why);
     if (r == 0)
         r = device_state_check(a.monitor, true, in_us(OPEN_US), NULL, why);
     if (r == 0)

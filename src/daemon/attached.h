@@ -32,7 +32,11 @@ struct attached_spec {
     char was[NAME_MAX_CHARS + 1]; /* what vm was called when QEMU opened its disks; "": as now */
     bool waits;                   /* while its machine is paused: machine.h */
     pid_t pid;                    /* of this QEMU and no other; 0: whichever is there */
-    unsigned n_disks;             /* that the user named; of all others the export says the name */
+    /* NULL, or whether this QEMU may be attached, else an error with a sentence. Called by
+     * machines_attach() before anything is done to it, while its caller waits. */
+    int (*check)(void *arg, pid_t pid, struct why *why);
+    void *check_arg;
+    unsigned n_disks; /* that the user named; of all others the export says the name */
     struct attached_disk disks[ATTACHED_DISKS_MAX];
 };
 

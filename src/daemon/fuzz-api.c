@@ -9,6 +9,7 @@
 #include "daemon/jobs.h"
 #include "daemon/machine.h"
 #include "daemon/receive.h"
+#include "daemon/restoring.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -95,6 +96,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         api.jobs = jobs_new(NULL);
         api.machines = machines_new(NULL, api.jobs, "r", "n");
         api.receives = receives_new(NULL);
+        api.restoring = restoring_new(&api);
         registry = api_registry_new(&api);
     }
     assert(registry);

@@ -235,6 +235,7 @@ static int open_machine(struct machine *m)
     m->result = r;
     m->why = why;
     m->known = true;
+    m->spec.check = NULL; /* what it looks at is its caller's */
     pthread_cond_broadcast(&m->machines->changed);
     pthread_mutex_unlock(&m->machines->lock);
     if (r == ERR_PAUSED && is_wanted)

@@ -59,8 +59,8 @@ struct restore_machine {
     int warned_error;      /* of its memory, that was said last; 0: none; and when: */
     uint64_t warned_us;
     struct restored restored;
-    bool started; /* restored is valid */
-    pid_t pid;
+    bool started;      /* restored is valid */
+    _Atomic pid_t pid; /* 0: not started; others look at it while it comes up */
     int pidfd;
     char dir[RESTORE_DIR_MAX], memory_file[64];
     int area_blocks[RESTORE_MEMORY_MAX]; /* the version's block of each memory backend; -1: none */

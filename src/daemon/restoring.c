@@ -641,7 +641,8 @@ void restoring_view_free(struct restore_view *views, int n)
     free(views);
 }
 
-bool restoring_serves(struct restoring *r, const char *vm)
+/* vm: NULL: only the process is looked at. pid: 0: only the name. */
+static bool serves(struct restoring *r, const char *vm, pid_t pid)
 {
     bool found = false;
 
@@ -650,10 +651,21 @@ bool restoring_serves(struct restoring *r, const char *vm)
         struct group *g = container_of(at, struct group, link);
         pthread_mutex_lock(&g->lock);
         for (unsigned i = 0; i < g->n && !atomic_load(&g->ended) && !is_over(g); i++)
-            found |= !strcmp(g->machines[i].name, vm) &&
-                     (!g->machines[i].is_up || g->machines[i].state == RESTORE_RUNNING);
+            found |=
+                ((vm && !strcmp(g->machines[i].name, vm)) || (pid && g->machines[i].pid == pid)) &&
+                (!g->machines[i].is_up || g->machines[i].state == RESTORE_RUNNING);
         pthread_mutex_unlock(&g->lock);
     }
     pthread_mutex_unlock(&r->lock);
     return found;
+}
+
+bool restoring_serves(struct restoring *r, const char *vm)
+{
+    return serves(r, vm, 0);
+}
+
+bool restoring_serves_process(struct restoring *r, pid_t pid)
+{
+    return serves(r, NULL, pid);
 }

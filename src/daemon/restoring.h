@@ -49,7 +49,9 @@ struct restore_view {
 int restoring_read(struct restoring *restoring, uint32_t job, struct restore_view **ret);
 void restoring_view_free(struct restore_view *views, int n);
 
-/* Whether the machine of that vm still wants pages, which excludes that it is attached. */
+/* Whether the machine of that vm, or that process, still wants pages, which excludes that it is
+ * attached. */
 bool restoring_serves(struct restoring *restoring, const char *vm);
+bool restoring_serves_process(struct restoring *restoring, pid_t pid);
 
 #endif
