@@ -387,6 +387,36 @@ EOF
     rm "$TOP/much.raw"
 }
 
+@test "a name by which a client is connected to a vm that was renamed is given to no other" {
+    varve create asked --size 1M
+    varve create other --size 1M
+    varve snap asked@good
+    varve send asked@good -o "$TOP/asked.stream"
+    (
+        exec /usr/bin/python3 -m nbd -u "nbd+unix:///asked/root?socket=$VARVE_RUN/nbd.sock" -c 'import time; time.sleep(60)'
+    ) 3>&- &
+    client=$!
+    for _ in $(seq 100); do
+        [ "$(varve --json show asked | jq '.disks[0].users')" = 1 ] && break
+        sleep 0.05
+    done
+    refused 4 'there is a vm "asked" already' varve create asked
+    varve rename asked kept
+    said="a client of vm \"kept\" (process $client) is connected by the name \"asked/root\""
+    refused 4 "$said" varve create asked --size 1M
+    refused 4 "$said" varve clone kept@good asked
+    refused 4 "$said" varve rename other asked
+    refused 4 "$said" varve import "$TOP/a.raw" asked --format raw
+    refused 4 "$said" varve recv asked -i "$TOP/asked.stream"
+    varve clone kept@good beside
+    varve rename kept asked # back
+    varve rename asked kept
+    kill "$client"
+    varve create asked --size 1M
+    varve rm --yes asked kept other beside
+    rm "$TOP/asked.stream"
+}
+
 @test "stores that are not there, not stores, or newer" {
     expect 3 'make one with: varve init' varved --store "$TOP/none" --run "$TOP/run2"
     mkdir -p "$TOP/notastore" && echo hi >"$TOP/notastore/file"

@@ -19,6 +19,7 @@ static const struct {
     {ERR_BAD_SIZE, "not a valid size"},
     {ERR_HELD, "held"},
     {ERR_PAUSED, "the machine is paused"},
+    {ERR_ASKED_FOR, "a client is connected by that name to a disk of another vm"},
     {ERR_NO_VERSION, "no such version"},
     {ERR_UNRELATED, "the disks have no common origin"},
 };

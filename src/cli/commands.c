@@ -104,7 +104,10 @@ const struct command commands[] = {
      .summary = "Give a vm or a version another name",
      .text = "Give a vm another name. Clients that are connected stay connected; new ones find it "
              "under the new name, and so must those that connect again: a guest that runs does not "
-             "find its disks after a restart of the daemon.\n\n"
+             "find its disks after a restart of the daemon. No other vm gets the old name while "
+             "such a client is connected, for it would come to that one's disk. After a restart of "
+             "the daemon nothing is known of them, and the name is free: restart such machines "
+             "under the new name before.\n\n"
              "A version gets the name NEW, which may be written as VM@NEW too.",
      .min_args = 2,
      .max_args = 2,

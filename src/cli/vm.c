@@ -150,9 +150,12 @@ enum exit_code cmd_rename(const struct invocation *inv)
         return r;
     call_quiet(inv, "vm.show", json_pack("[s]", new), &vm, &why);
     if (vm && member_sum(json_object_get(vm, "disks"), "users"))
-        note("%s is in use: its clients stay connected, but will not find %s when they connect "
-             "again, as after a restart of varved; restart them, or rename it back",
-             new, old);
+        note(
+            "%s is in use: its clients stay connected, but will not find %s when they connect "
+            "again, as after a restart of varved; restart them, or rename it back. As long as they "
+            "are connected no other vm gets the name %s; once varved was restarted it is free, and "
+            "a client that still asks for it would come to the new vm's disk",
+            new, old, old);
     json_decref(vm);
     return r;
 }

@@ -168,6 +168,50 @@ static void change_done(struct store_change *change)
         engine_call_done(trip->call);
 }
 
+/* The name of a vm that a change gives; NULL: none that a client could ask for. */
+static const char *given_name(const struct store_change *c)
+{
+    if (c->memory)
+        return NULL;
+    return c->kind == CHANGE_VM_CREATE                              ? c->vm
+           : c->kind == CHANGE_CLONE || c->kind == CHANGE_VM_RENAME ? c->new_name
+                                                                    : NULL;
+}
+
+struct asked {
+    const char *name, *except;
+    char vm[NAME_MAX_CHARS + 1], export_name[NBD_EXPORT_NAME_MAX + 1];
+    int pid;
+    bool found;
+};
+
+static bool is_asking(void *arg, const struct nbd_client *client)
+{
+    struct asked *a = arg;
+    const char *now;
+
+    if (!nbd_name_is_of(client->name, a->name))
+        return false;
+    now = disk_vm_name(client->disk);
+    if (!strcmp(now, a->name) || !strcmp(now, a->except))
+        return false;
+    strcpy(a->vm, now);
+    strcpy(a->export_name, client->name);
+    a->pid = client->pid;
+    a->found = true;
+    return true;
+}
+
+/* A client that is connected by a name of that vm to a disk that is now of another one, since that
+ * was renamed, asks for it again when its connection breaks, and must not be given what another vm
+ * has under it. A vm that is renamed may have its old name back. */
+static bool is_asked_for(struct engine *engine, const struct store_change *c)
+{
+    struct asked a = {given_name(c), c->kind == CHANGE_VM_RENAME ? c->vm : "", .found = false};
+
+    return a.name && engine_clients(engine, is_asking, &a);
+}
+
 static void on_changes(struct engine_call *call)
 {
     struct trip *trip = call->arg;
@@ -175,18 +219,34 @@ static void on_changes(struct engine_call *call)
 
     trip->call = call;
     for (unsigned i = 0; i < n; i++) {
+        struct store_change *change = &trip->carried[i].change;
         trip->carried[i].trip = trip;
-        trip->carried[i].change.done = change_done;
-        store_change(call->store, &trip->carried[i].change);
+        change->done = change_done;
+        if (is_asked_for(call->engine, change)) {
+            change->error = ERR_ASKED_FOR;
+            change_done(change);
+        } else {
+            store_change(call->store, change);
+        }
     }
 }
+
+/* While a vm is being renamed nobody is given a name: it may be that one's old name, which only
+ * then is seen to be asked for by another's clients. */
+static pthread_rwlock_t naming = PTHREAD_RWLOCK_INITIALIZER;
 
 static int try_once(struct api *api, const struct store_change *what)
 {
     struct carried carried = {.change = *what};
     struct trip trip = {.n = 1, .carried = &carried};
-    int r = engine_call(api->engine, on_changes, &trip);
 
+    if (what->kind == CHANGE_VM_RENAME)
+        pthread_rwlock_wrlock(&naming);
+    else if (given_name(what))
+        pthread_rwlock_rdlock(&naming);
+    int r = engine_call(api->engine, on_changes, &trip);
+    if (given_name(what))
+        pthread_rwlock_unlock(&naming);
     return r < 0 ? r : carried.change.error;
 }
 
@@ -195,7 +255,7 @@ int api_try(struct api *api, const struct store_change *what)
     uint64_t end_us = mono_us() + HANGING_UP_US;
     int r;
 
-    while ((r = try_once(api, what)) == -EBUSY && mono_us() < end_us)
+    while (((r = try_once(api, what)) == -EBUSY || r == ERR_ASKED_FOR) && mono_us() < end_us)
         usleep(HANGING_UP_STEP);
     return r;
 }
@@ -410,6 +470,28 @@ static void fault_exists(xmlrpc_env *env, const struct store_change *c)
                   c->kind == CHANGE_VM_RENAME || c->kind == CHANGE_CLONE ? c->new_name : c->vm);
 }
 
+static void on_asked(struct engine_call *call)
+{
+    (void)engine_clients(call->engine, is_asking, call->arg);
+    engine_call_done(call);
+}
+
+int api_asked_why(struct api *api, const char *name, struct why *why)
+{
+    struct asked a = {.name = name, .except = ""};
+
+    if (engine_call(api->engine, on_asked, &a) < 0 || !a.found)
+        return why_set(why, ERR_ASKED_FOR,
+                       "a client of another vm was connected by the name \"%s\" just now; try "
+                       "again",
+                       name);
+    return why_set(why, ERR_ASKED_FOR,
+                   "a client of vm \"%s\" (process %d) is connected by the name \"%s\", and would "
+                   "come to another vm's disk when it connects again; stop that machine, or "
+                   "restart it under the name %s, or choose another name",
+                   a.vm, a.pid, a.export_name, a.vm);
+}
+
 static void fault_busy(xmlrpc_env *env, const struct store_change *c, const struct reason *reason)
 {
     bool of_disk = is_of_disk(c->kind);
@@ -447,8 +529,14 @@ void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_chang
     struct store_change c = *what;
     struct reason reason = {.change = &c};
     int fault = (int)fault_from_code(error);
+    struct why why;
 
     c.error = error;
+    if (error == ERR_ASKED_FOR) {
+        (void)api_asked_why(api, given_name(what), &why);
+        api_fault(env, fault, "%s", why.text);
+        return;
+    }
     if (fault == FAULT_NOT_FOUND || fault == FAULT_NO_VERSION || fault == FAULT_BUSY ||
         fault == FAULT_HELD)
         (void)engine_call(api->engine, on_reason, &reason); /* without it the words are plainer */

@@ -5,6 +5,7 @@
 #ifndef VARVE_DAEMON_API_CHANGE_H
 #define VARVE_DAEMON_API_CHANGE_H
 
+#include "base/why.h"
 #include "daemon/api.h"
 #include "image/store.h"
 
@@ -52,6 +53,10 @@ int api_try(struct api *api, const struct store_change *what);
 
 /* Set the fault for a change for which api_try() returned error. */
 void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_change *what, int error);
+
+/* Set the sentence for ERR_ASKED_FOR, with which api_try() refuses to make, clone or rename a vm
+ * to name: a client is connected by that name to a vm that was renamed since. Returns that. */
+int api_asked_why(struct api *api, const char *name, struct why *why);
 
 /* As api_change_named(), returning the error. */
 int api_try_named(struct api *api, struct store_change *what, char *field, const char *stem);

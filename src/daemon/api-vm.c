@@ -288,7 +288,8 @@ const struct method api_vm_methods[] = {
      vm_show},
     {"vm.rename", "b:ss", "vm, new_name",
      "Give a vm another name. Refused (busy) while a checkpoint of it is taken, or memory of its "
-     "restored machine is still to come.",
+     "restored machine is still to come; and, as vm.create, vm.clone, recv.begin and vm.restore, "
+     "while a client is connected that asked for a disk of new_name, and has one of another vm.",
      vm_rename},
     {"vm.remove", "b:s", "vm",
      "Remove a vm with its disks and versions. Refused while a client uses one (busy) or a version "

@@ -408,6 +408,12 @@ unsigned engine_disconnect(struct engine *e, const char *vm)
     return closed;
 }
 
+bool engine_clients(struct engine *e, bool (*each)(void *arg, const struct nbd_client *client),
+                    void *arg)
+{
+    return nbd_server_clients(e->nbd, each, arg);
+}
+
 unsigned engine_bar(struct engine *e, struct nbd_bar *bar, const char *vm)
 {
     nbd_bar(&e->exports, bar, vm);

@@ -81,6 +81,10 @@ uint32_t engine_counters(struct engine *engine, struct store_counter *ret, uint3
 unsigned engine_bar(struct engine *engine, struct nbd_bar *bar, const char *vm);
 unsigned engine_disconnect(struct engine *engine, const char *vm);
 
+/* On the engine's thread: nbd_server_clients(). */
+bool engine_clients(struct engine *engine, bool (*each)(void *arg, const struct nbd_client *client),
+                    void *arg);
+
 /* On the engine's thread: a request was submitted to the store outside of a call, from a callback
  * of the store's: the loop takes another turn. */
 void engine_again(struct engine *engine);

@@ -53,6 +53,12 @@ unsigned engine_disconnect(struct engine *engine, const char *vm)
     abort();
 }
 
+bool engine_clients(struct engine *engine, bool (*each)(void *arg, const struct nbd_client *client),
+                    void *arg)
+{
+    abort();
+}
+
 void engine_hold(struct engine *engine)
 {
     abort();

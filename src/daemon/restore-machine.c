@@ -150,6 +150,8 @@ static int no_disks(const struct restore_machine *m, int r, struct why *why)
                        "a disk of %s is in use, and would go back to what it was in %s; stop its "
                        "machine first, or restore beside it with --as NEW",
                        m->name, s->version);
+    case ERR_ASKED_FOR:
+        return api_asked_why(m->request->api, m->name, why);
     default:
         return why_set(why, r, "cannot bring the disks of %s to what they were in %s@%s: %s",
                        m->name, s->vm, s->version, err_text(r));

@@ -36,6 +36,13 @@ static bool split_name(const char *text, struct name *ret)
            (!text[len] || take_part(text + len + 1, strlen(text + len + 1), ret->version));
 }
 
+bool nbd_name_is_of(const char *export_name, const char *vm)
+{
+    struct name name;
+
+    return split_name(export_name, &name) && !strcmp(name.vm, vm);
+}
+
 static struct store *store_of(struct nbd_exports *exports)
 {
     return container_of(exports, struct nbd_store_exports, exports)->store;

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* ---- answers -------------------------------------------------------------------------------- */
 
@@ -158,11 +159,21 @@ static uint16_t export_flags(const struct nbd_conn *conn, bool read_only)
     return (uint16_t)flags;
 }
 
+static int peer_pid(int fd)
+{
+    struct ucred peer;
+    socklen_t len = sizeof(peer);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 ? 0 : (int)peer.pid;
+}
+
 static void begin_transmission(struct nbd_conn *conn, struct disk *disk, const char *name,
                                bool read_only)
 {
     disk_get(disk);
     conn->disk = disk;
+    strcpy(conn->name, name);
+    conn->pid = peer_pid(conn->fd);
     conn->store = disk_store(disk);
     conn->size_bytes = disk_size(disk);
     conn->read_only = read_only;

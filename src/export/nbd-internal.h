@@ -123,6 +123,8 @@ struct nbd_conn {
     struct nbd_out *out; /* in flight */
 
     /* The export. */
+    char name[NBD_EXPORT_NAME_MAX + 1]; /* by which it was asked for */
+    int pid;                            /* of the client; 0: not known */
     struct disk *disk;
     struct store *store;
     uint64_t size_bytes;

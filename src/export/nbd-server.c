@@ -425,6 +425,20 @@ unsigned nbd_server_disconnect(struct nbd_server *server, const struct disk *dis
     return n;
 }
 
+bool nbd_server_clients(const struct nbd_server *server,
+                        bool (*each)(void *arg, const struct nbd_client *client), void *arg)
+{
+    list_for_each (l, &server->serving) {
+        const struct nbd_conn *conn = container_of(l, struct nbd_conn, link);
+        if (conn->phase != NBD_TRANSMISSION)
+            continue;
+        const struct nbd_client client = {conn->name, conn->disk, conn->pid};
+        if (each(arg, &client))
+            return true;
+    }
+    return false;
+}
+
 static void free_list(struct list *head, size_t offset)
 {
     struct list *l;

@@ -64,6 +64,9 @@ struct nbd_bar {
 void nbd_bar(struct nbd_store_exports *exports, struct nbd_bar *bar, const char *vm);
 void nbd_unbar(struct nbd_bar *bar);
 
+/* Whether an export name is of a disk of that vm, or of its versions. */
+bool nbd_name_is_of(const char *export_name, const char *vm);
+
 struct nbd_config {
     unsigned max_connections;
     unsigned connection_requests; /* in flight on one connection, until the reply is sent */
@@ -109,6 +112,16 @@ void nbd_server_free(struct nbd_server *server);
  * They are gone, and the disk has its users back, some turns of the loop later. Returns how many.
  */
 unsigned nbd_server_disconnect(struct nbd_server *server, const struct disk *disk);
+
+/* A client that has opened an export. */
+struct nbd_client {
+    const char *name; /* of the export, as it asked for it; borrowed, as the disk */
+    const struct disk *disk;
+    int pid; /* of the one who connected the socket; 0: not known, as of TCP */
+};
+/* Call each(arg, client) for one after the other until it returns true. Returns whether it did. */
+bool nbd_server_clients(const struct nbd_server *server,
+                        bool (*each)(void *arg, const struct nbd_client *client), void *arg);
 
 struct nbd_counter {
     const char *name, *description; /* static */

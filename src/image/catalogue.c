@@ -85,6 +85,11 @@ struct store *disk_store(const struct disk *disk)
     return disk->store;
 }
 
+const char *disk_vm_name(const struct disk *disk)
+{
+    return disk->version ? disk->version->vm->name : disk->vm->name;
+}
+
 /* ---- making and removing -------------------------------------------------------------------- */
 
 static void insert_vm(struct store *store, struct vm *vm)

@@ -165,6 +165,9 @@ bool disk_is_related(const struct disk *a, const struct disk *b);
 
 uint64_t disk_size(const struct disk *disk); /* bytes */
 struct store *disk_store(const struct disk *disk);
+/* The name that its vm, or that of its version, has now; borrowed until the next change. Of a disk
+ * that has a user. */
+const char *disk_vm_name(const struct disk *disk);
 
 /* 1 to 64 of letters, digits, '.', '_', '-'; not "." or "..". */
 bool name_is_valid(const char *name);
