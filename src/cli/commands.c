@@ -352,11 +352,12 @@ const struct command commands[] = {
          "that its pages are watched. A restarted daemon attaches it again.",
      .min_args = 1,
      .max_args = 1,
-     .options = {{"qmp", "SOCKET", "A QMP socket of the machine that nobody else is connected to."},
-                 {"libvirt", "DOMAIN", "The name or UUID of a domain of libvirt, instead."},
-                 {"disk", "NAME=NODE",
-                  "The machine's disk with QEMU's node NODE is the disk NAME, where its export "
-                  "has another name; several are separated by commas."}},
+     .options =
+         {{"qmp", "SOCKET", "A QMP socket of the machine that nobody else is connected to."},
+          {"libvirt", "DOMAIN", "The name or UUID of a domain of libvirt, instead."},
+          {"disk", "NAME=NODE",
+           "The machine's disk with QEMU's node NODE is the vm's disk NAME, where its export "
+           "has another name, since the vm was renamed; several are separated by commas."}},
      .examples = {"varve attach web1 --qmp /run/web1/qmp2.sock",
                   "varve attach web1 --libvirt web1"},
      .run = cmd_attach},

@@ -244,8 +244,9 @@ const struct method api_machine_methods[] = {
      "Attach a QEMU that runs, by the absolute path of a QMP socket that nobody else uses, or by "
      "libvirt:DOMAIN, the name or UUID of a domain, through libvirt: from then on its checkpoints "
      "can be taken. All its writable disks must be this daemon's exports "
-     "of the vm. disks: for those whose export has another name, \"NAME=NODE\" each, with QEMU's "
-     "node name. Its main memory must be a shared file on tmpfs. Returns what vm.show has as "
+     "of the vm. disks: for those whose export has another name, since the vm was renamed, "
+     "\"NAME=NODE\" each, with QEMU's node name. Its main memory must be a shared file on tmpfs. "
+     "Returns what vm.show has as "
      "machine.",
      vm_attach},
     {"vm.detach", "b:s", "vm",

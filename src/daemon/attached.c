@@ -2,10 +2,12 @@
 #include "daemon/attached.h"
 
 #include "base/cleanup.h"
+#include "base/err.h"
 #include "base/mono.h"
 #include "base/report.h"
 #include "base/stop-point.h"
 #include "checkpoint/capture.h"
+#include "daemon/engine.h"
 #include "guest/foreign-io.h"
 #include "guest/monitor.h"
 #include "guest/ram.h"
@@ -21,6 +23,8 @@
 #define OPEN_US    5000000ULL
 #define PREPARE_US 20000000ULL
 #define NBD_PREFIX "nbd+unix:///"
+
+#define EXPORT_CHARS (2 * NAME_MAX_CHARS + 2)
 
 static uint64_t in_us(uint64_t us)
 {
@@ -45,12 +49,12 @@ static bool is_same_path(const char *a, const char *b)
 }
 
 /* "nbd+unix:///EXPORT?socket=PATH" of this daemon: the export, into ret. */
-static bool is_ours(const char *filename, const char *nbd_path, char ret[2 * NAME_MAX_CHARS + 2])
+static bool is_ours(const char *filename, const char *nbd_path, char ret[EXPORT_CHARS])
 {
     const char *export = filename + strlen(NBD_PREFIX), *end;
 
     if (strncmp(filename, NBD_PREFIX, strlen(NBD_PREFIX)) || !(end = strstr(export, "?socket=")) ||
-        end - export > 2 * (long)NAME_MAX_CHARS + 1)
+        end - export >= EXPORT_CHARS)
         return false;
     memcpy(ret, export, (size_t)(end - export));
     ret[end - export] = '\0';
@@ -98,18 +102,26 @@ static int add_file(struct attached *a, const char *file, struct why *why)
     return a->files[a->n_files++] ? 0 : why_set(why, -ENOMEM, "no memory");
 }
 
+/* The disk that an export of the vm is: "VM/DISK", or "VM" alone. NULL: it is none of its. */
+static const char *disk_of(const char *export, const char *vm)
+{
+    size_t len = strlen(vm);
+
+    if (strncmp(export, vm, len) != 0 || strchr(export, '@'))
+        return NULL;
+    return export[len] == '/' ? export + len + 1 : export[len] ? NULL : NBD_DEFAULT_DISK;
+}
+
+/* export: is set to its name. */
 static int add_disk(const struct attached_spec *spec, const json_t *device, struct attached *a,
-                    struct why *why)
+                    char export[EXPORT_CHARS], struct why *why)
 {
     const json_t *inserted = json_object_get(device, "inserted");
     const char *node = text_of(inserted, "node-name"), *file = text_of(inserted, "file");
     const char *device_name = *text_of(device, "device") ? text_of(device, "device") : node;
-    char export[2 * NAME_MAX_CHARS + 2];
     struct attached_disk *disk = &a->disks[a->n_disks];
     const char *name = NULL;
 
-    if (a->n_disks == ATTACHED_DISKS_MAX)
-        return why_set(why, -E2BIG, "the machine has more than %d disks", ATTACHED_DISKS_MAX);
     if (!is_ours(file, spec->nbd_path, export))
         return why_set(
             why, -EOPNOTSUPP,
@@ -120,11 +132,8 @@ static int add_disk(const struct attached_spec *spec, const json_t *device, stru
     for (unsigned i = 0; i < spec->n_disks; i++)
         if (!strcmp(spec->disks[i].node, node))
             name = spec->disks[i].name;
-    const char *vm = *spec->was ? spec->was : spec->vm;
-    size_t vm_len = strlen(vm);
-    if (!name && !strncmp(export, vm, vm_len) && export[vm_len] == '/' &&
-        !strchr(export + vm_len + 1, '@'))
-        name = export + vm_len + 1;
+    if (!name)
+        name = disk_of(export, *spec->was ? spec->was : spec->vm);
     if (!name || strlen(name) > NAME_MAX_CHARS || strlen(node) >= sizeof(disk->node))
         return why_set(why, -EOPNOTSUPP,
                        "disk %s of the machine is %.130s and none of vm %s; attach it as the vm "
@@ -151,8 +160,118 @@ static int check_named(const struct attached_spec *spec, const struct attached *
     return 0;
 }
 
+/* ---- what the store has of them ------------------------------------------------------------- */
+
+struct look {
+    const struct attached_spec *spec;
+    const struct attached *attached;
+    const char (*exports)[EXPORT_CHARS]; /* of the attached one's disks */
+    struct why *why;
+    int result;
+};
+
+static const struct vm_info *find_vm(const struct vm_info *vms, uint32_t n, const char *name,
+                                     size_t len)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (strlen(vms[i].name) == len && !memcmp(vms[i].name, name, len))
+            return &vms[i];
+    return NULL;
+}
+
+/* The vm has a disk of that name. */
+static int check_name(const struct look *l, const struct vm_info *vm, unsigned disk)
+{
+    const struct attached_disk *d = &l->attached->disks[disk];
+    char names[300] = "none";
+    bool found = false;
+    int at = 0;
+
+    for (uint32_t i = 0; i < vm->n_disks; i++) {
+        found |= !strcmp(vm->disks[i].name, d->name);
+        if (at < (int)sizeof(names))
+            at += snprintf(names + at, sizeof(names) - (size_t)at, "%s%s", i ? ", " : "",
+                           vm->disks[i].name);
+    }
+    return found ? 0
+                 : why_set(l->why, -ENOENT,
+                           "vm %s has no disk %s, which the node %s of the machine is to be; it "
+                           "has: %s",
+                           vm->name, d->name, d->node, names);
+}
+
+/* The connection by which a machine has its disk. */
+struct connection {
+    int pid;
+    const char *export;
+    const struct disk *disk; /* NULL: it has none just now */
+};
+
+static bool is_connection(void *arg, const struct nbd_client *client)
+{
+    struct connection *c = arg;
+
+    if (client->pid != c->pid || strcmp(client->name, c->export) != 0)
+        return false;
+    c->disk = client->disk;
+    return true;
+}
+
+/* The disk behind the node is that of the vm. Where QEMU is not connected just now the name of its
+ * export says whose it is; one that no vm has is of a vm that was renamed. */
+static int check_disk(const struct look *l, struct store *store, const struct vm_info *vms,
+                      uint32_t n, unsigned disk)
+{
+    const struct attached_disk *d = &l->attached->disks[disk];
+    struct connection c = {(int)l->attached->pid, l->exports[disk], NULL};
+    const struct vm_info *named = find_vm(vms, n, c.export, strcspn(c.export, "/"));
+    const char *vm = named ? named->name : l->spec->vm;
+    bool is_it = !strcmp(vm, l->spec->vm);
+
+    if (engine_clients(l->spec->engine, is_connection, &c)) {
+        vm = disk_vm_name(c.disk);
+        is_it = c.disk == store_find_disk(store, l->spec->vm, d->name);
+    }
+    return is_it ? 0
+                 : why_set(l->why, -EOPNOTSUPP,
+                           "the node %s of the machine has a disk of vm %s, by the name %s, and "
+                           "not %s/%s; attach it as the vm whose disks it has, each by its name",
+                           d->node, vm, c.export, l->spec->vm, d->name);
+}
+
+static void on_look(struct engine_call *call)
+{
+    struct look *l = call->arg;
+    struct vm_info *vms = NULL;
+    uint32_t n = 0;
+
+    l->result = store_list(call->store, &vms, &n);
+    if (l->result < 0)
+        why_set(l->why, l->result, "cannot look into the store: %s", err_text(l->result));
+    const struct vm_info *vm = find_vm(vms, n, l->spec->vm, strlen(l->spec->vm));
+    for (unsigned i = 0; vm && i < l->attached->n_disks && l->result == 0; i++) {
+        l->result = check_name(l, vm, i);
+        if (l->result == 0)
+            l->result = check_disk(l, call->store, vms, n, i);
+    }
+    free(vms);
+    engine_call_done(call);
+}
+
+static int check_disks(const struct attached_spec *spec, const struct attached *a,
+                       const char (*exports)[EXPORT_CHARS], struct why *why)
+{
+    struct look look = {spec, a, exports, why, 0};
+    int r = engine_call(spec->engine, on_look, &look);
+
+    return r < 0 ? why_set(why, r, "cannot look into the store: %s", err_text(r)) : look.result;
+}
+
+/* ---- finding them --------------------------------------------------------------------------- */
+
 static int find_disks(const struct attached_spec *spec, struct attached *a, struct why *why)
 {
+    char exports[ATTACHED_DISKS_MAX][EXPORT_CHARS];
     json_t *devices = NULL, *device;
     size_t i;
 
@@ -167,10 +286,14 @@ static int find_disks(const struct attached_spec *spec, struct attached *a, stru
         if (is_flash(device))
             r = add_file(a, text_of(inserted, "file"), why);
         else
-            r = add_disk(spec, device, a, why);
+            r = a->n_disks == ATTACHED_DISKS_MAX
+                    ? why_set(why, -E2BIG, "the machine has more than %d disks", ATTACHED_DISKS_MAX)
+                    : add_disk(spec, device, a, exports[a->n_disks], why);
     }
     json_decref(devices);
-    return r < 0 ? r : check_named(spec, a, why);
+    if (r == 0)
+        r = check_named(spec, a, why);
+    return r < 0 ? r : check_disks(spec, a, exports, why);
 }
 
 /* ---- opening -------------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@
 #define ATTACHED_PATH_MAX  256
 
 struct capture;
+struct engine;
 struct monitor;
 struct ram;
 struct tracker;
@@ -29,6 +30,7 @@ struct attached_spec {
     char vm[NAME_MAX_CHARS + 1];
     char qmp[ATTACHED_PATH_MAX];  /* where its monitor is, as for monitor_open() */
     const char *nbd_path;         /* where this daemon serves disks */
+    struct engine *engine;        /* that has them; borrowed */
     char was[NAME_MAX_CHARS + 1]; /* what vm was called when QEMU opened its disks; "": as now */
     bool waits;                   /* while its machine is paused: machine.h */
     pid_t pid;                    /* of this QEMU and no other; 0: whichever is there */
@@ -54,9 +56,9 @@ struct attached {
 };
 
 /* Errors with a sentence that says the mend: those of monitor_open(), device_state_check(),
- * ram_open(), tracker_open(), device_state_prepare(); -EOPNOTSUPP: a disk is not on Varve;
- * -ENOENT: there is no such node; -ESRCH: another QEMU. On error nothing is left; after ERR_PAUSED
- * ret->pid says who is paused. */
+ * ram_open(), tracker_open(), device_state_prepare(); -EOPNOTSUPP: a disk is not on Varve, or
+ * of another vm; -ENOENT: there is no such node, or disk of the vm; -ESRCH: another QEMU. On error
+ * nothing is left; after ERR_PAUSED ret->pid says who is paused. */
 int attached_open(const struct attached_spec *spec, struct attached *ret, struct why *why);
 /* remove: take what was put into QEMU out again; else it stays for the next daemon. */
 void attached_close(struct attached *attached, bool remove);

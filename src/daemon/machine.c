@@ -470,6 +470,7 @@ static int start_machine(struct machines *ms, const struct attached_spec *spec, 
         return -ENOMEM;
     *m = (struct machine){.machines = ms, .spec = *spec, .recalled = recalled, .waiters = 1};
     m->spec.nbd_path = ms->nbd_path;
+    m->spec.engine = ms->engine;
     strcpy(m->view.qmp, spec->qmp);
     m->wake_fd = eventfd(0, EFD_CLOEXEC);
     if (m->wake_fd < 0) {

@@ -25,9 +25,9 @@ void machines_recall(struct machines *machines);
 void machines_free(struct machines *machines);
 
 /* Returns when it is attached. Errors with a sentence: -ENOENT (no such vm), -EEXIST (a machine is
- * attached as it), or those of attached_open(). spec: its nbd_path is not looked at. If it waits,
- * returns at once: the machine is attached in the background, and as long as it is paused, that is
- * tried again each second; what fails is reported. */
+ * attached as it), or those of attached_open(). spec: its nbd_path and engine are not looked at. If
+ * it waits, returns at once: the machine is attached in the background, and as long as it is
+ * paused, that is tried again each second; what fails is reported. */
 int machines_attach(struct machines *machines, const struct attached_spec *spec, struct why *why);
 /* The machine runs on without us. A checkpoint that is under way is cancelled. -ENOENT. */
 int machines_detach(struct machines *machines, const char *vm, struct why *why);

@@ -7,8 +7,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define DEFAULT_DISK "root"
-
 struct name {
     char vm[NAME_MAX_CHARS + 1], disk[NAME_MAX_CHARS + 1];
     char version[NAME_MAX_CHARS + 1]; /* "": the head */
@@ -28,8 +26,8 @@ static bool take_part(const char *text, size_t len, char ret[NAME_MAX_CHARS + 1]
 static bool split_name(const char *text, struct name *ret)
 {
     size_t len = strcspn(text, "@"), vm_len = strcspn(text, "/@");
-    const char *disk = text[vm_len] == '/' ? text + vm_len + 1 : DEFAULT_DISK;
-    size_t disk_len = text[vm_len] == '/' ? len - vm_len - 1 : strlen(DEFAULT_DISK);
+    const char *disk = text[vm_len] == '/' ? text + vm_len + 1 : NBD_DEFAULT_DISK;
+    size_t disk_len = text[vm_len] == '/' ? len - vm_len - 1 : strlen(NBD_DEFAULT_DISK);
 
     *ret->version = 0;
     return take_part(text, vm_len, ret->vm) && take_part(disk, disk_len, ret->disk) &&

@@ -23,7 +23,8 @@ struct loop;
 struct store;
 struct nbd_server;
 
-#define NBD_EXPORT_NAME_MAX 256u /* bytes; longer names name nothing */
+#define NBD_DEFAULT_DISK    "root" /* of an export that names a vm alone */
+#define NBD_EXPORT_NAME_MAX 256u   /* bytes; longer names name nothing */
 #define NBD_MAX_BLOCK_BYTES (32u << 20)
 /* One request of the largest size, and as much again for small ones. */
 #define NBD_MIN_BUFFER_BYTES (2 * NBD_MAX_BLOCK_BYTES)
