@@ -191,8 +191,9 @@ const struct command commands[] = {
      .options =
          {{"force", NULL,
            "Disconnect the NBD clients of the vm's disks first. QEMU comes back by itself "
-           "(reconnect-delay); a machine that ran meanwhile must be reset, for what it has in "
-           "memory is not of these disks any more."},
+           "(reconnect-delay); a machine that ran meanwhile must be reset, and before its next "
+           "checkpoint, for what it has in memory is not of these disks any more. Refused while "
+           "a checkpoint is taken."},
           {"keep", "NAME", "The name of the version that keeps what is replaced."},
           {"discard", NULL,
            "Do not keep what is replaced. Asks first at a terminal, and wants --yes elsewhere."}},

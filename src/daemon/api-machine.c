@@ -8,6 +8,7 @@
 #include "guest/monitor.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,6 +115,53 @@ static xmlrpc_value *vm_detach(xmlrpc_env *env, xmlrpc_value *args, struct api *
     return api_truth(env);
 }
 
+/* ---- checkpoints ---------------------------------------------------------------------------- */
+
+/* Taken before the lock of the machines. */
+static pthread_mutex_t alone_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct list alone_vms = {&alone_vms, &alone_vms};
+
+void api_begin_alone(xmlrpc_env *env, struct api *api, const char *vm, struct api_alone *alone)
+{
+    struct machine_view *view = malloc(sizeof(*view));
+
+    alone->vm = vm;
+    pthread_mutex_lock(&alone_lock);
+    list_push_back(&alone_vms, &alone->link);
+    bool in_checkpoint =
+        view && machines_show(api->machines, vm, view) == 0 && !strcmp(view->state, "checkpoint");
+    pthread_mutex_unlock(&alone_lock);
+    if (!env->fault_occurred && !view)
+        api_fault(env, FAULT_NO_MEMORY, "no memory");
+    else if (!env->fault_occurred && in_checkpoint)
+        api_fault(env, FAULT_BUSY, "a checkpoint of vm \"%s\" is being taken; wait for it", vm);
+    free(view);
+}
+
+void api_end_alone(struct api_alone *alone)
+{
+    pthread_mutex_lock(&alone_lock);
+    list_del(&alone->link);
+    pthread_mutex_unlock(&alone_lock);
+}
+
+static int start_checkpoint(struct api *api, const char *vm, const struct machine_checkpoint *what,
+                            uint32_t *ret_job, struct why *why)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&alone_lock);
+    list_for_each (l, &alone_vms)
+        if (!strcmp(container_of(l, struct api_alone, link)->vm, vm))
+            r = why_set(why, -EBUSY,
+                        "vm %s is being renamed, rolled back or removed just now; wait for that",
+                        vm);
+    if (r == 0)
+        r = machines_checkpoint(api->machines, vm, what, ret_job, why);
+    pthread_mutex_unlock(&alone_lock);
+    return r;
+}
+
 static xmlrpc_value *vm_checkpoint(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
     int max_pause_us = MAX_PAUSE_US_DEFAULT;
@@ -144,7 +192,7 @@ static xmlrpc_value *vm_checkpoint(xmlrpc_env *env, xmlrpc_value *args, struct a
     }
     snprintf(what.note, sizeof(what.note), "%s", noted.note ? noted.note : "");
     what.max_pause_us = (uint64_t)max_pause_us;
-    machine_fault(env, machines_checkpoint(api->machines, vm, &what, &job, &why), &why);
+    machine_fault(env, start_checkpoint(api, vm, &what, &job, &why), &why);
     if (env->fault_occurred)
         return NULL;
     xmlrpc_value *value = xmlrpc_struct_new(env);

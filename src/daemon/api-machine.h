@@ -2,11 +2,23 @@
 #ifndef VARVE_DAEMON_API_MACHINE_H
 #define VARVE_DAEMON_API_MACHINE_H
 
+#include "base/list.h"
 #include "daemon/api.h"
 #include "image/store.h"
 
 /* The machine that is attached as vm; its state is "none" where there is none. */
 xmlrpc_value *api_machine_value(xmlrpc_env *env, struct api *api, const char *vm);
+
+/* A vm that is changed in a way that no checkpoint of it outlives: which knows it by its name, and
+ * has its memory at one instant with its disks. */
+struct api_alone {
+    struct list link;
+    const char *vm; /* borrowed until the end */
+};
+/* Sets a fault (busy) if a checkpoint of the vm is being taken. Until api_end_alone() none begins.
+ * Both whether or not env has a fault already. */
+void api_begin_alone(xmlrpc_env *env, struct api *api, const char *vm, struct api_alone *alone);
+void api_end_alone(struct api_alone *alone);
 
 /* What the checkpoint took, into the struct of a version with RAM. */
 void api_put_checkpoint(xmlrpc_env *env, struct api *api, xmlrpc_value *value, const char *vm,

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/mono.h"
 #include "daemon/api-change.h"
+#include "daemon/api-machine.h"
 #include "daemon/api-version.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
@@ -103,6 +104,7 @@ static void roll_back(xmlrpc_env *env, struct api *api, struct rollback *r)
 static xmlrpc_value *vm_rollback(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
     struct rollback r = {.change.kind = CHANGE_ROLLBACK, .stem = "before-rollback-"};
+    struct api_alone alone;
     const char *keep = NULL;
     const struct api_option options[] = {
         {"keep", 's', &keep}, {"discard", 'b', &r.discard}, {"force", 'b', &r.force}, {}};
@@ -117,7 +119,9 @@ static xmlrpc_value *vm_rollback(xmlrpc_env *env, xmlrpc_value *args, struct api
     api_take_version(env, keep, r.change.new_name);
     r.named = keep != NULL;
     api_stamp(r.stem + strlen(r.stem));
+    api_begin_alone(env, api, r.change.vm, &alone);
     roll_back(env, api, &r);
+    api_end_alone(&alone);
     if (env->fault_occurred)
         return NULL;
     xmlrpc_value *value = xmlrpc_struct_new(env);
@@ -132,8 +136,10 @@ const struct method api_rollback_methods[] = {
      "a version, before-rollback- and the time, unless an option says otherwise: keep (its name), "
      "discard (true: it is gone). Refused (busy) while a client uses a disk, unless the option "
      "force "
-     "is true: then NBD clients are disconnected, and may connect again afterwards. Other versions "
-     "stay. Returns {kept: the version's name, empty if discarded, disconnected: how many "
+     "is true: then NBD clients are disconnected, and may connect again afterwards. Refused "
+     "(busy), with "
+     "force too, while a checkpoint of it is taken. Other versions stay. Returns {kept: the "
+     "version's name, empty if discarded, disconnected: how many "
      "clients}.",
      vm_rollback},
     {},

@@ -96,17 +96,8 @@ static xmlrpc_value *vm_create(xmlrpc_env *env, xmlrpc_value *args, struct api *
     return api_truth(env);
 }
 
-/* A checkpoint that is under way knows the vm by its name. */
-static void refuse_in_checkpoint(xmlrpc_env *env, struct api *api, const char *vm)
-{
-    struct machine_view *view = env->fault_occurred ? NULL : malloc(sizeof(*view));
-
-    if (view && machines_show(api->machines, vm, view) == 0 && !strcmp(view->state, "checkpoint"))
-        api_fault(env, FAULT_BUSY, "a checkpoint of vm \"%s\" is being taken; wait for it", vm);
-    free(view);
-}
-
-/* So does whoever brings the pages of its machine, and as long nobody may attach it. */
+/* Whoever brings the pages of its machine knows it by its name, and as long nobody may attach it.
+ */
 static void refuse_while_served(xmlrpc_env *env, struct api *api, const char *vm)
 {
     if (!env->fault_occurred && restoring_serves(api->restoring, vm))
@@ -124,6 +115,7 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
     bool of_vm = kind == CHANGE_VM_COMMIT || kind == CHANGE_VM_REMOVE,
          rename = kind == CHANGE_VM_RENAME;
     struct store_change c = {.kind = kind};
+    struct api_alone alone;
     const struct api_option options[] = {{"provisional", 'b', &c.provisional}, {}};
 
     api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
@@ -135,12 +127,14 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
     if (kind == CHANGE_DISK_ADD)
         api_take_options(env, "disk.add", args, 3, options);
     if (rename || kind == CHANGE_VM_REMOVE)
-        refuse_in_checkpoint(env, api, c.vm);
+        api_begin_alone(env, api, c.vm, &alone);
     if (rename)
         refuse_while_served(env, api, c.vm);
     api_change(env, api, &c);
     if (rename && !env->fault_occurred)
         machines_rename(api->machines, c.vm, c.new_name);
+    if (rename || kind == CHANGE_VM_REMOVE)
+        api_end_alone(&alone);
     return api_truth(env);
 }
 
