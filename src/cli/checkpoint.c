@@ -209,7 +209,7 @@ enum exit_code cmd_checkpoint(const struct invocation *inv)
         return r;
     r = job_wait(inv, json_object_get(started, "job"), "checkpoint", POLL_US, NULL, &job);
     if (r == EXIT_OK)
-        r = report_job(inv, job, member_text(started, "name"));
+        r = report_job(inv, job, member_text(job, "text"));
     json_decref(job);
     json_decref(started);
     return r;

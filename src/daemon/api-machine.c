@@ -187,6 +187,7 @@ static xmlrpc_value *vm_checkpoint(xmlrpc_env *env, xmlrpc_value *args, struct a
         return NULL;
     if (!version) {
         api_stamp(stamp);
+        strcpy(what.stem, stamp);
         strcpy(what.version, stamp);
         api_free_version(env, api, vm, what.version);
     }
@@ -305,7 +306,10 @@ const struct method api_machine_methods[] = {
      "job (job.status): most of it while the guest runs, the rest in one short pause. Options: "
      "version and note (as in vm.snap), max_pause_us (what is written while the guest runs is "
      "written again until the pause is likely to be shorter, or that does not help; 4000 by "
-     "default). Returns {job, vm, name}; the version is there, complete, when the job is done.",
+     "default). Returns {job, vm, name}; the version is there, complete, when the job is done. "
+     "Where none "
+     "was given another version may take the name before: then the job's text has the one that "
+     "it got, with -2, -3 and so on.",
      vm_checkpoint},
     {},
 };

@@ -29,6 +29,7 @@
 #include <time.h>
 
 #define PLACE_SECONDS  2
+#define SAME_NAMES_MAX 1000 /* versions of one second */
 #define FILE_MAX_BYTES (64u << 20)
 #define BLOBS_MAX      (3 + ATTACHED_FILES_MAX)
 #define KEEP_BYTES     (64u << 20)             /* of the store: left to the machines that write */
@@ -42,7 +43,8 @@ struct trip {
     struct engine *engine;
     struct engine_call call;
     sem_t placed, done;
-    const char *names[1];
+    const char *stem; /* of a version that nobody named; NULL: it has the name that was wanted */
+    unsigned number;  /* behind that */
 };
 
 static void on_placed(struct store_change *change)
@@ -50,11 +52,27 @@ static void on_placed(struct store_change *change)
     sem_post(&container_of(change, struct trip, change)->placed);
 }
 
+/* Somebody took that name since it was chosen: the guest still stands, so the next one will do. */
+static bool try_next_name(struct trip *trip)
+{
+    struct store_change *change = &trip->change;
+
+    if (change->error != -EEXIST || !trip->stem || trip->number >= SAME_NAMES_MAX)
+        return false;
+    trip->number = trip->number ? trip->number + 1 : 2;
+    snprintf(change->version, sizeof(change->version), "%.50s-%u", trip->stem, trip->number);
+    store_change(change->store, change);
+    engine_again(trip->engine);
+    return true;
+}
+
 static void on_done(struct store_change *change)
 {
     struct trip *trip = container_of(change, struct trip, change);
     struct engine *engine = trip->engine;
 
+    if (try_next_name(trip))
+        return;
     sem_post(&trip->placed); /* who failed before that has none */
     sem_post(&trip->done);
     engine_release(engine);
@@ -140,7 +158,7 @@ static int look_up(const struct checkpoint_run *run, struct why *why)
         vm_is_there |= !strcmp(list.vms[i].name, run->vm);
     if (!vm_is_there)
         r = why_set(why, -ENOENT, "there is no vm \"%s\"; see varve ls", run->vm);
-    else if (memory_list_version(&list, run->vm, run->what->version))
+    else if (!*run->what->stem && memory_list_version(&list, run->vm, run->what->version))
         r = why_set(why, -EEXIST, "vm \"%s\" has a version \"%s\" already; choose another name",
                     run->vm, run->what->version);
     memory_list_free(&list);
@@ -317,6 +335,7 @@ static int wait_for_version(struct taking *t, struct why *why)
     if (!t->ended)
         wait_for(&t->trip.done);
     t->ended = true;
+    strcpy(t->snap.version, t->trip.change.version);
     int r = t->trip.change.error;
     if (r == -EEXIST)
         return why_set(why, r, "vm \"%s\" has a version \"%s\" already; choose another name",
@@ -516,6 +535,7 @@ static int make_versions(struct taking *t, struct why *why)
     strcpy(c.vm, t->snap.vm);
     strcpy(c.version, t->snap.version);
     r = checkpoint_change(run->engine, &c);
+    strcpy(run->what->version, t->snap.version);
     stop_point("committed");
     return r < 0 ? why_set(why, r, "cannot make the version: %s", err_text(r)) : 0;
 }
@@ -550,6 +570,7 @@ static int try_once(const struct checkpoint_run *run, struct why *why)
 
     strcpy(t.snap.vm, run->vm);
     strcpy(t.snap.version, run->what->version);
+    t.trip.stem = *run->what->stem ? run->what->stem : NULL;
     if (getrandom(t.snap.guid, sizeof(t.snap.guid), 0) != sizeof(t.snap.guid))
         return why_set(why, -EIO, "the system has no random numbers");
     int r = take(&t, why);

@@ -21,7 +21,7 @@ struct checkpoint_run {
     const char *vm;
     struct attached *attached;
     struct machine_memory *memory;
-    const struct machine_checkpoint *what;
+    struct machine_checkpoint *what; /* its version becomes that which was made */
     struct job_work *work;
 };
 /* Errors with a sentence: those of capture_take() and of the store. Afterwards the version is there

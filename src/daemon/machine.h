@@ -34,11 +34,13 @@ int machines_detach(struct machines *machines, const char *vm, struct why *why);
 
 struct machine_checkpoint {
     char version[NAME_MAX_CHARS + 1];
+    char stem[NAME_MAX_CHARS + 1]; /* "": that name and no other; else the time, and where the
+                                      name is taken meanwhile it is this with -2, -3 ... */
     char note[NOTE_MAX_BYTES + 1];
     uint64_t max_pause_us;
 };
-/* Start one as a job; its text is the version's name. -ENOENT (nothing is attached as vm), -EBUSY
- * (one is being taken), -EAGAIN (too many jobs), -ENOMEM. */
+/* Start one as a job; its text is the name of the version that was made. -ENOENT (nothing is
+ * attached as vm), -EBUSY (one is being taken), -EAGAIN (too many jobs), -ENOMEM. */
 int machines_checkpoint(struct machines *machines, const char *vm,
                         const struct machine_checkpoint *what, uint32_t *ret_job, struct why *why);
 
