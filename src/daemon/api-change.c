@@ -129,10 +129,12 @@ unsigned api_texts(xmlrpc_env *env, xmlrpc_value *args, unsigned i, const char *
         api_fault(env, FAULT_NO_MEMORY, "no memory");
     for (unsigned k = 0; k < n && !env->fault_occurred; k++) {
         (*ret)[k] = api_text(env, array, k);
-        if (env->fault_occurred && env->fault_code < 0) {
+        if (env->fault_occurred) { /* that speaks of an argument k + 1 */
             xmlrpc_env_clean(env);
             xmlrpc_env_init(env);
-            api_fault(env, FAULT_BAD_ARGUMENT, "argument %u is an array of texts", i + 1);
+            api_fault(env, FAULT_BAD_ARGUMENT,
+                      "argument %u is an array of plain texts, and number %u in it is none", i + 1,
+                      k + 1);
         }
     }
     xmlrpc_DECREF(array);
