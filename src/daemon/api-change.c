@@ -365,6 +365,7 @@ struct reason {
     bool vm_exists;
     uint32_t users;
     char version[NAME_MAX_CHARS + 1]; /* the one that is used or held; "": the head's disks are */
+    bool is_made;                     /* the change's own version, just now */
 };
 
 static bool is_named(const struct store_change *c, const char *version)
@@ -414,6 +415,20 @@ static void look_at_versions(struct store *store, struct reason *reason, bool he
     free(versions);
 }
 
+/* A version that is being made can be none of what these changes do with it. */
+static void look_whether_made(struct store *store, struct reason *reason)
+{
+    const struct store_change *c = reason->change;
+    struct version_info *versions;
+    uint32_t n;
+
+    if (store_list_versions(store, c->vm, NULL, true, UINT32_MAX, &versions, &n) < 0)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        reason->is_made |= versions[i].provisional && !strcmp(versions[i].name, c->version);
+    free(versions);
+}
+
 static void on_reason(struct engine_call *call)
 {
     struct reason *reason = call->arg;
@@ -425,6 +440,9 @@ static void on_reason(struct engine_call *call)
         look_at_versions(call->store, reason, true);
     else if (removes && (c->kind == CHANGE_VERSION_REMOVE || !reason->users))
         look_at_versions(call->store, reason, false);
+    if (c->kind == CHANGE_CLONE || c->kind == CHANGE_ROLLBACK || c->kind == CHANGE_VERSION_HOLD ||
+        c->kind == CHANGE_VERSION_RENAME)
+        look_whether_made(call->store, reason);
     engine_call_done(call);
 }
 
@@ -504,6 +522,11 @@ static void fault_busy(xmlrpc_env *env, const struct store_change *c, const stru
             "version \"%s@%s\" is in use by %u client(s), and nothing was removed; disconnect "
             "them",
             c->vm, reason->version, reason->users);
+    else if (reason->is_made)
+        api_fault(env, FAULT_BUSY,
+                  "version \"%s@%s\" is being made just now, by a checkpoint of its machine; wait "
+                  "for that",
+                  c->vm, c->version);
     else if (c->kind == CHANGE_ROLLBACK)
         api_fault(env, FAULT_BUSY,
                   "vm \"%s\" is in use by %u client(s), and was not rolled back; stop the machine, "
