@@ -80,7 +80,8 @@ static json_t *describe(const struct restore_machine *m, const struct restore_ar
                                                 (json_int_t)args->memory[i].bytes));
     json_t *text = json_pack("{s:i, s:s, s:i, s:s, s:b, s:b, s:o}", "format", 1, "phase", phase,
                              "pid", (int)m->pid, "guid", guid_text(m->request->source->guid, guid),
-                             "lazy", !m->request->eager, "paused", m->paused, "memory", memory);
+                             "lazy", !m->request->eager && m->state != RESTORE_RESIDENT, "paused",
+                             m->paused, "memory", memory);
     if (text && !m->request->clone)
         json_object_set_new(text, "kept", json_string(guid_text(m->kept_guid, guid)));
     return text;
@@ -650,6 +651,8 @@ bool restore_machine_watch(struct restore_machine *m)
 
 void restore_machine_settle(struct restore_machine *m)
 {
+    struct why why;
+
     stop_point("restore-resident");
     if (m->restored.pager) {
         int r = pager_let_go(m->restored.pager);
@@ -661,9 +664,18 @@ void restore_machine_settle(struct restore_machine *m)
         if (r < 0)
             return; /* and is called again */
     }
-    release(m);
-    forget(m);
     m->state = RESTORE_RESIDENT;
+    /* Adopted without pages to bring it has no source, and the file says that. */
+    if (m->request->source && remember(m, &m->restored.args, "running", &why) < 0) {
+        report_warning("%s", why.text);
+        forget(m);
+    }
+    release(m);
+}
+
+void restore_machine_forget(const struct restore_machine *m)
+{
+    forget(m);
 }
 
 void restore_machine_leave(struct restore_machine *m)

@@ -5,12 +5,14 @@
  *     restore_machine_run()       it goes on; from now on it is a machine like others
  *     ... its pages come, where they come when touched ...
  *     restore_machine_settle()    all are there: it needs us no more
+ *     restore_machine_forget()    ... and was attached
  *
  * A file in its directory, restore.json, says to a later daemon what it finds there: a machine that
  * is half-made ("starting"), which is ended; one that has its state ("loaded"), which goes on if
  * its vm was committed, and is ended if not; one that waits for its pages ("running"), which is
- * adopted. Of a vm that goes back itself the file names the version that keeps its disks, before
- * there is one: with a half-made machine that is undone too. One thread at a time. */
+ * adopted, or has them all and is not attached yet ("running", and not lazy). Of a vm that goes
+ * back itself the file names the version that keeps its disks, before there is one: with a
+ * half-made machine that is undone too. One thread at a time. */
 #ifndef VARVE_DAEMON_RESTORE_MACHINE_H
 #define VARVE_DAEMON_RESTORE_MACHINE_H
 
@@ -91,8 +93,9 @@ void restore_machine_undo(struct restore_machine *machine, struct why *why);
 
 /* See how it is: progress, and whether it ended. Returns whether it still wants pages. */
 bool restore_machine_watch(struct restore_machine *machine);
-/* All is resident: let go. */
+/* All is resident: let go. A later daemon finds it, to be attached, until it is forgotten. */
 void restore_machine_settle(struct restore_machine *machine);
+void restore_machine_forget(const struct restore_machine *machine);
 /* Stop serving. The machine waits at the next page that is missing, for a later daemon. */
 void restore_machine_leave(struct restore_machine *machine);
 
@@ -101,9 +104,9 @@ void restore_machine_leave(struct restore_machine *machine);
  * restore_machine_adopt(). Returns whether there is such a machine. */
 bool restore_machine_find(struct restore_machine *machine, struct api *api, const char *name,
                           uint8_t ret_guid[GUID_BYTES]);
-/* Serve its pages, and let it go on if it was to. request: with the source. Errors as of
- * restore_adopt(); where its state is RESTORE_RUNNING then, its pages come, and only the going on
- * failed: errors as of restore_run(). */
+/* Serve its pages, and let it go on if it was to. request: with the source, if it is_lazy. Errors
+ * as of restore_adopt(); where its state is RESTORE_RUNNING then, its pages come, and only the
+ * going on failed: errors as of restore_run(). */
 int restore_machine_adopt(struct restore_machine *machine, struct restore_request *request,
                           struct why *why);
 

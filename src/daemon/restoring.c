@@ -258,10 +258,11 @@ static bool watch(struct group *g)
     return wanted;
 }
 
-/* Those that have all their pages are machines like others: checkpoints can be taken of them. */
+/* Those that have all their pages are machines like others: checkpoints can be taken of them. When
+ * we are stopped the rest is left to the next daemon. */
 static void attach(struct group *g)
 {
-    for (unsigned i = 0; i < g->n && !g->qmp; i++) {
+    for (unsigned i = 0; i < g->n && !g->qmp && !atomic_load(&g->restoring->stop); i++) {
         struct restore_machine *m = &g->machines[i];
         struct attached_spec spec = {.nbd_path = g->restoring->api->nbd_path, .waits = m->paused};
         struct why why;
@@ -274,6 +275,7 @@ static void attach(struct group *g)
             report_warning("machine %s runs, but is not attached: %s; when that is mended: varve "
                            "attach %s --qmp %s",
                            m->name, why.text, m->name, spec.qmp);
+        restore_machine_forget(m);
     }
 }
 
@@ -325,7 +327,7 @@ static void *run_group(void *arg)
         attach(g);
         usleep(WATCH_US);
     }
-    if (error == 0 && !atomic_load(&g->restoring->stop))
+    if (error == 0)
         attach(g);
     if (error == 0 && atomic_load(&g->restoring->stop))
         for (unsigned i = 0; i < g->n; i++)
@@ -481,9 +483,11 @@ static void adopt(struct restoring *r, const char *name)
         return;
     }
     g->adopted = true;
-    error = restore_source_open_ram(r->api->engine, guid, &g->request.source, &why);
+    error =
+        m->is_lazy ? restore_source_open_ram(r->api->engine, guid, &g->request.source, &why) : 0;
     if (error == 0) {
-        load_working_set(g);
+        if (m->is_lazy)
+            load_working_set(g);
         error = restore_machine_adopt(m, &g->request, &why);
         if (m->state == RESTORE_RUNNING)
             what = "has its memory, and cannot be told to go on";
@@ -493,7 +497,8 @@ static void adopt(struct restoring *r, const char *name)
         error = start_group(g, &why);
     }
     if (error == 0) {
-        report_info("machine %s gets its memory from here again", name);
+        if (m->is_lazy)
+            report_info("machine %s gets its memory from here again", name);
         return;
     }
     report_error("machine %s %s: %s; restart varved when that is mended, or end the machine "
