@@ -160,7 +160,7 @@ struct store {
     struct list room_waiters; /* struct store_io: for room in the log, or fewer dirty nodes */
     bool room_again, applied_again;
     struct list applied_waiters; /* struct waiter: for seq to be applied */
-    uint32_t cache_parts; /* reads in flight for CACHE */
+    uint32_t cache_parts;        /* reads in flight for CACHE */
     uint32_t n_locks;
     struct list locks[LOCK_BUCKETS];
 
