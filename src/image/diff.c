@@ -220,6 +220,8 @@ void diff_step(struct store *store, struct store_io *io)
             io->error = io->n_extents ? 0 : code;
             break;
         }
+        if (scan_rests(store, io))
+            return;
         uint64_t leaf_end = ((page | (NODE_ENTRIES - 1)) + 1) * PAGE_BYTES;
         more = compare_leaves(io, a, b, least(leaf_end, end));
     }

@@ -322,6 +322,8 @@ void extents_step(struct store *store, struct store_io *io)
             more = add_extent(io, least((page + pages) * PAGE_BYTES, end), true, true);
             continue;
         }
+        if (scan_rests(store, io))
+            return;
         uint64_t leaf_end = least(((leaf->index + 1) << NODE_BITS) * PAGE_BYTES, end);
         while (io->next < leaf_end && more) {
             page = io->next / PAGE_BYTES;

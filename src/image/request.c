@@ -2,7 +2,7 @@
  *
  * A request is worked off in steps (read_step() and so on) that go as far as they can. What stops a
  * step parks the request with a waiter: a node that is being read, a page that somebody else is
- * changing in part, room in the log. Waking goes on with the step.
+ * changing in part, room in the log, the next turn. Waking goes on with the step.
  *
  *   submitted --step--> parked <-> step ... --all started (busy = false)--> parts in flight
  *   --last part done, no FUA--> done;  with FUA: --synced--> done */
@@ -216,6 +216,28 @@ void room_waiters_wake(struct store *store)
     list_splice(&waiters, &store->room_waiters);
     struct list *l;
     while ((l = list_pop_front(&waiters))) {
+        struct waiter *waiter = container_of(l, struct waiter, link);
+        waiter->wake(waiter, 0);
+    }
+}
+
+/* ---- looking at many leaves ----------------------------------------------------------------- */
+
+bool scan_rests(struct store *store, struct store_io *io)
+{
+    if (store->scan_leaves) {
+        store->scan_leaves--;
+        return false;
+    }
+    list_push_back(&store->scan_waiters, &io->waiter.link);
+    return true;
+}
+
+void scans_go_on(struct store *store)
+{
+    struct list *l;
+    store->scan_leaves = SCAN_LEAVES;
+    while (store->scan_leaves && (l = list_pop_front(&store->scan_waiters))) {
         struct waiter *waiter = container_of(l, struct waiter, link);
         waiter->wake(waiter, 0);
     }

@@ -85,6 +85,7 @@ struct page_lock {
 };
 
 #define LOCK_BUCKETS 256
+#define SCAN_LEAVES  64u  /* that EXTENTS looks at in a turn, so that others come to theirs */
 #define NAME_BUCKETS 4096 /* of vms by name, of disks by id */
 
 enum checkpoint_state {
@@ -160,6 +161,8 @@ struct store {
     struct list room_waiters; /* struct store_io: for room in the log, or fewer dirty nodes */
     bool room_again, applied_again;
     struct list applied_waiters; /* struct waiter: for seq to be applied */
+    struct list scan_waiters;    /* struct store_io: EXTENTS that go on in the next turn */
+    uint32_t scan_leaves;        /* that may still be looked at in this one */
     uint32_t cache_parts;        /* reads in flight for CACHE */
     uint32_t n_locks;
     struct list locks[LOCK_BUCKETS];
@@ -198,6 +201,10 @@ bool io_start(struct store *store, struct store_io *io); /* store_submit() witho
 void io_part_done(struct store_io *io, int error);       /* one of io->pending parts */
 void io_check(struct store_io *io);
 void room_waiters_wake(struct store *store);
+/* Before EXTENTS looks at a leaf: has this turn looked at enough of them? Then io goes on in the
+ * next one, in which scans_go_on() wakes it. */
+bool scan_rests(struct store *store, struct store_io *io);
+void scans_go_on(struct store *store);
 
 /* read.c, write.c */
 void read_step(struct store *store, struct store_io *io);

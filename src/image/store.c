@@ -268,6 +268,8 @@ static struct store *store_new(struct storage *storage, const struct store_confi
     list_init(&store->measures);
     list_init(&store->room_waiters);
     list_init(&store->applied_waiters);
+    list_init(&store->scan_waiters);
+    store->scan_leaves = SCAN_LEAVES;
     list_init(&store->changes);
     for (int i = 0; i < LOCK_BUCKETS; i++)
         list_init(&store->locks[i]);
@@ -367,6 +369,7 @@ bool store_dispatch(struct store *store)
         store->room_again = false;
         room_waiters_wake(store);
     }
+    scans_go_on(store);
     changes_step(store);
     bool more = checkpoint_step(store);
     more |= write_frozen(store);
@@ -380,7 +383,8 @@ bool store_dispatch(struct store *store)
     more |= check_step(store);
     more |=
         table_wake(store->table); /* so that a root that was asked for in this turn is on its way */
-    return more || log->turn_again || (store->room_again && !list_empty(&store->room_waiters));
+    return more || log->turn_again || !list_empty(&store->scan_waiters) ||
+           (store->room_again && !list_empty(&store->room_waiters));
 }
 
 void store_tick(struct store *store)
