@@ -285,10 +285,20 @@ static bool is_being_written(const struct version *version)
     return false;
 }
 
+/* Ahead of somebody who is gone. */
+static bool is_being_read(const struct version *version)
+{
+    list_for_each (l, &version->disks)
+        if (container_of(l, struct disk, link)->tree.n_loading)
+            return true;
+    return false;
+}
+
 static bool may_finish(const struct splice *s)
 {
-    return s->sweeps || (s->store->checkpoint.state == CHECKPOINT_IDLE &&
-                         !s->store->change_logged && !is_being_written(s->version));
+    return s->sweeps ||
+           (s->store->checkpoint.state == CHECKPOINT_IDLE && !s->store->change_logged &&
+            !is_being_written(s->version) && !is_being_read(s->version));
 }
 
 /* Everything is freed: the version goes. Not while a checkpoint has a place for its roots. */
@@ -392,6 +402,10 @@ bool splice_step(struct store *store)
             return false;
         begin(s, version);
     }
+    /* What its children free behind the place where this stands must be so in the checkpoint, too,
+     * and that has the place where this stood when it began. */
+    if (store->checkpoint.state == CHECKPOINT_NODES && !store->checkpoint.map_only)
+        return false;
     if (s->disk && s->walk.waits)
         return false;
     if (s->disk && is_transient(s->walk.failed)) {

@@ -279,6 +279,7 @@ static void load_done(struct node_read *r, int error)
     free(r->delta);
     free(r);
     node->loading = false;
+    node->tree->n_loading--;
     table->n_loading--;
     list_push_back(&table->clean, &node->link);
     if (error && table->damage)
@@ -370,6 +371,7 @@ static int node_load(struct tree *tree, struct node *parent, uint8_t level, uint
         return code;
     }
     node->loading = true;
+    tree->n_loading++;
     tree->table->n_loading++;
     list_del(&node->link);
     if (waiter)

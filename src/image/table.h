@@ -96,6 +96,7 @@ struct tree {
     struct tree_changes *changes;  /* NULL: it never changes */
     uint32_t family;               /* all that come from one disk have one */
     uint8_t levels;                /* 1: the root is a leaf */
+    uint32_t n_loading;            /* of its nodes */
     struct entry root_entry;       /* as last written */
     uint64_t used_pages;           /* entries that are data, or zeros kept allocated */
     uint64_t young_pages;          /* of them, not held by the version before */
