@@ -337,8 +337,9 @@ int store_close(struct store *store)
 
 /* ---- a turn of the loop --------------------------------------------------------------------- */
 
-#define NODES_A_TURN     64u
-#define NODES_IN_A_HURRY 2048u /* a snapshot waits */
+#define NODES_A_TURN 64u
+/* A snapshot waits. No more than half of the room that log_table_room() speaks of. */
+#define NODES_IN_A_HURRY (FILE_BYTES / 4 / NODE_MAX_BYTES)
 #define TABLE_BUFS       8u
 
 /* Write some of the nodes that versions and checkpoints froze. */

@@ -20,7 +20,7 @@ static uint32_t min_u32(uint64_t a, uint64_t b)
 }
 
 /* Is the store full for n more pages? Tells once each time it becomes so. */
-static bool is_full(struct store *store, uint32_t n)
+static bool is_full(struct store *store, uint64_t n)
 {
     const struct log *log = store->log;
     if (log_room_pages(log) > n) {
@@ -153,6 +153,13 @@ static void seen_clear(struct store *store, struct store_io *io)
         io->seq = store->log->applied_seq;
 }
 
+/* Zeros that are to keep their place have no page in the log, but a leaf that was not there before:
+ * no more of them than there is room for, with those that are not written yet. */
+static bool is_full_for_leaf(struct store *store)
+{
+    return is_full(store, (store->table->dirty_bytes + 2 * NODE_MAX_BYTES) / PAGE_BYTES);
+}
+
 /* One leaf's worth of whole pages. Returns false when parked or failed. */
 static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
 {
@@ -160,6 +167,10 @@ static bool clear_pages(struct store *store, struct store_io *io, uint64_t end)
     struct place p = {.page = io->next / PAGE_BYTES};
     uint64_t absent;
     p.n = min_u32((end - io->next) / PAGE_BYTES, NODE_ENTRIES - p.page % NODE_ENTRIES);
+    if (allocate && is_full_for_leaf(store)) {
+        io->error = ERR_STORE_FULL;
+        return false;
+    }
     if (park_at_lock(store, io, p.page, p.n))
         return false;
     int code = tree_get(&io->disk->tree, p.page, allocate, &io->waiter, &p.leaf, &absent);
