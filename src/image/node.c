@@ -102,14 +102,15 @@ static int make_array(struct node *node)
 
 static int grow_list_to(struct node *node, uint32_t capacity)
 {
-    struct entry *entries = reallocarray(node->entries, capacity, sizeof(*entries));
-    if (!entries)
-        return -ENOMEM;
-    node->entries = entries;
+    /* First the indexes: entries without a capacity are an array. */
     uint16_t *indexes = reallocarray(node->indexes, capacity, sizeof(*indexes));
     if (!indexes)
         return -ENOMEM;
     node->indexes = indexes;
+    struct entry *entries = reallocarray(node->entries, capacity, sizeof(*entries));
+    if (!entries)
+        return -ENOMEM;
+    node->entries = entries;
     node->capacity = capacity;
     return 0;
 }

@@ -301,7 +301,7 @@ void log_set_dead(struct log *log, uint64_t address, uint32_t n_slots)
     uint32_t slot;
     struct log_piece *piece = find_slot(log, address, &slot);
     /* A damaged table may name slots that do not live; the books are kept right by leaving them. */
-    if (!piece || slot + n_slots > file_slots(piece->file))
+    if (!piece || slot >= file_slots(piece->file) || n_slots > file_slots(piece->file) - slot)
         return;
     struct log_file *file = piece->file;
     file_touch(log, file);

@@ -284,8 +284,8 @@ static int load_pieces(struct log *log, struct log_file *file, const struct map_
             return ERR_DAMAGED;
         uint32_t slots = file->shift == DATA_SHIFT ? DATA_SEGMENT_SLOTS : TABLE_SEGMENT_SLOTS;
         if (mp->first >= mp->end || mp->end > slots || mp->count > mp->end - mp->first ||
-            mp->base < base || mp->count > file_slots(file) - mp->base ||
-            mp->segment >= UINT32_MAX - 64)
+            mp->base < base || mp->base > file_slots(file) ||
+            mp->count > file_slots(file) - mp->base || mp->segment >= UINT32_MAX - 64)
             return ERR_DAMAGED;
         base = mp->base + mp->count;
         struct log_segment *segment = segment_find(log, mp->segment);

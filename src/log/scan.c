@@ -48,6 +48,11 @@ static const uint8_t *blocks_at(struct scan *s, uint32_t file, uint32_t slot, ui
                                   .n_iov = 1};
         s->buf_file = NO_FILE;
         int res = storage_run(s->log->storage, &req);
+        if (res < 0 && want > n) { /* what cannot be read may be behind what is asked for */
+            iov.iov_len = (size_t)n * BLOCK_BYTES;
+            req.length_bytes = iov.iov_len;
+            res = storage_run(s->log->storage, &req);
+        }
         if (res < 0) {
             *code = res == -ENOENT ? 0 : res;
             return NULL;
@@ -149,6 +154,8 @@ static int was_durable(struct scan *s, uint32_t file, uint32_t slot, uint64_t se
     for (uint32_t at = slot; at < FILE_BLOCKS && !*ret; at++) {
         int code;
         const uint8_t *block = blocks_at(s, file, at, 1, &code);
+        if (code < 0 && is_medium_error(code))
+            continue; /* as one that is damaged: it vouches for nothing */
         if (code < 0)
             return code;
         if (!block)

@@ -1617,6 +1617,54 @@ static void rolled_back_in_checkpoint(void **state)
     }
 }
 
+#define FAR_LEAVES 1500u
+
+/* A page in each of many leaves, from the last to the first. */
+static void write_far(struct env *env)
+{
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    for (uint64_t k = FAR_LEAVES; k-- > 0;)
+        assert_int_equal(
+            run_io(env, (struct store_io){.disk = store_find_disk(env->store, "far", "root"),
+                                          .op = STORE_WRITE,
+                                          .offset = k * NODE_ENTRIES * PAGE_BYTES,
+                                          .length = PAGE_BYTES,
+                                          .buf = page}),
+            0);
+}
+
+/* While a removed version is freed a check, and with it a checkpoint of many nodes, begins at any
+ * moment, its nodes written against the order in which the version is freed. */
+static void removed_in_checkpoint(void **state)
+{
+    static const char *const names[] = {"v"};
+    struct env *env = *state;
+    uint64_t harmless;
+    struct store_change c = {.kind = CHANGE_SNAP, .vm = "far", .version = "v"};
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "far", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "far", "root", 1ULL << 40), 0);
+    for (unsigned i = 0; i < 12; i++) {
+        struct store_change remove = {
+            .kind = CHANGE_VERSION_REMOVE, .vm = "far", .versions = names, .n_versions = 1};
+        write_far(env);
+        if (i % 2)
+            checkpoint(env);
+        assert_int_equal(run_change(env, &c), 0);
+        checkpoint(env);
+        write_far(env);
+        assert_int_equal(run_change(env, &remove), 0);
+        for (unsigned k = 0; k < i * 12; k++)
+            turn(env);
+        assert_int_equal(check(env, &harmless), 0);
+        kill_store(env);
+        assert_int_equal(open_store(env), 0);
+        for (unsigned k = 0; k < 2000; k++)
+            turn(env);
+        assert_int_equal(env->n_damage, 0);
+        assert_int_equal(check(env, &harmless), 0);
+    }
+}
+
 /* The difference is those pages: "7+ 9-" for page 7 of data, and 9 discarded. */
 static void expect_changes(struct env *env, const char *from, const char *to, const char *expected)
 {
@@ -1788,6 +1836,43 @@ static void zeros_in_full_store(void **state)
     assert_int_equal(run_io(env, io), ERR_STORE_FULL);
     assert_int_equal(zero_part(env, io.offset + 512, 3 * PAGE_BYTES, 0), 0);
     assert_int_equal(hole_at(env, io.offset), 9 * PAGE_BYTES);
+}
+#endif
+
+#ifdef VARVE_SMALL_FILES
+/* Zeros that keep their place want leaves: in a full store they are refused before these take what
+ * it needs to go on, and to be opened. */
+static void leaves_in_full_store(void **state)
+{
+    struct env *env = full_store(state);
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    bool done = false;
+    uint64_t pages = 1 << 22, at = FULL_PAGES;
+    assert_int_equal(change(env, CHANGE_DISK_RESIZE, "vm", "root", pages * PAGE_BYTES), 0);
+    struct store_io io = {.disk = disk(env), .op = STORE_WRITE, .length = PAGE_BYTES, .buf = page};
+    do
+        io.offset = at++ * PAGE_BYTES;
+    while (run_io(env, io) == 0);
+    io = (struct store_io){.disk = disk(env),
+                           .op = STORE_ZERO,
+                           .flags = STORE_NO_HOLE,
+                           .offset = pages / 2 * PAGE_BYTES,
+                           .length = pages / 2 * PAGE_BYTES,
+                           .done = io_done};
+    io_flag = &done;
+    done = store_submit(env->store, &io);
+    for (unsigned i = 0; i < 100000 && !done; i++)
+        turn(env);
+    assert_true(done);
+    assert_int_equal(io.error, ERR_STORE_FULL);
+    crash_and_compare(env);
+    io = (struct store_io){
+        .disk = disk(env), .op = STORE_TRIM, .length = FULL_PAGES / 2 * PAGE_BYTES};
+    assert_int_equal(run_io(env, io), 0);
+    io.op = STORE_WRITE;
+    io.length = PAGE_BYTES;
+    io.buf = page;
+    assert_int_equal(run_io(env, io), 0);
 }
 #endif
 
@@ -1963,6 +2048,30 @@ static void received_with_memory(void **state)
     }
 }
 
+/* ---- what cannot be read behind the end of the log ------------------------------------------ */
+
+/* Nothing needs it: the store opens. The batches are needed. */
+static void unreadable_behind_end(void **state)
+{
+    struct env *env = *state;
+    uint8_t block[BLOCK_BYTES];
+    const struct file_header *h = (const struct file_header *)block;
+    uint32_t file = 0;
+    write_pages(env, 0, 20, 1);
+    assert_int_equal(flush(env), 0);
+    while (!sim_file_bytes(env->sim, file) || !sim_peek(env->sim, file, 0, block) ||
+           h->kind != FILE_KIND_DATA)
+        assert_true(++file < 16);
+    kill_store(env);
+    sim_break_block(env->sim, file, BLOCK_BYTES);
+    assert_true(open_store(env) < 0);
+    sim_break_block(env->sim, file, (FILE_BLOCKS - 2) * (uint64_t)BLOCK_BYTES);
+    assert_int_equal(open_store(env), 0);
+    for (uint64_t page = 0; page < 20; page++)
+        assert_int_equal(read_page(env, page, 1), 0);
+    sim_break_block(env->sim, 0, UINT64_MAX);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1974,10 +2083,12 @@ int main(void)
         cmocka_unit_test_teardown(passing_errors, teardown),
         cmocka_unit_test_teardown(failed_sync, teardown),
         cmocka_unit_test_teardown(zeros_in_full_store, teardown),
+        cmocka_unit_test_teardown(leaves_in_full_store, teardown),
 #endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
         cmocka_unit_test_setup_teardown(taken_while_it_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(rolled_back_in_checkpoint, setup, teardown),
+        cmocka_unit_test_setup_teardown(removed_in_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(went_and_came, setup, teardown),
         cmocka_unit_test_setup_teardown(extents_by_turns, setup, teardown),
         cmocka_unit_test_setup_teardown(zeros_in_hole, setup, teardown),
@@ -2010,6 +2121,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(read_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(many_read_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(synced_ahead, setup, teardown),
+        cmocka_unit_test_setup_teardown(unreadable_behind_end, setup, teardown),
         cmocka_unit_test_setup_teardown(full_batches, setup, teardown),
 #endif
     };
