@@ -4,6 +4,7 @@ Every row prepares its sides in the same way (a full sequential write) and there
 the rows before it. All servers of a row live through the whole row; only one is awake at a time.
 """
 
+import os
 import time
 
 from . import fio, stats
@@ -117,7 +118,9 @@ def close_sides(sides):
 
 
 def one_turn(bench, side, workload, **bounds):
-    """One side's turn of one round: awake, measured, asleep. Adds what the server spent."""
+    """One side's turn of one round: awake, measured, asleep. Adds what the server spent. What the side
+    before left in the device's cache is flushed first: whoever syncs would pay for it."""
+    os.sync()
     side.thaw()
     cpu, (read, written), begun = side.cpu_s(), side.storage_bytes(), time.monotonic()
     result = bench.fio(side, workload, **bounds)
