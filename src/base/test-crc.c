@@ -38,8 +38,32 @@ static void large(void **state)
     munmap(zeros, len);
 }
 
+/* Each bit of short and long buffers, and what no bit explains. */
+static void flipped_bit(void **state)
+{
+    static uint8_t buf[8256];
+    uint32_t none = 0;
+    for (size_t i = 0; i < sizeof(buf); i++)
+        buf[i] = (uint8_t)(i * 41 + i / 256);
+    for (size_t len = 1; len <= sizeof(buf); len = len < 70 ? len + 1 : len * 3 / 2) {
+        uint32_t crc = crc32c(0, buf, len);
+        for (size_t bit = 0; bit < len * 8; bit += len < 70 ? 1 : 97) {
+            buf[bit / 8] ^= 1 << bit % 8;
+            assert_int_equal(crc32c_flipped_bit(crc ^ crc32c(0, buf, len), len), bit);
+            buf[bit / 8] ^= 1 << bit % 8;
+        }
+        assert_int_equal(crc32c_flipped_bit(0, len), -1);
+        /* One byte more would be needed. */
+        buf[0] ^= 1;
+        none = crc ^ crc32c(0, buf, len);
+        buf[0] ^= 1;
+        assert_int_equal(crc32c_flipped_bit(none, len - 1), -1);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(known), cmocka_unit_test(large)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(known), cmocka_unit_test(large),
+                                       cmocka_unit_test(flipped_bit)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -737,6 +737,7 @@ static bool zero_end(struct store *store, struct store_change *change)
 void changes_step(struct store *store)
 {
     struct store_change *change = first_change(store);
+    store->change_waits = false;
     if (!change || store->change_logged || store->change_zeroing)
         return;
     int code = validate(store, change);
@@ -749,6 +750,7 @@ void changes_step(struct store *store)
     if (change->kind == CHANGE_DISK_RESIZE && store->checkpoint.state != CHECKPOINT_IDLE)
         return;
     struct batch *batch = log_batch(store->log, sizeof(struct record) + CHANGE_MAX_BYTES + 8);
+    store->change_waits = !batch;
     if (!batch)
         return;
     if (!change->record)
@@ -764,7 +766,8 @@ void changes_step(struct store *store)
     }
     change->record_len = len;
     bool freezes = change->kind == CHANGE_SNAP || change->kind == CHANGE_ROLLBACK;
-    if (freezes && !log_table_room(store->log))
+    store->change_waits = freezes && !log_table_room(store->log);
+    if (store->change_waits)
         return;
     if (catalogue_replay_waits(store, change->record, change->record_len)) {
         store->hurry = true; /* with what is frozen */

@@ -5,7 +5,7 @@
  * finds referred to, and at the end compares the marks with the live bits that the same checkpoint
  * has. What versions and clones share is walked once. For as long as it takes, the log holds all
  * files and pieces where they are; should the store run short of files meanwhile, the check gives
- * up (-ENOSPC), not the writers.
+ * up (-ENOSPC), not writers, changes or checkpoints.
  *
  * Then the sealed files are read from end to end (scrub.c), for damage where no pointer leads. That
  * holds up one file at a time.
@@ -265,6 +265,22 @@ static void form_is_damaged(struct check_run *r, int code)
     node_is_damaged(r, why);
 }
 
+/* A bit of the form that was read last is flipped. Nothing is lost, as long as it stays the only
+ * one. */
+static void form_was_mended(struct check_run *r)
+{
+    const struct node *node = top_node(r);
+    const struct form_read *f = &r->form;
+    uint64_t pages = 1ULL << (node->level + 1) * NODE_BITS;
+    mark_told(r, f->file, f->offset, f->bytes >> TABLE_SHIFT);
+    problem(r,
+            "%s: a bit of the table node of pages %llu to %llu is flipped (log file %08x, byte "
+            "%llu); it is put right whenever the node is read",
+            disk_name(r), (unsigned long long)(node->index * pages),
+            (unsigned long long)(node->index * pages + pages - 1), f->file->number,
+            (unsigned long long)f->offset);
+}
+
 static void form_done(struct storage_req *req, int res);
 
 static void read_form(struct check_run *r, struct entry entry)
@@ -328,6 +344,8 @@ static void form_done(struct storage_req *req, int res)
     r->reading = false;
     r->check->nodes++;
     const uint8_t *form = form_take(&r->form, res, &code);
+    if (r->form.mended)
+        form_was_mended(r);
     if (form)
         code = take_form(r, form, &base);
     form_free(&r->form);
@@ -700,6 +718,13 @@ static void finish(struct check_run *r)
     check->done(check);
 }
 
+/* Writers, a change, or a checkpoint (the check's own too) cannot go on for want of a file. */
+static bool somebody_waits(const struct store *store)
+{
+    return !list_empty(&store->room_waiters) || store->change_waits ||
+           (store->table->n_frozen && !log_table_room(store->log));
+}
+
 bool check_step(struct store *store)
 {
     struct check_run *r = store->check;
@@ -708,7 +733,7 @@ bool check_step(struct store *store)
         return false;
     if (!r->check->error && store->log->error && r->phase < CHECK_WALK)
         r->check->error = ERR_READ_ONLY; /* no checkpoint will come any more */
-    if (!r->check->error && r->phase < CHECK_FILES && !list_empty(&store->room_waiters) &&
+    if (!r->check->error && r->phase < CHECK_FILES && somebody_waits(store) &&
         log_is_short(store->log))
         r->check->error = -ENOSPC;
     if (!r->check->error && r->check->cancel)

@@ -115,8 +115,12 @@ static bool may_be_map_only(const struct store *store)
 static bool is_due(struct store *store, bool *ret_map_only)
 {
     struct log *log = store->log;
-    *ret_map_only = false;
     log->map_will_do = may_be_map_only(store);
+    /* A whole one might not find room for its nodes, and one of the map wins some. */
+    *ret_map_only = log->map_will_do && log->data_file && log_wants_checkpoint(log, true) &&
+                    log_table_bytes(log) < 2 * store->table->dirty_bytes;
+    if (*ret_map_only)
+        return true;
     if (store->checkpoint.wanted || !log->data_file)
         return true;
     if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes)

@@ -164,14 +164,20 @@ static void check_window(struct form_window *w, int res)
 {
     for (struct form *form = w->first; form; form = form->next) {
         uint32_t bytes = entry_slots(&form->entry) << TABLE_SHIFT;
-        const uint8_t *at = (const uint8_t *)w->iov.iov_base + (form->offset - w->offset);
-        if (res < 0)
+        uint8_t *at = (uint8_t *)w->iov.iov_base + (form->offset - w->offset);
+        const struct entry *e = &form->entry;
+        if (res < 0) {
             form->code = res;
-        else if (form->offset + bytes > w->offset + (uint32_t)res ||
-                 checksum_at(form->entry.address, at, bytes) != form->entry.sum)
+        } else if (form->offset + bytes > w->offset + (uint32_t)res) {
             form->code = ERR_CHECKSUM;
-        else
+        } else if (checksum_at(e->address, at, bytes) == e->sum) {
             form->bytes = at;
+        } else if (node_form_mend(at, bytes, e->address, e->sum)) {
+            form->bytes = at;
+            w->forms->table->stats.mended++;
+        } else {
+            form->code = ERR_CHECKSUM;
+        }
     }
 }
 

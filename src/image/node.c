@@ -1,6 +1,7 @@
 /* node.c - page-table nodes in memory and in the log. */
 #include "image/node.h"
 
+#include "base/checksum.h"
 #include "base/crc.h"
 #include "base/err.h"
 
@@ -296,6 +297,26 @@ uint32_t node_form_bytes(const uint8_t *buf)
 bool node_form_is_whole(const uint8_t *buf, uint32_t bytes)
 {
     return ((const struct node_header *)buf)->crc == form_crc(buf, bytes);
+}
+
+bool node_form_mend(uint8_t *buf, uint32_t bytes, uint64_t address, uint32_t sum)
+{
+    struct node_header *h = (struct node_header *)buf;
+    uint32_t crc = form_crc(buf, bytes), difference = h->crc ^ crc;
+    if (__builtin_popcount(difference) == 1) { /* it is in the checksum itself */
+        h->crc = crc;
+        if (checksum_at(address, buf, bytes) == sum)
+            return true;
+        h->crc ^= difference;
+    }
+    int64_t bit = crc32c_flipped_bit(difference, bytes);
+    if (bit < 0)
+        return false;
+    buf[bit / 8] ^= 1 << bit % 8;
+    if (checksum_at(address, buf, bytes) == sum)
+        return true;
+    buf[bit / 8] ^= 1 << bit % 8;
+    return false;
 }
 
 void node_forget_changes(struct node *node)

@@ -73,6 +73,10 @@ uint32_t node_form_bytes(const uint8_t *buf);
 /* Does a form match its own checksum? That is for forms to which no pointer is known; what is read
  * by a pointer is checked against that. */
 bool node_form_is_whole(const uint8_t *buf, uint32_t bytes);
+/* A form read from address does not match the sum of its pointer: put it right, if that is the
+ * matter of one bit. Which one its own checksum tells, and the other one whether that is so. False:
+ * it is as it was. */
+bool node_form_mend(uint8_t *buf, uint32_t bytes, uint64_t address, uint32_t sum);
 
 /* Take the entries from a form. family, level and index are checked. A delta sets *ret_base and
  * wants to be applied (node_decode() again) after its base. 0, ERR_DAMAGED, -ENOMEM. */

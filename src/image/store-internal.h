@@ -175,6 +175,7 @@ struct store {
     uint64_t n_changes; /* made since the store was opened */
 
     bool splice_pauses;    /* something could not be read: until the next tick */
+    bool change_waits;     /* for a batch, or for room for its nodes */
     struct splice *splice; /* of dying versions */
     uint32_t births;       /* counts changes of who descends from whom */
     bool idle;             /* nothing was written of late */

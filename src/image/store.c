@@ -218,6 +218,13 @@ static int find_files(struct store *store)
 static void on_damage(void *arg, const struct tree *tree, uint32_t level, uint64_t index, int code)
 {
     struct store *store = arg;
+    if (!code) {
+        store_event(store, STORE_EVENT_DAMAGE, ERR_CHECKSUM,
+                    "disk %u: a bit of the page table's node %llu at level %u was flipped; it was "
+                    "put right in memory, and \"varve check\" tells where it stands",
+                    tree->family, (unsigned long long)index, level);
+        return;
+    }
     store->stats.checksum_errors++;
     store_event(store, STORE_EVENT_DAMAGE, code,
                 "disk %u: the page table's node %llu at level %u cannot be read (%s); "
@@ -499,6 +506,7 @@ uint32_t store_counters(const struct store *store, struct store_counter *ret, ui
         {"table_nodes", "page-table nodes in memory", store->table->n_nodes},
         {"table_loads", "page-table nodes read", t->loads},
         {"table_load_bytes", "bytes of them", t->load_bytes},
+        {"table_mended", "of them, a flipped bit put right", t->mended},
         {"table_evictions", "page-table nodes that left memory", t->evictions},
         {"table_writes", "page-table nodes written", t->nodes_written},
         {"table_deltas", "of them, as deltas", t->deltas_written},

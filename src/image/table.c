@@ -233,12 +233,16 @@ int form_start(struct log *log, struct form_read *r, void (*done)(struct storage
 const uint8_t *form_take(struct form_read *r, int res, int *ret_code)
 {
     uint32_t skip = r->offset % BLOCK_BYTES;
-    const uint8_t *form = (const uint8_t *)r->iov.iov_base + skip;
+    uint8_t *form = (uint8_t *)r->iov.iov_base + skip;
     r->file->readers--;
     *ret_code = res < 0 ? res : ERR_CHECKSUM;
-    if (res < 0 || (uint32_t)res < skip + r->bytes ||
-        checksum_at(r->entry.address, form, r->bytes) != r->entry.sum)
+    if (res < 0 || (uint32_t)res < skip + r->bytes)
         return NULL;
+    if (checksum_at(r->entry.address, form, r->bytes) != r->entry.sum) {
+        if (!node_form_mend(form, r->bytes, r->entry.address, r->entry.sum))
+            return NULL;
+        r->mended = true;
+    }
     *ret_code = 0;
     return form;
 }
@@ -287,6 +291,14 @@ static void load_done(struct node_read *r, int error)
     wake_waiters(node, error);
 }
 
+void table_mended(const struct tree *tree, uint8_t level, uint64_t index)
+{
+    struct table *table = tree->table;
+    table->stats.mended++;
+    if (table->damage)
+        table->damage(table->damage_arg, tree, level, index, 0);
+}
+
 static void node_was_read(struct storage_req *req, int res);
 
 static int read_form(struct node_read *r, struct entry entry)
@@ -330,6 +342,8 @@ static void node_was_read(struct storage_req *req, int res)
     int code;
     const uint8_t *form = form_take(&r->form, res, &code);
 
+    if (r->form.mended)
+        table_mended(r->node->tree, r->node->level, r->node->index);
     if (form)
         code = take_form(r, form, bytes);
     if (code <= 0) {
@@ -593,9 +607,16 @@ void table_shrink(struct table *table)
     }
 }
 
+/* A checkpoint has to find room for what is dirty: one and a half files may stand in what is kept
+ * for the table stream; more only where there are many more files. */
 bool table_is_crowded(const struct table *table)
 {
-    return table->dirty_bytes > table->budget_bytes / 4 * 3;
+    uint64_t most = log_table_ample(table->log);
+    if (most < FILE_BYTES / 2 * 3)
+        most = FILE_BYTES / 2 * 3;
+    if (most > table->budget_bytes / 4 * 3)
+        most = table->budget_bytes / 4 * 3;
+    return table->dirty_bytes > most;
 }
 
 /* ---- growing -------------------------------------------------------------------------------- */

@@ -30,7 +30,7 @@
 #define TABLE_KEEP 256u
 
 struct table_stats {
-    uint64_t loads, load_bytes, evictions, nodes_written, deltas_written;
+    uint64_t loads, load_bytes, evictions, nodes_written, deltas_written, mended;
 };
 
 struct table {
@@ -190,6 +190,7 @@ struct form_read {
     struct log_file *file;
     uint64_t offset; /* of it in the file */
     uint32_t bytes;
+    bool mended; /* by form_take(): a bit was flipped */
 };
 
 /* Where the form is that entry points at. 0, or ERR_DAMAGED: nowhere. */
@@ -201,6 +202,8 @@ int form_start(struct log *log, struct form_read *r,
  * until form_free(). */
 const uint8_t *form_take(struct form_read *r, int res, int *ret_code);
 void form_free(struct form_read *r);
+/* A form of this node was mended: count it, and tell. */
+void table_mended(const struct tree *tree, uint8_t level, uint64_t index);
 
 /* ---- for checkpoints ------------------------------------------------------------------------ */
 /* Can all trees be frozen now? */

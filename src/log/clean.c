@@ -22,12 +22,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS 64u /* read at a time from a data file */
-#ifndef VARVE_SMALL_FILES
-#define RETRY_BATCHES 100000u /* until what could not be read is read again: seconds at least */
-#else
-#define RETRY_BATCHES 100u
-#endif
+#define WINDOW_BLOCKS          64u /* read at a time from a data file */
+#define RETRY_TICKS            10u /* seconds until what could not be read is read again */
 #define MAX_WINDOWS            4u
 #define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
 /* Cleaning gains a file by putting several into fewer: from such as are 95 % alive, after twenty or
@@ -284,12 +280,18 @@ static uint32_t pack_left(const struct cleaner *c, const struct pack *pack)
     return used < file_slots(pack->file) ? file_slots(pack->file) - used : 0;
 }
 
+/* The table stream comes first: without a file for it no checkpoint ends, and nothing is freed. One
+ * that runs, or that is to free something, may want yet another. */
+static bool may_take_file(const struct log *log)
+{
+    uint32_t keep = log->checkpoint_running || log->n_dead;
+    return log->table.spare && log->n_free > keep;
+}
+
 static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
 {
     assert(!pack->full);
-    /* The table stream comes first: without a file for it no checkpoint ends, and nothing is freed.
-     * One that runs may want yet another. */
-    if (!log->table.spare || (log->checkpoint_running && log->n_free < 2))
+    if (!may_take_file(log))
         return -EAGAIN;
     struct log_file *next = file_take(log, false);
     if (!next)
@@ -398,24 +400,28 @@ static bool may_be_victim(const struct log *log, const struct log_file *file)
     return file->shift == DATA_SHIFT || !log->checkpoint_running;
 }
 
-/* One that could not be read waits, unless files are needed and there is no other. */
-static struct log_file *pick_victim(const struct log *log, bool needed)
+/* One that could not be read waits, even when there is no other: an error that passes has time to.
+ */
+static bool has_to_wait(const struct log *log, const struct log_file *file)
 {
-    struct log_file *best = NULL, *unread = NULL;
+    return file->unread_tick && log->ticks < file->unread_tick + RETRY_TICKS;
+}
+
+static struct log_file *pick_victim(const struct log *log)
+{
+    struct log_file *best = NULL;
     uint64_t best_live = UINT64_MAX;
     for (uint32_t i = 0; i < log->max_files; i++) {
         struct log_file *file = log->files[i];
-        if (!may_be_victim(log, file))
+        if (!may_be_victim(log, file) || has_to_wait(log, file))
             continue;
         uint64_t live_bytes = (uint64_t)file->n_live << file->shift;
-        if (file->unread_seq && log->next_seq < file->unread_seq + RETRY_BATCHES) {
-            unread = file;
-        } else if (live_bytes < best_live) {
+        if (live_bytes < best_live) {
             best_live = live_bytes;
             best = file;
         }
     }
-    return best || !needed ? best : unread;
+    return best;
 }
 
 /* Files are needed, and there may be some to be won. */
@@ -428,12 +434,12 @@ static bool is_needed(const struct log *log)
 
 bool cleaner_has_work(const struct log *log)
 {
-    return log->cleaner->victim || (is_needed(log) && pick_victim(log, true) != NULL);
+    return log->cleaner->victim || (is_needed(log) && pick_victim(log) != NULL);
 }
 
 bool log_is_low(const struct log *log)
 {
-    bool stuck = log->cleaner->starved && log->n_free == 0;
+    bool stuck = log->cleaner->starved && !may_take_file(log);
     return files_left(log) < KEEP_FREE && (log->n_dead || (cleaner_has_work(log) && !stuck));
 }
 
@@ -632,21 +638,34 @@ static void window_filled(struct window *w)
     log->storage->submit(log->storage, &w->req);
 }
 
+/* A block of the victim cannot be read. Did it fail before, in another attempt? */
+static bool failed_before(struct cleaner *c, uint32_t block)
+{
+    struct log_file *victim = c->victim;
+    if (!victim->unread)
+        victim->unread = calloc(FILE_BLOCKS / 64, sizeof(*victim->unread));
+    if (!victim->unread)
+        return false;
+    bool before = bit_get(victim->unread, block);
+    victim->unread[block / 64] |= 1ULL << (block % 64);
+    return before;
+}
+
 static void reread_block(struct window *w);
 
 static void block_reread(struct storage_req *req, int res)
 {
     struct window *w = container_of(req, struct window, req);
     struct cleaner *c = w->log->cleaner;
-    const struct log_file *victim = c->victim;
     uint8_t *block = w->buf + w->reread_at;
 
     uint32_t read = res > 0 ? (uint32_t)res : 0;
 
     memset(block + read, 0, BLOCK_BYTES - read);
-    if (res < 0 && !is_medium_error(res)) {
-        log_fail(w->log, res, "reading what is to be moved by cleaning");
-    } else if (res < 0 && !victim->unread_seq) {
+    bool passes = res < 0 && !is_medium_error(res); /* no descriptor, no memory */
+    if (passes) {
+        c->unreadable = true;
+    } else if (res < 0 && !failed_before(c, (w->read_at + w->reread_at) / BLOCK_BYTES)) {
         c->unreadable = true; /* it may pass: other files first */
     } else if (res < 0) {
         /* The medium has lost it. It is moved as zeros: who reads what was there gets a checksum
@@ -654,7 +673,7 @@ static void block_reread(struct storage_req *req, int res)
         w->log->stats.clean_read_errors++;
     }
     w->reread_at += BLOCK_BYTES;
-    if (w->reread_at < w->buf_bytes && !w->log->error && !c->unreadable)
+    if (w->reread_at < w->buf_bytes && !w->log->error && !passes)
         reread_block(w);
     else
         window_filled(w);
@@ -857,7 +876,7 @@ static void abandon(struct log *log)
     struct cleaner *c = log->cleaner;
     struct pack *pack = pack_of(c, c->victim);
     if (c->unreadable) {
-        c->victim->unread_seq = log->next_seq;
+        c->victim->unread_tick = log->ticks;
         log->stats.clean_put_off++;
     } else {
         c->starved = true;
@@ -909,14 +928,14 @@ void cleaner_step(struct log *log)
     struct cleaner *c = log->cleaner;
     if (log->error)
         return;
-    if (c->starved && log->n_free == 0)
+    if (c->starved && !may_take_file(log))
         return;
     c->starved = false;
     if (!c->victim) {
         bool needed = is_needed(log);
         if (log->checkpoint_wanted || log->hold || (!needed && !log->tidy))
             return;
-        struct log_file *victim = pick_victim(log, needed);
+        struct log_file *victim = pick_victim(log);
         if (!victim || (!needed && victim->n_live > victim->used_slots / 2)) {
             log->tidy = false; /* until the next idle second */
             return;

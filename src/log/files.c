@@ -449,6 +449,7 @@ static uint32_t files_to_keep(const struct log *log)
 
 void log_tidy(struct log *log, bool idle)
 {
+    log->ticks++;
     log->tidy = idle;
     if (log->n_free <= KEEP_FREE)
         log->creation_failed = false; /* somebody may have made room since */
@@ -543,7 +544,7 @@ int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint3
     file->n_live = 0;
     file->footer_block = file->footer_bytes = file->footer_crc = 0;
     file->map_changed = file->damaged = false;
-    file->unread_seq = 0;
+    file->unread_tick = 0;
     file->sealed_batch = 0;
     file->live = calloc(file_slots(file) / 64, sizeof(uint64_t));
     if (!file->live)
@@ -669,6 +670,8 @@ static void release(struct log *log, struct log_file *file)
     log->n_dead--;
     free(file->live);
     file->live = NULL;
+    free(file->unread);
+    file->unread = NULL;
     file->state = FILE_FREE;
     file->unsynced = false;
     list_del(&file->sync_link);
@@ -745,6 +748,7 @@ int log_create(struct storage *storage, struct log_client *client, const struct 
     list_init(&log->table.bufs);
     log->table.buf_seq = 1;
     log->bytes_since_flush = UINT32_MAX; /* nobody flushes yet */
+    log->ticks = 1;
 
     int code = find_capacity(log, super->capacity_bytes);
     if (code < 0) {
@@ -773,6 +777,7 @@ void log_free(struct log *log)
         while (!list_empty(&file->pieces))
             piece_free(log, container_of(file->pieces.next, struct log_piece, link));
         free(file->live);
+        free(file->unread);
         free(file->sums);
         free(file);
     }

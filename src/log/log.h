@@ -46,15 +46,16 @@ struct log_file {
     uint8_t state; /* enum file_state */
     uint8_t kind;  /* enum file_kind */
     uint8_t shift;
-    bool unsynced;       /* holds completed writes that no sync covers yet */
-    bool map_pending;    /* its record of the running checkpoint is still to be taken */
-    bool cleaning;       /* the cleaner is reading it */
-    bool pinned;         /* it stays as it is: log_pin() */
-    bool headless;       /* its header is still being written: no batch of it is complete yet */
-    bool damaged;        /* PACKED: its footer is lost; it stays as it is */
-    bool mapped;         /* the last checkpoint, with its increments, has it as a file of pages */
-    bool map_changed;    /* PACKED: not as it is now */
-    uint64_t unread_seq; /* next_seq when cleaning could not read a block of it; 0: it could */
+    bool unsynced;        /* holds completed writes that no sync covers yet */
+    bool map_pending;     /* its record of the running checkpoint is still to be taken */
+    bool cleaning;        /* the cleaner is reading it */
+    bool pinned;          /* it stays as it is: log_pin() */
+    bool headless;        /* its header is still being written: no batch of it is complete yet */
+    bool damaged;         /* PACKED: its footer is lost; it stays as it is */
+    bool mapped;          /* the last checkpoint, with its increments, has it as a file of pages */
+    bool map_changed;     /* PACKED: not as it is now */
+    uint64_t unread_tick; /* log->ticks when cleaning could not read all of it; 0: it could */
+    uint64_t *unread;     /* a bit for each block that could not be read then; NULL: none */
     uint32_t used_slots;
     uint32_t n_live;  /* slots */
     uint32_t readers; /* reads in flight */
@@ -249,7 +250,8 @@ struct log {
     uint64_t bytes_since_checkpoint;
     bool hold;           /* a check walks a checkpoint: files and pieces stay as they are */
     bool tidy;           /* idle: clean what is half dead */
-    uint32_t idle_ticks; /* seconds since anything was written */
+    uint64_t ticks;      /* seconds since the log was opened, and 1 */
+    uint32_t idle_ticks; /* of them since anything was written */
     uint8_t *map_body;   /* of the running checkpoint */
     size_t map_size;
     size_t map_end;     /* bytes of it that are assigned */
@@ -337,6 +339,11 @@ void log_prepare(struct log *log);
 
 /* Whether n_bytes of nodes can be appended now, however many buffers that takes. */
 bool log_table_room(const struct log *log);
+/* Bytes of nodes, up to which no checkpoint need fear for room, whatever else goes on: a quarter of
+ * the files that data and cleaning may take. */
+uint64_t log_table_ample(const struct log *log);
+/* Bytes of nodes that can be appended to the files that are free or may be made. */
+uint64_t log_table_bytes(const struct log *log);
 /* Append len bytes (a multiple of 64). Out: its address and the buffer it went into: it may be read
  * from the medium when log->table.done_seq has reached that. 0 or -ENOSPC, -ENOMEM. */
 int log_table_append(struct log *log, const void *node, uint32_t len, uint64_t *ret_address,

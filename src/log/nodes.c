@@ -101,6 +101,26 @@ bool log_table_room(const struct log *log)
     return t->spare || (t->file && FILE_SLOTS - t->slot > FILE_SLOTS / 2);
 }
 
+static uint64_t files_to_take(const struct log *log)
+{
+    uint32_t creatable = log->creation_failed ? 0 : log->max_files - log->n_files;
+    return (uint64_t)log->n_free + log->n_creating + creatable;
+}
+
+uint64_t log_table_ample(const struct log *log)
+{
+    uint64_t files = files_to_take(log);
+    return (files > KEEP_FREE ? files - KEEP_FREE : 0) * (FILE_BYTES / 4);
+}
+
+uint64_t log_table_bytes(const struct log *log)
+{
+    const struct table_stream *t = &log->table;
+    uint64_t files = files_to_take(log) + (t->spare != NULL);
+    uint32_t left = t->file ? FILE_SLOTS - t->slot : 0;
+    return files * (FILE_BYTES - BLOCK_BYTES) + (uint64_t)left * SLOT_BYTES;
+}
+
 static int next_file(struct log *log)
 {
     struct table_stream *t = &log->table;

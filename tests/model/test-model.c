@@ -905,9 +905,13 @@ static void judge_flip(struct run *run, const struct sealed *f, uint64_t offset)
              (unsigned long long)harmless);
     if (live && f->file->shift == DATA_SHIFT && problems != 1)
         fail(run, "one damaged page gives %llu problems", (unsigned long long)problems);
-    if ((!live && damaged) || (live && f->file->shift == DATA_SHIFT && damaged != 1))
+    bool page = live && f->file->shift == DATA_SHIFT; /* one of a table node is put right */
+    if (damaged != page)
         fail(run, "a flipped bit where %s lives: %u pages give errors",
-             live ? "one page" : "nothing", damaged);
+             page   ? "one page"
+             : live ? "a node"
+                    : "nothing",
+             damaged);
 }
 
 /* One bit of a sealed file, wherever it is, is found, and gives an error for its page alone. The

@@ -490,7 +490,7 @@ static void checkpoint_of_closing(void **state)
  */
 
 /* Flip a bit in all forms of one node of a level. Returns how many there were. */
-static unsigned damage_node(struct env *env, uint8_t level, uint32_t index)
+static unsigned flip_node(struct env *env, uint8_t level, uint32_t index, unsigned byte)
 {
     _Alignas(64) uint8_t block[BLOCK_BYTES];
     struct sim_place place = {0};
@@ -502,12 +502,19 @@ static unsigned damage_node(struct env *env, uint8_t level, uint32_t index)
         for (unsigned at = 0; at < BLOCK_BYTES; at += 64) {
             const struct node_header *h = (const struct node_header *)(block + at);
             if (h->magic == NODE_MAGIC && h->level == level && h->index == index && h->form <= 3) {
-                sim_flip_bit(env->sim, place.file, place.offset_bytes + at + 24, 1);
+                sim_flip_bit(env->sim, place.file, place.offset_bytes + at + byte, 1);
                 n++;
             }
         }
     }
     return n;
+}
+
+/* Two bits: more than can be put right. */
+static unsigned damage_node(struct env *env, uint8_t level, uint32_t index)
+{
+    flip_node(env, level, index, 24);
+    return flip_node(env, level, index, 70);
 }
 
 /* A node under the tail of the log is damaged: what the tail says is there, what only the node said
@@ -605,6 +612,31 @@ static uint64_t counter(struct env *env, const char *name)
             return counters[k].value;
     fail();
     return 0;
+}
+
+/* One flipped bit of a node is found, told of and put right, wherever it is. */
+static void mended_node(void **state)
+{
+    struct env *env = *state;
+    /* The born field, form, n, the checksum, the base, the entries; the magic as the last, for then
+     * it is not found again. */
+    static const unsigned bytes[] = {24, 2, 4, 13, 33, 70, 200, 1};
+    uint64_t harmless;
+    write_pages(env, 0, 2000, 1);
+    close_store(env);
+    for (unsigned i = 0; i < sizeof(bytes) / sizeof(*bytes); i++) {
+        uint8_t level = i % 2;
+        assert_true(flip_node(env, level, 0, bytes[i]) > 0);
+        env->n_damage = 0;
+        assert_int_equal(open_store(env), 0);
+        for (uint64_t page = 0; page < 2000; page += 100)
+            assert_int_equal(read_page(env, page, 1), 0);
+        assert_true(counter(env, "table_mended") > 0 && env->n_damage > 0);
+        assert_int_equal(check(env, &harmless), 1);
+        assert_int_equal(harmless, 0);
+        close_store(env);
+        flip_node(env, level, 0, bytes[i]);
+    }
 }
 
 /* Where the footer of a file with pages that were packed stands, by the newest checkpoint. */
@@ -1288,6 +1320,56 @@ static void map_ahead(void **state)
     }
 }
 
+/* A full store whose page tables are larger than all that is kept free, with memory for all of
+ * them: no checkpoint waits for files that only it could free. */
+static void wide_full_store(void **state)
+{
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    struct env *env = calloc(1, sizeof(*env));
+    struct store_format format = {.capacity_bytes = (uint64_t)FULL_FILES * FILE_BYTES};
+    uint64_t step = DISK_MAX_BYTES / FULL_PAGES / PAGE_BYTES * PAGE_BYTES, chance = 1;
+    uint64_t most = 0;
+    *state = env;
+    env->sim = sim_new(8, 1ULL << 34);
+    env->config = store_config_default;
+    env->config.cache_bytes = 0;
+    env->config.checkpoint_bytes = 1ULL << 40;
+    env->config.table_bytes = 1024ULL * MIB;
+    assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", DISK_MAX_BYTES), 0);
+    for (uint32_t i = 0; i < 8 * FULL_PAGES; i++) {
+        uint64_t at = i;
+        if (i >= FULL_PAGES) {
+            chance = chance * 6364136223846793005 + 1442695040888963407;
+            at = (chance >> 33) % FULL_PAGES;
+        }
+        bool done = false;
+        struct store_io io = {.disk = disk(env),
+                              .op = STORE_WRITE,
+                              .offset = at * step,
+                              .length = PAGE_BYTES,
+                              .buf = page,
+                              .done = io_done};
+        memcpy(page, &i, sizeof(i));
+        io_flag = &done;
+        done = store_submit(env->store, &io);
+        for (uint32_t turns = 0; !done; turns++) {
+            assert_true(turns < 100000); /* it waits for ever */
+            turn(env);
+        }
+        assert_int_equal(io.error, 0);
+        uint64_t dirty = counter(env, "table_dirty_bytes");
+        most = dirty > most ? dirty : most;
+    }
+    print_message("up to %llu KiB of dirty nodes\n", (unsigned long long)most >> 10);
+    uint64_t harmless;
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(check(env, &harmless), 0);
+}
+
 /* The last increment of all that are there, and where it is. */
 static struct map_increment last_increment(struct env *env, struct sim_place *ret)
 {
@@ -1323,6 +1405,25 @@ static bool find_data_file(struct env *env, uint32_t from, uint32_t *ret_file)
     return false;
 }
 
+/* Overwrite pages anywhere until a counter says more than it did; seconds pass meanwhile. */
+static bool overwrite_until_counted(struct env *env, const char *name, uint64_t *chance)
+{
+    uint64_t before = counter(env, name);
+    for (unsigned k = 0; k < 3000 && counter(env, name) == before; k++) {
+        *chance = *chance * 6364136223846793005 + 1442695040888963407;
+        overwrite(env, (*chance >> 33) % FULL_PAGES);
+        if (k % 20 == 0)
+            store_tick(env->store);
+    }
+    return counter(env, name) > before;
+}
+
+static void compare_all(struct env *env)
+{
+    for (uint32_t k = 0; k < FULL_PAGES; k++)
+        assert_int_equal(read_page(env, k, full_rounds[k]), 0);
+}
+
 /* A block of a file that is cleaned cannot be read: what stands in it is lost, and no other page.
  */
 static void broken_block(void **state)
@@ -1331,14 +1432,10 @@ static void broken_block(void **state)
     unsigned met = 0, lost = 0;
     for (unsigned i = 0; i < 24; i++) {
         uint32_t file;
-        uint64_t chance = i, before = counter(env, "clean_read_errors");
+        uint64_t chance = i;
         assert_true(find_data_file(env, 5 * i, &file));
         sim_break_block(env->sim, file, (40 + i) * (uint64_t)BLOCK_BYTES);
-        for (unsigned k = 0; k < 3000 && counter(env, "clean_read_errors") == before; k++) {
-            chance = chance * 6364136223846793005 + 1442695040888963407;
-            overwrite(env, (chance >> 33) % FULL_PAGES);
-        }
-        met += counter(env, "clean_read_errors") > before;
+        met += overwrite_until_counted(env, "clean_read_errors", &chance);
         sim_break_block(env->sim, 0, UINT64_MAX);
         unsigned bad = 0;
         for (uint32_t k = 0; k < FULL_PAGES; k++) {
@@ -1359,26 +1456,106 @@ static void broken_block(void **state)
 static void passing_block(void **state)
 {
     struct env *env = full_store(state);
-    uint64_t chance = 1, before = 0;
+    uint64_t chance = 1;
+    unsigned met = 0;
     for (unsigned i = 0; i < 24; i++) {
         uint32_t file;
         assert_true(find_data_file(env, 5 * i, &file));
         sim_break_block(env->sim, file, (40 + i) * (uint64_t)BLOCK_BYTES);
-        for (unsigned k = 0; k < 3000 && counter(env, "clean_put_off") == before; k++) {
-            chance = chance * 6364136223846793005 + 1442695040888963407;
-            overwrite(env, (chance >> 33) % FULL_PAGES);
-        }
-        before = counter(env, "clean_put_off");
+        met += overwrite_until_counted(env, "clean_put_off", &chance);
         sim_break_block(env->sim, 0, UINT64_MAX);
         for (unsigned k = 0; k < 1000; k++) {
             chance = chance * 6364136223846793005 + 1442695040888963407;
             overwrite(env, (chance >> 33) % FULL_PAGES);
         }
-        for (uint32_t k = 0; k < FULL_PAGES; k++)
-            assert_int_equal(read_page(env, k, full_rounds[k]), 0);
+        compare_all(env);
     }
-    print_message("cleaning was put off %llu times\n", (unsigned long long)before);
-    assert_true(before > 3);
+    print_message("cleaning was put off %u times\n", met);
+    assert_true(met > 3);
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+}
+
+/* One block fails in one attempt and another in the next: neither is given up. */
+static void passing_blocks(void **state)
+{
+    struct env *env = full_store(state);
+    uint64_t chance = 2;
+    unsigned met = 0;
+    for (unsigned i = 0; i < 24; i++) {
+        uint32_t file;
+        assert_true(find_data_file(env, 5 * i, &file));
+        sim_break_block(env->sim, file, (40 + 2 * i) * (uint64_t)BLOCK_BYTES);
+        if (overwrite_until_counted(env, "clean_put_off", &chance)) {
+            sim_break_block(env->sim, file, (41 + 2 * i) * (uint64_t)BLOCK_BYTES);
+            met += overwrite_until_counted(env, "clean_put_off", &chance);
+        }
+        sim_break_block(env->sim, 0, UINT64_MAX);
+        compare_all(env);
+    }
+    print_message("two blocks of %u files failed in turn\n", met);
+    assert_true(met > 3);
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+}
+
+/* Nothing can be read that is to be cleaned: no block is given up before seconds have passed, and
+ * writers wait meanwhile. */
+static void impatient_cleaning(void **state)
+{
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    struct env *env = full_store(state);
+    uint64_t chance = 3, put_off = counter(env, "clean_put_off");
+    unsigned waited = 0;
+    for (unsigned i = 0; i < 12; i++) {
+        sim_fail(env->sim, STORAGE_READ, 1, UINT64_MAX, -EIO);
+        bool done = true;
+        for (unsigned k = 0; k < 3000 && done; k++) {
+            chance = chance * 6364136223846793005 + 1442695040888963407;
+            uint64_t at = (chance >> 33) % FULL_PAGES;
+            struct store_io io = {.disk = disk(env),
+                                  .op = STORE_WRITE,
+                                  .offset = at * PAGE_BYTES,
+                                  .length = PAGE_BYTES,
+                                  .buf = page,
+                                  .done = io_done};
+            fill(page, at, 1, ++full_rounds[at]);
+            io_flag = &done;
+            done = store_submit(env->store, &io);
+            for (unsigned turns = 0; !done && turns < 3000; turns++)
+                turn(env);
+            waited += !done;
+            if (!done)
+                sim_fail(env->sim, STORAGE_READ, 0, 1, 0);
+            for (unsigned turns = 0; !done; turns++) {
+                if (turns % 100 == 0)
+                    store_tick(env->store);
+                turn(env);
+            }
+            assert_int_equal(io.error, 0);
+        }
+        sim_fail(env->sim, STORAGE_READ, 0, 1, 0);
+        compare_all(env);
+    }
+    put_off = counter(env, "clean_put_off") - put_off;
+    print_message("cleaning was put off %u times, %u writes waited\n", (unsigned)put_off, waited);
+    assert_true(put_off > 3);
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+}
+
+/* There is no descriptor, or no memory, to read what is to be moved: that passes, and the store
+ * goes on. */
+static void errors_in_cleaning(void **state)
+{
+    struct env *env = full_store(state);
+    uint64_t chance = 4, before = counter(env, "clean_put_off");
+    unsigned met = 0;
+    for (unsigned i = 0; i < 24; i++) {
+        sim_fail(env->sim, STORAGE_READ, 1, 12, i % 2 ? -EMFILE : -ENOMEM);
+        met += overwrite_until_counted(env, "clean_put_off", &chance);
+        sim_fail(env->sim, STORAGE_READ, 0, 1, 0);
+        compare_all(env);
+    }
+    print_message("cleaning was put off %u times\n", met);
+    assert_true(met > 3 && counter(env, "clean_put_off") > before);
     assert_int_equal(counter(env, "clean_read_errors"), 0);
 }
 
@@ -2072,14 +2249,19 @@ static void unreadable_behind_end(void **state)
     sim_break_block(env->sim, 0, UINT64_MAX);
 }
 
-int main(void)
+/* An argument: only the tests whose names fit that pattern. */
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
 #ifdef VARVE_SMALL_FILES
         cmocka_unit_test_teardown(map_ahead, teardown),
         cmocka_unit_test_teardown(damaged_increment, teardown),
         cmocka_unit_test_teardown(broken_block, teardown),
+        cmocka_unit_test_teardown(wide_full_store, teardown),
         cmocka_unit_test_teardown(passing_block, teardown),
+        cmocka_unit_test_teardown(passing_blocks, teardown),
+        cmocka_unit_test_teardown(impatient_cleaning, teardown),
+        cmocka_unit_test_teardown(errors_in_cleaning, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
         cmocka_unit_test_teardown(failed_sync, teardown),
         cmocka_unit_test_teardown(zeros_in_full_store, teardown),
@@ -2107,6 +2289,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(checkpoint_of_closing, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_leaf, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_root, setup, teardown),
+        cmocka_unit_test_setup_teardown(mended_node, setup, teardown),
         cmocka_unit_test_setup_teardown(extents_to_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(hidden_page, setup, teardown),
         cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
@@ -2125,5 +2308,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(full_batches, setup, teardown),
 #endif
     };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return cmocka_run_group_tests_name("damage", tests, NULL, NULL);
 }
