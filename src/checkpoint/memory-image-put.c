@@ -12,6 +12,7 @@
  * the image is better than before. */
 #include "checkpoint/memory-image-internal.h"
 
+#include "base/bus-error.h"
 #include "base/checksum.h"
 #include "base/mono.h"
 
@@ -243,6 +244,28 @@ static void add_stats(struct memory_put_stats *to, const struct memory_put_stats
 
 /* ---- the threads ---- */
 
+struct copying {
+    const struct put *put;
+    struct slice *slice;
+    const uint64_t *pages;
+    uint64_t taken;
+    volatile unsigned next;
+};
+
+/* A page that was taken out of the file meanwhile (a balloon's) is read as zeros, which puts one
+ * there, or, where the file system is full, ends in a bus error. */
+static void copy_pages(void *arg)
+{
+    struct copying *c = arg;
+    const struct put *put = c->put;
+
+    for (; c->next < c->slice->n; c->next = c->next + 1) {
+        uint64_t at = put->packed ? c->taken + c->next : c->pages[c->next];
+        memcpy(c->slice->pages + (size_t)c->next * MEMORY_PAGE_BYTES,
+               put->memory + at * MEMORY_PAGE_BYTES, MEMORY_PAGE_BYTES);
+    }
+}
+
 /* The next pages, copied. False: there are none, or it is over. */
 static bool take_slice(struct put *put, struct slice *slice)
 {
@@ -267,11 +290,12 @@ static bool take_slice(struct put *put, struct slice *slice)
     }
     put->taken += slice->n;
     pthread_mutex_unlock(&put->lock);
-    for (unsigned i = 0; i < slice->n; i++) {
+    for (unsigned i = 0; i < slice->n; i++)
         slice->numbers[i] = put->first + pages[i];
-        uint64_t at = put->packed ? taken + i : pages[i];
-        memcpy(slice->pages + (size_t)i * MEMORY_PAGE_BYTES, put->memory + at * MEMORY_PAGE_BYTES,
-               MEMORY_PAGE_BYTES);
+    struct copying c = {.put = put, .slice = slice, .pages = pages, .taken = taken};
+    while (!bus_error_guard(copy_pages, &c)) {
+        memset(slice->pages + (size_t)c.next * MEMORY_PAGE_BYTES, 0, MEMORY_PAGE_BYTES);
+        c.next = c.next + 1;
     }
     return slice->n > 0;
 }

@@ -16,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 /* cmocka.h wants those before it. */
 #include <cmocka.h>
 
@@ -123,6 +125,28 @@ static void compare(const struct memory_image *image, const uint8_t *ram)
     assert_int_equal(memory_image_read(image, 0, 0, PAGES, out), 0);
     assert_int_equal(memcmp(out, ram, PAGES * PAGE), 0);
     free(out);
+}
+
+/* Pages that were taken out of a mapped file, and that there is no room for, are zeros. */
+static void lost_pages_are_zeros(void **state)
+{
+    struct fixture *f = *state;
+    int fd = memfd_create("ram", 0);
+    uint8_t out[PAGE], zeros[PAGE] = {0};
+
+    assert_int_equal(pwrite(fd, f->ram, PAGES * PAGE, 0), PAGES * PAGE);
+    uint8_t *mapped = mmap(NULL, PAGES * PAGE, PROT_READ, MAP_SHARED, fd, 0);
+    assert_ptr_not_equal(mapped, MAP_FAILED);
+    assert_int_equal(ftruncate(fd, (off_t)(PAGES / 2 * PAGE)), 0);
+    memset(f->bitmap, 0xff, PAGES / 8);
+    memset(&f->stats, 0, sizeof(f->stats));
+    assert_int_equal(memory_image_put(f->image, 0, f->bitmap, mapped, NULL, NULL, &f->stats), 0);
+    for (uint64_t p = 0; p < PAGES; p++) {
+        assert_int_equal(memory_image_read(f->image, 0, p, 1, out), 0);
+        assert_memory_equal(out, p < PAGES / 2 ? f->ram + p * PAGE : zeros, PAGE);
+    }
+    munmap(mapped, PAGES * PAGE);
+    close(fd);
 }
 
 static void nothing_is_stored_of_what_is_the_same(void **state)
@@ -635,6 +659,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(what_is_abandoned_takes_no_space, set_up, tear_down),
         cmocka_unit_test_setup_teardown(clones_are_told_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(memory_may_change_meanwhile, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(lost_pages_are_zeros, set_up, tear_down),
         cmocka_unit_test_setup_teardown(the_disk_has_an_end, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_blob_is_as_long_as_is_wanted, set_up, tear_down),
         cmocka_unit_test(a_piece_of_index_is_bounded),

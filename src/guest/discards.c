@@ -10,6 +10,7 @@
  * hugetlbfs does not tell of its holes: there all are of the second kind. From Linux 6.14 on the
  * kernel tells nothing of a memfd: there we look each time.
  * What is known to be empty, by 1 or 2, is not reported again until it was written. */
+#include "base/bus-error.h"
 #include "base/cleanup.h"
 #include "guest/tracker-internal.h"
 
@@ -163,26 +164,49 @@ static void read_events(struct discards *d)
         }
 }
 
-/* Pages that are zeros though they are no holes and were not reported yet; they are set in empty,
- * too. */
-static int report_zeros(const struct ram *ram, unsigned block, uint64_t *empty, uint64_t *bitmap)
+struct zeros {
+    const struct ram *ram;
+    unsigned block;
+    uint64_t *empty, *bitmap;
+    volatile uint64_t next; /* page */
+    int error;
+};
+
+static void report_zero(struct zeros *z, uint64_t page)
 {
-    const struct ram_block *b = &ram->blocks[block];
+    bitmap_set(z->bitmap, page);
+    bitmap_set(z->empty, page);
+}
+
+static void look_for_zeros(void *arg)
+{
+    struct zeros *z = arg;
+    const struct ram_block *b = &z->ram->blocks[z->block];
     _Alignas(8) unsigned char chunk[CHUNK_PAGES * RAM_PAGE_BYTES]; /* of what is not mapped */
     uint64_t n_pages = block_pages(b);
-    int r = 0;
 
-    for (uint64_t i = 0; i < n_pages && r == 0; i++) {
+    for (uint64_t i = z->next; i < n_pages && z->error == 0; z->next = ++i) {
         uint64_t at = i % CHUNK_PAGES * RAM_PAGE_BYTES;
         if (!b->memory && i % CHUNK_PAGES == 0) /* a huge page is whole */
-            r = ram_read(ram, block, i * RAM_PAGE_BYTES, chunk, sizeof(chunk));
-        if (r == 0 && !bitmap_has(empty, i) && !bitmap_has(bitmap, i) &&
-            is_zero(b->memory ? b->memory + i * RAM_PAGE_BYTES : chunk + at)) {
-            bitmap_set(bitmap, i);
-            bitmap_set(empty, i);
-        }
+            z->error = ram_read(z->ram, z->block, i * RAM_PAGE_BYTES, chunk, sizeof(chunk));
+        if (z->error == 0 && !bitmap_has(z->empty, i) && !bitmap_has(z->bitmap, i) &&
+            is_zero(b->memory ? b->memory + i * RAM_PAGE_BYTES : chunk + at))
+            report_zero(z, i);
     }
-    return r;
+}
+
+/* Pages that are zeros though they are no holes and were not reported yet; they are set in empty,
+ * too. One that has become a hole meanwhile is zeros also where the file system is too full to show
+ * them. */
+static int report_zeros(const struct ram *ram, unsigned block, uint64_t *empty, uint64_t *bitmap)
+{
+    struct zeros z = {.ram = ram, .block = block, .empty = empty, .bitmap = bitmap};
+
+    while (!bus_error_guard(look_for_zeros, &z)) {
+        report_zero(&z, z.next);
+        z.next = z.next + 1;
+    }
+    return z.error;
 }
 
 static int report(struct discards *d, unsigned block, uint64_t *bitmap)
