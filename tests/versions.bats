@@ -405,6 +405,24 @@ END
     varve --json df | jq -e --arg b "$before" '.pending == "0" and .data == $b'
 }
 
+@test "rm removes what it asked about, and not what came while it asked" {
+    varve create w --size 1M
+    varve snap w@a
+    varve snap w@b
+    mkfifo "$TOP/answer"
+    script -qec "varve rm w@a.." /dev/null <"$TOP/answer" >"$TOP/asked" 2>&1 3>&- &
+    client=$!
+    exec 4>"$TOP/answer"
+    for _ in $(seq 200); do grep -q 'Remove 2 version' "$TOP/asked" && break; sleep 0.05; done
+    varve snap w@late
+    echo y >&4
+    wait $client
+    exec 4>&-
+    [ "$(names w)" = late ]
+    grep -q '^2 version(s) of vm w removed' "$TOP/asked"
+    varve rm --yes w
+}
+
 @test "more versions than one change removes go by one command" {
     varve create w --size 1M
     for _ in $(seq 30); do

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define NAMES_MAX 4096 /* of one call: a request may have 1 MiB */
+
 /* A vm, or versions of one. */
 struct target {
     char vm[256];
@@ -199,11 +201,43 @@ static enum exit_code ask(const struct invocation *inv, const struct targets *ta
     return confirm(inv, "Remove %" PRIu64 " vm(s) and %" PRIu64 " version(s)", vms, versions);
 }
 
+/* Versions first..end of names, a call of their own; adds how many went to *gone. */
+static enum exit_code remove_some(const struct invocation *inv, const char *vm, const json_t *names,
+                                  size_t first, size_t end, uint64_t *gone)
+{
+    json_t *some = json_array(), *result = NULL;
+
+    for (size_t i = first; i < end && i < json_array_size(names); i++)
+        json_array_append(some, json_array_get(names, i));
+    enum exit_code r = call(inv, "version.remove", json_pack("[s, o]", vm, some), &result);
+    if (r == EXIT_OK)
+        *gone += (uint64_t)json_integer_value(result);
+    json_decref(result);
+    return r;
+}
+
+/* Those that were looked up, where that was done: who was asked has said yes to them, and not to
+ * what a range means by now. */
+static enum exit_code remove_versions(const struct invocation *inv, const struct target *t)
+{
+    const json_t *names = t->names ? t->names : t->items;
+    enum exit_code r = EXIT_OK;
+    uint64_t gone = 0;
+
+    for (size_t i = 0; r == EXIT_OK && i < json_array_size(names); i += NAMES_MAX)
+        r = remove_some(inv, t->vm, names, i, i + NAMES_MAX, &gone);
+    if (r != EXIT_OK && gone)
+        note("%" PRIu64 " version(s) of vm %s have been removed before that", gone, t->vm);
+    else if (r == EXIT_OK && !inv->json)
+        printf("%" PRIu64 " version(s) of vm %s removed\n", gone, t->vm);
+    return r;
+}
+
 static enum exit_code remove_target(const struct invocation *inv, const struct target *t)
 {
     if (t->whole)
         return call(inv, "vm.remove", json_pack("[s]", t->vm), NULL);
-    return call(inv, "version.remove", json_pack("[s, O]", t->vm, t->items), NULL);
+    return remove_versions(inv, t);
 }
 
 enum exit_code cmd_rm(const struct invocation *inv)
