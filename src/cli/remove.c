@@ -177,6 +177,9 @@ static enum exit_code print_dry(const struct targets *targets)
         }
     }
     table_print(table);
+    if (targets->n > 1)
+        puts("What these vms share with each other is not counted; it comes back, too, when all of "
+             "them go.");
     return EXIT_OK;
 }
 
