@@ -431,6 +431,12 @@ END
         for _ in $(seq 20); do varve snap w; done
     done >"$TOP/names"
     [ "$(varve --json show w | jq .versions)" = 600 ]
+    last=$(tail -1 "$TOP/names")
+    varve hold "$last"
+    run -4 varve rm --yes w@..
+    [[ $output == *"\"$last\" is held, and nothing was removed"* ]]
+    [ "$(varve --json show w | jq .versions)" = 600 ]
+    varve release "$last"
     varve rm --yes "$(head -1 "$TOP/names")..$(tail -1 "$TOP/names" | sed 's/^w@//')"
     [ "$(varve --json show w | jq .versions)" = 0 ]
     varve rm --yes w

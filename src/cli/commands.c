@@ -124,9 +124,9 @@ const struct command commands[] = {
          "(VM@..C, VM@A.., VM@..). What was cloned from them lives on.\n\n"
          "It returns at once, and the space comes back in the background: varve df shows what is "
          "pending. Refused while a client uses one of a vm's disks, and while a version is held "
-         "(varve release). Up to 512 versions of a vm go all together or not at all. Asks first at "
-         "a "
-         "terminal, and wants --yes elsewhere.",
+         "(varve release): then all of a vm's versions that are named stay. Asks first at a "
+         "terminal, "
+         "and wants --yes elsewhere.",
      .min_args = 1,
      .max_args = INT_MAX,
      .options = {{"dry-run", NULL, "Remove nothing; say what would be, and how much it would free.",

@@ -1,7 +1,6 @@
 /* api-change.c - names and options out of arguments, changes through the engine's thread. */
 #include "daemon/api-change.h"
 
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/mono.h"
 #include "daemon/engine.h"
@@ -147,27 +146,15 @@ unsigned api_texts(xmlrpc_env *env, xmlrpc_value *args, unsigned i, const char *
 #define HANGING_UP_US   200000
 #define HANGING_UP_STEP 2000
 
-struct trip;
-
-/* A change, and the way back from it. */
+/* A change on its way through the engine's thread. */
 struct carried {
     struct store_change change;
-    struct trip *trip;
-};
-
-/* Changes on their way through the engine's thread. */
-struct trip {
     struct engine_call *call;
-    unsigned n, left;
-    struct carried *carried;
 };
 
 static void change_done(struct store_change *change)
 {
-    struct trip *trip = container_of(change, struct carried, change)->trip;
-
-    if (--trip->left == 0)
-        engine_call_done(trip->call);
+    engine_call_done(container_of(change, struct carried, change)->call);
 }
 
 /* The name of a vm that a change gives; NULL: none that a client could ask for. */
@@ -214,22 +201,18 @@ static bool is_asked_for(struct engine *engine, const struct store_change *c)
     return a.name && engine_clients(engine, is_asking, &a);
 }
 
-static void on_changes(struct engine_call *call)
+static void on_change(struct engine_call *call)
 {
-    struct trip *trip = call->arg;
-    unsigned n = trip->left = trip->n;
+    struct carried *carried = call->arg;
+    struct store_change *change = &carried->change;
 
-    trip->call = call;
-    for (unsigned i = 0; i < n; i++) {
-        struct store_change *change = &trip->carried[i].change;
-        trip->carried[i].trip = trip;
-        change->done = change_done;
-        if (is_asked_for(call->engine, change)) {
-            change->error = ERR_ASKED_FOR;
-            change_done(change);
-        } else {
-            store_change(call->store, change);
-        }
+    carried->call = call;
+    change->done = change_done;
+    if (is_asked_for(call->engine, change)) {
+        change->error = ERR_ASKED_FOR;
+        change_done(change);
+    } else {
+        store_change(call->store, change);
     }
 }
 
@@ -240,13 +223,12 @@ static pthread_rwlock_t naming = PTHREAD_RWLOCK_INITIALIZER;
 static int try_once(struct api *api, const struct store_change *what)
 {
     struct carried carried = {.change = *what};
-    struct trip trip = {.n = 1, .carried = &carried};
 
     if (what->kind == CHANGE_VM_RENAME)
         pthread_rwlock_wrlock(&naming);
     else if (given_name(what))
         pthread_rwlock_rdlock(&naming);
-    int r = engine_call(api->engine, on_changes, &trip);
+    int r = engine_call(api->engine, on_change, &carried);
     if (given_name(what))
         pthread_rwlock_unlock(&naming);
     return r < 0 ? r : carried.change.error;
@@ -269,30 +251,6 @@ void api_change(xmlrpc_env *env, struct api *api, const struct store_change *wha
     int r = api_try(api, what);
     if (r < 0)
         api_change_fault(env, api, what, r);
-}
-
-unsigned api_changes(xmlrpc_env *env, struct api *api, const struct store_change *what, unsigned n)
-{
-    unsigned good = 0;
-
-    if (env->fault_occurred || n == 0)
-        return 0;
-    _cleanup_free_ struct carried *carried = calloc(n, sizeof(*carried));
-    if (!carried) {
-        api_fault(env, FAULT_NO_MEMORY, "no memory");
-        return 0;
-    }
-    for (unsigned i = 0; i < n; i++)
-        carried[i].change = what[i];
-    struct trip trip = {.n = n, .carried = carried};
-    int r = engine_call(api->engine, on_changes, &trip);
-    for (unsigned i = 0; i < n; i++) {
-        int error = r < 0 ? r : carried[i].change.error;
-        good += error == 0;
-        if (error < 0 && !env->fault_occurred)
-            api_change_fault(env, api, &what[i], error);
-    }
-    return good;
 }
 
 /* ---- names that the daemon gives ------------------------------------------------------------ */

@@ -43,10 +43,6 @@ unsigned api_texts(xmlrpc_env *env, xmlrpc_value *args, unsigned i, const char *
 /* Make a change durable. Sets a fault on failure. */
 void api_change(xmlrpc_env *env, struct api *api, const struct store_change *what);
 
-/* The same for several, on their way together; the fault is that of the first that failed.
- * Returns how many succeeded. */
-unsigned api_changes(xmlrpc_env *env, struct api *api, const struct store_change *what, unsigned n);
-
 /* Make a change durable; returns its error. For callers who try something else then. What is in use
  * is tried again for a moment: its client may have just hung up. */
 int api_try(struct api *api, const struct store_change *what);

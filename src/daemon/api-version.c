@@ -195,32 +195,57 @@ static xmlrpc_value *version_select(xmlrpc_env *env, xmlrpc_value *args, struct 
     return api_result(env, value);
 }
 
+/* More than one change removes: refuse all of them if one is to stay. What happens between this and
+ * the changes remove_selected() tells. */
+static void check_removal(xmlrpc_env *env, struct api *api, const struct selection *s)
+{
+    struct store_change c = {.kind = CHANGE_VERSION_REMOVE, .n_versions = 1};
+    const struct version_listing *l = &s->listing;
+    uint32_t k = 0;
+
+    if (env->fault_occurred || s->n <= CHANGE_MAX_VERSIONS)
+        return;
+    strcpy(c.vm, s->vm);
+    for (uint32_t i = 0; i < l->n && k < s->n && !env->fault_occurred; i++) {
+        const struct version_info *v = &l->versions[i];
+        if (s->names[k] != v->name) /* both in the order of age */
+            continue;
+        c.versions = &s->names[k++];
+        if (v->held || v->users)
+            api_change_fault(env, api, &c, v->held ? ERR_HELD : -EBUSY);
+    }
+}
+
+/* Change after change. A later one that fails says how many went before it. */
+static void remove_selected(xmlrpc_env *env, struct api *api, const struct selection *s)
+{
+    struct store_change c = {.kind = CHANGE_VERSION_REMOVE};
+    int r = 0;
+
+    strcpy(c.vm, s->vm);
+    for (uint32_t gone = 0; gone < s->n && !env->fault_occurred; gone += c.n_versions) {
+        uint32_t left = s->n - gone;
+        c.versions = s->names + gone;
+        c.n_versions = left < CHANGE_MAX_VERSIONS ? left : CHANGE_MAX_VERSIONS;
+        r = api_try(api, &c);
+        if (r < 0 && gone)
+            api_fault(env, (int)fault_from_code(r),
+                      "%u of these %u versions of vm \"%s\" were removed; one of the others "
+                      "was refused (%s), and they are left: see varve ls %s",
+                      gone, s->n, s->vm, err_text(r), s->vm);
+        else if (r < 0)
+            api_change_fault(env, api, &c, r);
+    }
+}
+
 static xmlrpc_value *version_remove(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
     _cleanup_(selection_free) struct selection s = {};
-    struct store_change *changes;
-    uint32_t n_changes;
 
     take_selection(env, args, api, false, &s);
-    if (env->fault_occurred)
-        return NULL;
-    n_changes = (s.n + CHANGE_MAX_VERSIONS - 1) / CHANGE_MAX_VERSIONS;
-    changes = calloc(n_changes + 1, sizeof(*changes));
-    if (!changes) {
-        api_fault(env, FAULT_NO_MEMORY, "no memory");
-        return NULL;
-    }
-    for (uint32_t i = 0; i < n_changes; i++) {
-        uint32_t first = i * CHANGE_MAX_VERSIONS, left = s.n - first;
-        changes[i] = (struct store_change){
-            .kind = CHANGE_VERSION_REMOVE,
-            .versions = s.names + first,
-            .n_versions = left < CHANGE_MAX_VERSIONS ? left : CHANGE_MAX_VERSIONS,
-        };
-        strcpy(changes[i].vm, s.vm);
-    }
-    api_changes(env, api, changes, n_changes);
-    free(changes);
+    check_removal(env, api, &s);
+    if (!env->fault_occurred)
+        remove_selected(env, api, &s);
     return env->fault_occurred ? NULL : xmlrpc_int_new(env, (int)s.n);
 }
 
@@ -291,8 +316,9 @@ const struct method api_version_methods[] = {
      version_select},
     {"version.remove", "i:sA", "vm, versions",
      "Remove versions, given as in version.select. It returns at once; space comes back in the "
-     "background (store.space: pending). Up to 512 are removed all together or not at all: refused "
-     "while one is held or a client uses it (held, busy). Returns how many there were.",
+     "background (store.space: pending). All are removed or none: refused while one is held or a "
+     "client uses it (held, busy). Of more than 512 some may be gone when that comes about just "
+     "then; the fault says how many. Returns how many there were.",
      version_remove},
     {},
 };
