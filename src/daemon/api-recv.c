@@ -1,13 +1,11 @@
 /* api-recv.c - recv.begin: a provisional vm for a version that comes in, and one for its memory.
  * The data come over NBD; here are the names, and whether it fits. api-recv-end.c has the end. */
 #include "daemon/api-recv.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/size.h"
 #include "checkpoint/memory-image.h"
 #include "daemon/api-change.h"
 #include "daemon/api-version.h"
-#include "daemon/compare.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
 #include "daemon/memory-list.h"
@@ -19,9 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #define GUID_CHARS     (2 * GUID_BYTES)
 #define DISK_MIN       4096u
+#define HEAD_TRIES     500
+#define HEAD_PAUSE_US  2000
 #define CREATED_MAX_US 253402300799999999ULL
 
 /* ---- words ---------------------------------------------------------------------------------- */
@@ -328,51 +329,35 @@ static void find_memory_from(xmlrpc_env *env, struct api *api, struct begin *b)
 
 /* ---- recv.begin: whether the target has changed --------------------------------------------- */
 
-static int compare_disk(struct api *api, const struct begin *b, const char *disk, struct compare *c,
-                        bool *ret_differs)
-{
-    int r = 0;
+struct head_look {
+    const struct begin *begin;
+    int result;
+};
 
-    *c = (struct compare){};
-    strcpy(c->from.vm, b->vm);
-    strcpy(c->from.version, b->from);
-    strcpy(c->from.disk, disk);
-    strcpy(c->to.vm, b->vm);
-    strcpy(c->to.disk, disk);
-    while (r == 0 && !c->done && !c->n_extents)
-        r = compare_disks(api->engine, c);
-    *ret_differs = c->n_extents || r == -ENOENT || r == ERR_NO_VERSION || r == ERR_UNRELATED;
-    return *ret_differs ? 0 : r;
+static void on_head(struct engine_call *call)
+{
+    struct head_look *l = call->arg;
+
+    l->result = store_head_is(call->store, l->begin->vm, l->begin->from);
+    engine_call_done(call);
 }
 
-/* Whether the head is still what its version `from` is: the disks, their sizes, their pages. */
-static int compare_head(struct api *api, const struct fit *fit, bool *ret_differs)
+/* What recv.finish will ask once more. That it cannot be told yet lasts for a moment; if it is
+ * more, recv.finish waits for it. */
+static void check_unchanged(xmlrpc_env *env, struct api *api, const struct begin *b)
 {
-    const struct begin *b = fit->begin;
-    const struct version_info *from = find_guid(fit, b->vm, b->from_guid);
-    const struct vm_info *head = find_vm(fit, b->vm);
-    _cleanup_free_ struct compare *c = malloc(sizeof(*c));
-    int r = c ? 0 : -ENOMEM;
+    struct head_look l = {.begin = b};
+    int r;
 
-    *ret_differs = head->n_disks != from->n_disks;
-    for (uint32_t i = 0; r == 0 && !*ret_differs && i < from->n_disks; i++) {
-        const struct disk_info *was = &from->disks[i];
-        r = compare_disk(api, b, was->name, c, ret_differs);
-        *ret_differs |= r == 0 && c->size_bytes != was->size_bytes;
+    for (unsigned i = 0; (r = engine_ask(api->engine, on_head, &l, &l.result)) == -EAGAIN; i++) {
+        if (i == HEAD_TRIES)
+            return;
+        usleep(HEAD_PAUSE_US);
     }
-    return r;
-}
-
-static void check_unchanged(xmlrpc_env *env, struct api *api, const struct fit *fit)
-{
-    const struct begin *b = fit->begin;
-    bool differs = false;
-    int r = compare_head(api, fit, &differs);
-
     if (r < 0)
         api_fault(env, (int)fault_from_code(r), "cannot compare \"%s\" with \"%s@%s\": %s", b->vm,
                   b->vm, b->from, err_text(r));
-    else if (differs)
+    else if (r == 0)
         api_fault(env, FAULT_CHANGED,
                   "vm \"%s\" has changed since \"%s@%s\", which the stream goes on from; keep the "
                   "changes with varve snap %s and drop them from the vm with varve rollback %s@%s, "
@@ -512,7 +497,7 @@ static xmlrpc_value *recv_begin(xmlrpc_env *env, xmlrpc_value *args, struct api 
         check_fit(env, &fit, &b);
     find_memory_from(env, api, &b);
     if (!env->fault_occurred && b.incremental && !b.what.force)
-        check_unchanged(env, api, &fit);
+        check_unchanged(env, api, &b);
     if (!env->fault_occurred)
         make_provisional(env, api, &b, &fit);
     if (!env->fault_occurred) {

@@ -115,22 +115,6 @@ static int validate_removal(const struct store_change *c, struct vm *vm)
     return 0;
 }
 
-/* Is what the head has what its origin has? */
-static bool is_unchanged(const struct vm *vm)
-{
-    const struct version *origin = vm->descent.parent;
-    if (!origin || origin->n_disks != vm->n_disks)
-        return false;
-    list_for_each (l, &vm->disks) {
-        const struct disk *disk = container_of(l, struct disk, link);
-        const struct disk *then = disk_find(&origin->disks, disk->name);
-        if (!then || !disk_is_related(disk, then) || disk->size_bytes != then->size_bytes ||
-            disk->tree.changes->touched)
-            return false;
-    }
-    return true;
-}
-
 /* The version of another vm that a clone was made from; NULL: it is gone. */
 static struct version *origin_of(const struct vm *clone, const struct vm *vm)
 {
@@ -156,7 +140,10 @@ static int validate_adoption(struct store *store, const struct store_change *c, 
         if (version_by_name(to, container_of(l, struct version, link)->name))
             return -EEXIST;
     }
-    return c->hold || (to->descent.parent == origin && is_unchanged(to)) ? 0 : -ESTALE;
+    /* Where other versions stand between them, they and the received one come from origin side by
+     * side, as with force: what the head drops, and what it gets, does not ask for more. */
+    int like = c->hold ? 1 : head_is_like(to, origin);
+    return like > 0 ? 0 : like == 0 ? -ESTALE : like;
 }
 
 static int validate_version(struct store *store, const struct store_change *c, struct vm *vm)
@@ -741,6 +728,10 @@ void changes_step(struct store *store)
     if (!change || store->change_logged || store->change_zeroing)
         return;
     int code = validate(store, change);
+    if (code == -EAGAIN) {
+        store->hurry = true; /* roots that it asks about are still to be written */
+        return;
+    }
     if (code < 0) {
         change_done(store, code);
         return;

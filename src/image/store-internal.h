@@ -308,6 +308,7 @@ void version_remove(struct version *version);
 /* New disks for a vm without any, with ids from id on, as a version has them. */
 int head_from(struct store *store, struct vm *vm, const struct version *version, uint32_t id);
 bool vm_may_freeze(const struct vm *vm);
+int head_is_like(const struct vm *vm, const struct version *version); /* as store_head_is() */
 void version_put_origin(const struct vm *vm, struct vm_info *to);
 
 /* splice.c */

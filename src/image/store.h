@@ -203,7 +203,8 @@ enum change_kind {
     CHANGE_ADOPT = 14, /* vm: a provisional clone of a version of vm new_name; its versions become
                           new_name's, its disks new_name's disks; the clone is gone. -EBUSY while a
                           disk of new_name is in use, -ESTALE when new_name's head is not what the
-                          clone was made from, and hold (force) is not set */
+                          clone was made from (store_head_is()), and hold (force) is not set;
+                          -EINVAL when that is no version of new_name (any more) */
     CHANGE_VERSION_COMMIT = 15, /* vm, version: a provisional version becomes an ordinary one;
                                    -EEXIST when it is that. Until then it cannot be held,
                                    renamed, cloned or gone back to (-EBUSY) */
@@ -332,6 +333,12 @@ int store_list_versions(struct store *store, const char *vm, const struct versio
  * disk_get() prevents. NULL: no such. */
 struct disk *store_find_version_disk(struct store *store, const char *vm, const char *version,
                                      const char *disk);
+
+/* Is the head of a vm what a version of it is? The same disks of the same sizes, with the same page
+ * tables: it descends from that version without a write since, or from one that does so itself.
+ * Nothing is read, so a page that was written with the bytes that it had counts as changed. 1 or 0;
+ * -EAGAIN: tables are being written, and it can be told in a moment; -ENOENT, ERR_NO_VERSION. */
+int store_head_is(struct store *store, const char *vm, const char *version);
 
 /* A version, by its names. */
 struct store_version {

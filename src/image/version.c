@@ -52,6 +52,47 @@ bool disk_is_related(const struct disk *a, const struct disk *b)
     return a->store == b->store && a->tree.family == b->tree.family;
 }
 
+/* ---- heads that have not changed ------------------------------------------------------------- */
+
+/* Has a head's disk what the same one has in another version? `parent` has it as the head began.
+ * Both roots are of one store, and no address is used twice: the same one is the same table. */
+static int disk_is_like(const struct disk *disk, const struct version *parent,
+                        const struct version *version)
+{
+    const struct disk *then = disk_find(&version->disks, disk->name);
+    const struct disk *began = version_relative(parent, &disk->tree);
+    if (!then || !began || !disk_is_related(disk, then) || disk->size_bytes != then->size_bytes ||
+        disk->tree.changes->touched)
+        return 0;
+    if (began == then)
+        return 1;
+    if (began->tree.origin || then->tree.origin)
+        return -EAGAIN; /* they have no root yet */
+    return began->tree.root_entry.address == then->tree.root_entry.address;
+}
+
+int head_is_like(const struct vm *vm, const struct version *version)
+{
+    const struct version *parent = vm->descent.parent;
+    int like = 1;
+    if (!parent || vm->n_disks != version->n_disks)
+        return 0;
+    list_for_each (l, &vm->disks) {
+        int one = disk_is_like(container_of(l, struct disk, link), parent, version);
+        if (one == 0)
+            return 0;
+        like = one < 0 ? one : like;
+    }
+    return like;
+}
+
+int store_head_is(struct store *store, const char *vm_name, const char *name)
+{
+    const struct vm *vm = vm_find(store, vm_name);
+    const struct version *version = vm ? version_by_name(vm, name) : NULL;
+    return !vm ? -ENOENT : !version ? ERR_NO_VERSION : head_is_like(vm, version);
+}
+
 /* ---- making --------------------------------------------------------------------------------- */
 
 void descend(struct descent *descent, struct version *parent)

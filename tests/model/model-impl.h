@@ -67,6 +67,7 @@ struct model_disk {
     struct model_version *version; /* NULL: of the head */
     char name[NAME_MAX_CHARS + 1];
     bool provisional;
+    bool resized; /* ever; of a clone or version: or what it comes from */
     uint64_t size;
     uint64_t family; /* the same: of one origin */
     struct page **buckets, **pages;

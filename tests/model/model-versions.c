@@ -254,11 +254,13 @@ static int same_pages(const struct model *model, const struct model_disk *a,
     return same;
 }
 
-/* Is the head of a vm still what the version is? As above. */
+/* Is the head of a vm still what the version is? As above. Versions that stand between them do not
+ * matter: a page has the same write in both only if all between have it. A table that has grown and
+ * shrunk again may have another root. */
 static int same_head(const struct model *model, const struct model_vm *vm,
                      const struct model_version *v)
 {
-    int same = vm->parent == v->uid ? 2 : 1;
+    int same = 2;
     uint32_t n = 0;
     for (uint32_t d = 0; d < model->n_disks; d++)
         if (model->disks[d]->vm == vm && model->disks[d]->provisional)
@@ -272,7 +274,8 @@ static int same_head(const struct model *model, const struct model_vm *vm,
         if (!disk || disk->size != v->disks[i]->size || disk->provisional)
             return 0;
         int pages = same_pages(model, disk, v->disks[i]);
-        if (disk->family != v->disks[i]->family && pages)
+        if ((disk->family != v->disks[i]->family || (disk->resized && vm->parent != v->uid)) &&
+            pages)
             pages = 1;
         same = pages < same ? pages : same;
     }

@@ -48,6 +48,7 @@ struct model_disk *disk_copy(struct model *model, const struct model_disk *disk,
 {
     struct model_disk *copy = model_disk_new(disk->vm, disk->name, disk->size, disk->family);
     copy->user = disk->user;
+    copy->resized = disk->resized;
     for (size_t k = 0; k < disk->n_pages; k++) {
         const struct page *p = disk->pages[k];
         struct page *q = page_get(model, copy, p->index);
@@ -276,6 +277,7 @@ static void apply(struct model *model, const struct store_change *c)
     case CHANGE_DISK_RESIZE:
         pages_free(model, model->disks[disk], c->size_bytes / PAGE_BYTES);
         model->disks[disk]->size = c->size_bytes;
+        model->disks[disk]->resized = true;
         break;
     case CHANGE_DISK_COMMIT:
         model->disks[disk]->provisional = false;
