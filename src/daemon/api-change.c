@@ -5,6 +5,7 @@
 #include "base/mono.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
+#include "daemon/receive.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -320,9 +321,11 @@ void api_change_named(xmlrpc_env *env, struct api *api, struct store_change *wha
 /* What lies behind a refusal; looked up after it. */
 struct reason {
     const struct store_change *change;
+    struct receives *receives;
     bool vm_exists;
     uint32_t users;
     char version[NAME_MAX_CHARS + 1]; /* the one that is used or held; "": the head's disks are */
+    bool is_received;                 /* a stream that comes in goes on from it */
     bool is_made;                     /* the change's own version, just now */
 };
 
@@ -398,6 +401,8 @@ static void on_reason(struct engine_call *call)
         look_at_versions(call->store, reason, true);
     else if (removes && (c->kind == CHANGE_VERSION_REMOVE || !reason->users))
         look_at_versions(call->store, reason, false);
+    reason->is_received =
+        *reason->version && receives_go_on_from(reason->receives, c->vm, reason->version);
     if (c->kind == CHANGE_CLONE || c->kind == CHANGE_ROLLBACK || c->kind == CHANGE_VERSION_HOLD ||
         c->kind == CHANGE_VERSION_RENAME)
         look_whether_made(call->store, reason);
@@ -474,7 +479,12 @@ static void fault_busy(xmlrpc_env *env, const struct store_change *c, const stru
 {
     bool of_disk = is_of_disk(c->kind);
 
-    if (*reason->version)
+    if (reason->is_received)
+        api_fault(env, FAULT_BUSY,
+                  "a stream that is being received goes on from version \"%s@%s\", and nothing was "
+                  "removed; wait for it, or interrupt its varve recv",
+                  c->vm, reason->version);
+    else if (*reason->version)
         api_fault(
             env, FAULT_BUSY,
             "version \"%s@%s\" is in use by %u client(s), and nothing was removed; disconnect "
@@ -510,7 +520,7 @@ static void fault_held(xmlrpc_env *env, const struct store_change *c, const stru
 void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_change *what, int error)
 {
     struct store_change c = *what;
-    struct reason reason = {.change = &c};
+    struct reason reason = {.change = &c, .receives = api->receives};
     int fault = (int)fault_from_code(error);
     struct why why;
 

@@ -47,6 +47,27 @@ static void take_receive(xmlrpc_env *env, xmlrpc_value *args, struct api *api, s
         api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
 }
 
+/* The from-version is not one of the target's any more. It is held where it has disks, so mostly
+ * the vm has another name by now. */
+static void fault_moved(xmlrpc_env *env, struct api *api, const struct receive *what)
+{
+    char now[NAME_MAX_CHARS + 1];
+
+    receives_target_now(api->receives, what, now);
+    if (*now && strcmp(now, what->target))
+        api_fault(
+            env, FAULT_NOT_FOUND,
+            "vm \"%s\" has been renamed to \"%s\" while the stream came in, and was left as it "
+            "is; receive it again, with: varve recv %s",
+            what->target, now, now);
+    else
+        api_fault(
+            env, FAULT_NO_VERSION,
+            "version \"%s@%s\", which the stream goes on from, has been removed while it came "
+            "in; send from one that is there, or in full",
+            what->target, what->from);
+}
+
 static void place(xmlrpc_env *env, struct api *api, const struct receive *what)
 {
     struct store_change c = {.kind = *what->target ? CHANGE_ADOPT : CHANGE_VM_COMMIT,
@@ -70,6 +91,8 @@ static void place(xmlrpc_env *env, struct api *api, const struct receive *what)
                   "a version \"%s@%s\" has been made while the stream came in; rename it, and "
                   "receive again",
                   what->target, what->version);
+    else if (*what->target && (r == -ENOENT || r == -EINVAL))
+        fault_moved(env, api, what);
     else if (r < 0)
         api_change_fault(env, api, &c, r);
 }
@@ -183,6 +206,7 @@ static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api
     place(env, api, &what);
     if (env->fault_occurred)
         api_recv_undo(api, &what);
+    receives_release(api->receives, &what);
     return api_truth(env);
 }
 
@@ -202,8 +226,9 @@ static xmlrpc_value *recv_abort(xmlrpc_env *env, xmlrpc_value *args, struct api 
         strcpy(m.vm, what.memory_vm);
         r = api_try(api, &m);
     }
-    if (r < 0)
-        (void)receives_add(api->receives, &what); /* to be removed when nobody is connected */
+    /* What stays is to be removed when nobody is connected. */
+    if (r == 0 || receives_add(api->receives, &what) < 0)
+        receives_release(api->receives, &what);
     if (r < 0)
         api_change_fault(env, api, &c, r);
     return api_truth(env);

@@ -456,6 +456,7 @@ static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
     if (b->incremental) {
         c.kind = CHANGE_CLONE;
         strcpy(b->what.target, b->vm);
+        strcpy(b->what.from, b->from);
         random_name(env, b->what.vm);
         strcpy(c.vm, b->vm);
         strcpy(c.version, b->from);
@@ -476,6 +477,12 @@ static void make_provisional(xmlrpc_env *env, struct api *api, struct begin *b,
         if (r == -EAGAIN)
             api_fault(env, FAULT_BUSY, "%u streams are being received already; try again later",
                       RECEIVES_MAX);
+        else if (r == ERR_NO_VERSION)
+            api_fault(
+                env, FAULT_NO_VERSION,
+                "version \"%s@%s\", which the stream goes on from, has been removed or renamed "
+                "just now; receive it again",
+                b->vm, b->from);
         else if (r < 0)
             api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
     }
