@@ -15,7 +15,7 @@ struct send_data {
     struct why why;              /* out: why it failed */
 };
 
-/* How much data the stream will have: asks for all that changed, and reads none of it. Returns 0 or
+/* How much data the stream will have: asks for all that is sent, and reads none of it. Returns 0 or
  * -1. After a failure or an interrupt the session is good for nothing but a disorderly end; so it
  * is for send_run(). */
 int send_count(struct send_data *send, uint64_t *ret_bytes);

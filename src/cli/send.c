@@ -96,7 +96,6 @@ static void take_memory(struct send *s, const json_t *memory)
     *d = (struct stream_disk){.size_bytes = member_u64(memory, "size"),
                               .fresh = *s->from && !*s->memory_from.vm,
                               .memory = true};
-    s->info.data_bytes += member_u64(memory, "used");
 }
 
 static void take_disks(struct send *s, const json_t *disks)
@@ -110,7 +109,6 @@ static void take_disks(struct send *s, const json_t *disks)
         snprintf(d->name, sizeof(d->name), "%s", member_text(disk, "name"));
         d->size_bytes = member_u64(disk, "size");
         d->fresh = *s->from && !json_is_true(json_object_get(disk, "related"));
-        s->info.data_bytes += member_u64(disk, "used");
     }
     qsort(s->info.disks, s->info.n_disks, sizeof(*s->info.disks), by_name);
 }
@@ -300,7 +298,8 @@ static enum exit_code send_stream(struct send *s, int fd)
 {
     s->data =
         (struct send_data){.session = &s->session, .info = &s->info, .fd = fd, .level = s->level};
-    int r = *s->from ? send_count(&s->data, &s->info.data_bytes) : 0;
+    /* What a disk has in use is no measure: zeros that keep their place are in it. */
+    int r = send_count(&s->data, &s->info.data_bytes);
 
     if (r == 0)
         r = interrupted() ? 1 : send_run(&s->data);
