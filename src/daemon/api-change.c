@@ -6,6 +6,7 @@
 #include "daemon/engine.h"
 #include "daemon/fault.h"
 #include "daemon/receive.h"
+#include "daemon/restoring.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -151,11 +152,39 @@ unsigned api_texts(xmlrpc_env *env, xmlrpc_value *args, unsigned i, const char *
 struct carried {
     struct store_change change;
     struct engine_call *call;
+    struct api_hold *hold; /* or NULL */
 };
+
+static void hold_disks(struct store *store, const struct vm_info *vm, struct api_hold *hold)
+{
+    hold->disks = calloc(vm->n_disks + 1, sizeof(struct disk *));
+    for (uint32_t i = 0; hold->disks && i < vm->n_disks; i++) {
+        hold->disks[hold->n] = store_find_disk(store, vm->name, vm->disks[i].name);
+        disk_get(hold->disks[hold->n++]);
+    }
+}
+
+static void hold_made(const struct store_change *change, struct api_hold *hold)
+{
+    const char *name = change->kind == CHANGE_CLONE ? change->new_name : change->vm;
+    struct vm_info *vms;
+    uint32_t n;
+
+    if (store_list(change->store, &vms, &n) < 0)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        if (!strcmp(vms[i].name, name))
+            hold_disks(change->store, &vms[i], hold);
+    free(vms);
+}
 
 static void change_done(struct store_change *change)
 {
-    engine_call_done(container_of(change, struct carried, change)->call);
+    struct carried *carried = container_of(change, struct carried, change);
+
+    if (carried->hold && change->error == 0)
+        hold_made(change, carried->hold);
+    engine_call_done(carried->call);
 }
 
 /* The name of a vm that a change gives; NULL: none that a client could ask for. */
@@ -221,9 +250,9 @@ static void on_change(struct engine_call *call)
  * then is seen to be asked for by another's clients. */
 static pthread_rwlock_t naming = PTHREAD_RWLOCK_INITIALIZER;
 
-static int try_once(struct api *api, const struct store_change *what)
+static int try_once(struct api *api, const struct store_change *what, struct api_hold *hold)
 {
-    struct carried carried = {.change = *what};
+    struct carried carried = {.change = *what, .hold = hold};
 
     if (what->kind == CHANGE_VM_RENAME)
         pthread_rwlock_wrlock(&naming);
@@ -235,14 +264,19 @@ static int try_once(struct api *api, const struct store_change *what)
     return r < 0 ? r : carried.change.error;
 }
 
-int api_try(struct api *api, const struct store_change *what)
+static int try_for_a_moment(struct api *api, const struct store_change *what, struct api_hold *hold)
 {
     uint64_t end_us = mono_us() + HANGING_UP_US;
     int r;
 
-    while (((r = try_once(api, what)) == -EBUSY || r == ERR_ASKED_FOR) && mono_us() < end_us)
+    while (((r = try_once(api, what, hold)) == -EBUSY || r == ERR_ASKED_FOR) && mono_us() < end_us)
         usleep(HANGING_UP_STEP);
     return r;
+}
+
+int api_try(struct api *api, const struct store_change *what)
+{
+    return try_for_a_moment(api, what, NULL);
 }
 
 void api_change(xmlrpc_env *env, struct api *api, const struct store_change *what)
@@ -295,16 +329,41 @@ static void note_given(const char *vm, const char *stem, unsigned number)
 
 int api_try_named(struct api *api, struct store_change *what, char *field, const char *stem)
 {
+    return api_try_held(api, what, field, stem, NULL);
+}
+
+int api_try_held(struct api *api, struct store_change *what, char *field, const char *stem,
+                 struct api_hold *hold)
+{
     int r = -EEXIST;
     unsigned number;
 
+    if (!field)
+        return try_for_a_moment(api, what, hold);
     for (number = first_guess(what->vm, stem); r == -EEXIST && number < SAME_NAMES_MAX; number++) {
         snprintf(field, NAME_MAX_CHARS + 1, number > 1 ? "%s-%u" : "%s", stem, number);
-        r = api_try(api, what);
+        r = try_for_a_moment(api, what, hold);
     }
     if (r == 0)
         note_given(what->vm, stem, number - 1);
     return r;
+}
+
+static void on_let_go(struct engine_call *call)
+{
+    struct api_hold *hold = call->arg;
+
+    while (hold->n)
+        disk_put(hold->disks[--hold->n]);
+    engine_call_done(call);
+}
+
+void api_let_go(struct api *api, struct api_hold *hold)
+{
+    while (hold->n && engine_call(api->engine, on_let_go, hold) < 0)
+        usleep(HANGING_UP_STEP); /* it is ours: it must not be left */
+    free(hold->disks);
+    *hold = (struct api_hold){};
 }
 
 void api_change_named(xmlrpc_env *env, struct api *api, struct store_change *what, char *field,
@@ -327,6 +386,7 @@ struct reason {
     char version[NAME_MAX_CHARS + 1]; /* the one that is used or held; "": the head's disks are */
     bool is_received;                 /* a stream that comes in goes on from it */
     bool is_made;                     /* the change's own version, just now */
+    bool is_restored;                 /* the vm, just now */
 };
 
 static bool is_named(const struct store_change *c, const char *version)
@@ -495,6 +555,12 @@ static void fault_busy(xmlrpc_env *env, const struct store_change *c, const stru
                   "version \"%s@%s\" is being made just now, by a checkpoint of its machine; wait "
                   "for that",
                   c->vm, c->version);
+    else if (reason->is_restored)
+        api_fault(
+            env, FAULT_BUSY,
+            "vm \"%s\" is being restored just now, and its disks belong to the memory that its "
+            "machine gets; wait for that",
+            c->vm);
     else if (c->kind == CHANGE_ROLLBACK)
         api_fault(env, FAULT_BUSY,
                   "vm \"%s\" is in use by %u client(s), and was not rolled back; stop the machine, "
@@ -533,6 +599,7 @@ void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_chang
     if (fault == FAULT_NOT_FOUND || fault == FAULT_NO_VERSION || fault == FAULT_BUSY ||
         fault == FAULT_HELD)
         (void)engine_call(api->engine, on_reason, &reason); /* without it the words are plainer */
+    reason.is_restored = fault == FAULT_BUSY && restoring_brings_up(api->restoring, c.vm);
     switch (fault) {
     case FAULT_NOT_FOUND:
     case FAULT_NO_VERSION:

@@ -57,6 +57,19 @@ int api_asked_why(struct api *api, const char *name, struct why *why);
 /* As api_change_named(), returning the error. */
 int api_try_named(struct api *api, struct store_change *what, char *field, const char *stem);
 
+/* The disks of a vm's head, in use by the daemon itself. Zeros: none. */
+struct api_hold {
+    struct disk **disks;
+    uint32_t n;
+};
+
+/* The same for a ROLLBACK or a CLONE (field NULL: as api_try()). The disks that it makes are in use
+ * from then on, before another change is looked at, until api_let_go(). Where there is no memory
+ * for that they are not. */
+int api_try_held(struct api *api, struct store_change *what, char *field, const char *stem,
+                 struct api_hold *hold);
+void api_let_go(struct api *api, struct api_hold *hold);
+
 /* Make a change that gives a version the name `stem` in field, or with -2, -3 ... behind it, when
  * that is taken. field: what->version or what->new_name, of what itself. Sets a fault on failure.
  */

@@ -9,6 +9,7 @@
 #include "daemon/api-version.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
+#include "daemon/restoring.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -93,7 +94,8 @@ static void roll_back(xmlrpc_env *env, struct api *api, struct rollback *r)
 {
     int error = env->fault_occurred ? 0 : try_rollback(api, r);
 
-    if (error == -EBUSY && r->force) {
+    /* The QEMU that is to have the disks would not get in. */
+    if (error == -EBUSY && r->force && !restoring_brings_up(api->restoring, r->change.vm)) {
         check_version(env, api, r);
         error = env->fault_occurred ? 0 : force(api, r);
     }

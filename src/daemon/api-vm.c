@@ -107,6 +107,14 @@ static void refuse_while_served(xmlrpc_env *env, struct api *api, const char *vm
                   vm, vm);
 }
 
+/* Its memory is to meet the disks that it was taken with. Most changes of them are refused by the
+ * store, for they are in use; a disk that grows is not. */
+static void refuse_while_brought_up(xmlrpc_env *env, struct api *api, const struct store_change *c)
+{
+    if (!env->fault_occurred && restoring_brings_up(api->restoring, c->vm))
+        api_change_fault(env, api, c, -EBUSY);
+}
+
 /* The methods whose arguments are names, and perhaps a size: a vm; then its disk or its new name;
  * then the disk's size. */
 static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
@@ -130,6 +138,8 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
         api_begin_alone(env, api, c.vm, &alone);
     if (rename)
         refuse_while_served(env, api, c.vm);
+    if (kind == CHANGE_DISK_RESIZE)
+        refuse_while_brought_up(env, api, &c);
     api_change(env, api, &c);
     if (rename && !env->fault_occurred)
         machines_rename(api->machines, c.vm, c.new_name);

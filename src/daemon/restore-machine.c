@@ -171,11 +171,11 @@ static int make_disks(struct restore_machine *m, struct why *why)
     strcpy(c.version, q->source->version);
     if (q->clone) {
         strcpy(c.new_name, m->name);
-        r = api_try(q->api, &c);
+        r = api_try_held(q->api, &c, NULL, NULL, &m->hold);
     } else {
         api_stamp(stem + strlen(stem));
         memcpy(c.guid, m->kept_guid, GUID_BYTES);
-        r = api_try_named(q->api, &c, c.new_name, stem);
+        r = api_try_held(q->api, &c, c.new_name, stem, &m->hold);
         if (r == 0)
             strcpy(m->kept, c.new_name);
     }
@@ -250,6 +250,7 @@ static void undo_disks(struct restore_machine *m, struct why *why)
     if (!m->has_disks)
         return;
     m->has_disks = false;
+    api_let_go(q->api, &m->hold);
     int r = q->clone ? remove_clone(q->api, m->name, &left)
                      : put_back(q->api, m->name, m->kept, LEAVE_US, &left);
     if (r < 0)
@@ -503,6 +504,8 @@ int restore_machine_start(struct restore_machine *m, struct why *why)
     name_sockets(m);
     r = restore_load(m->restored.monitor, &s->state, m->restored.stream_fd, mono_us() + LIMIT_US,
                      &m->load_us, why);
+    if (r == 0)
+        api_let_go(q->api, &m->hold); /* QEMU has them open since its start */
     return find_reason(m, r, why);
 }
 

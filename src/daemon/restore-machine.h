@@ -17,6 +17,7 @@
 #define VARVE_DAEMON_RESTORE_MACHINE_H
 
 #include "base/why.h"
+#include "daemon/api-change.h"
 #include "daemon/api.h"
 #include "daemon/restore-source.h"
 #include "guest/restore.h"
@@ -69,6 +70,7 @@ struct restore_machine {
     char kept[NAME_MAX_CHARS + 1];       /* the version that keeps the head which was replaced */
     uint8_t kept_guid[GUID_BYTES];       /* of it, from before it is made */
     bool has_disks, committed;
+    struct api_hold hold; /* of the disks, until QEMU has them: nobody changes them in between */
     struct pager_progress progress;
     uint64_t running_us; /* from the beginning until it ran; of it: */
     uint64_t disks_us, start_us, load_us, run_us;

@@ -665,6 +665,24 @@ static bool serves(struct restoring *r, const char *vm, pid_t pid)
     return found;
 }
 
+bool restoring_brings_up(struct restoring *r, const char *vm)
+{
+    bool found = false;
+
+    if (!r)
+        return false;
+    pthread_mutex_lock(&r->lock);
+    list_for_each (at, &r->groups) {
+        struct group *g = container_of(at, struct group, link);
+        pthread_mutex_lock(&g->lock);
+        for (unsigned i = 0; i < g->n && !g->adopted && !atomic_load(&g->ended); i++)
+            found |= !g->machines[i].is_up && !strcmp(g->machines[i].name, vm);
+        pthread_mutex_unlock(&g->lock);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return found;
+}
+
 bool restoring_serves(struct restoring *r, const char *vm)
 {
     return serves(r, vm, 0);

@@ -52,6 +52,8 @@ void restoring_view_free(struct restore_view *views, int n);
 /* Whether the machine of that vm, or that process, still wants pages, which excludes that it is
  * attached. */
 bool restoring_serves(struct restoring *restoring, const char *vm);
+/* Whether it is on its way, and does not run yet. restoring: NULL: no. */
+bool restoring_brings_up(struct restoring *restoring, const char *vm);
 bool restoring_serves_process(struct restoring *restoring, pid_t pid);
 
 #endif
