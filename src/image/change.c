@@ -1,9 +1,10 @@
 /* change.c - changes of the catalogue.
  *
- * They are made one after the other. Each is validated, written to the log as a record, done when
- * its batch is applied (the same code does it in recovery), and reported when it is durable. While
- * one is between the log and its doing no checkpoint begins: so a checkpoint has it wholly or not
- * at all. */
+ * They are made one after the other, those of a vm in the order in which they came; one that makes
+ * a disk smaller lets those of other vms pass while it waits. Each is validated, written to the log
+ * as a record, done when its batch is applied (the same code does it in recovery), and reported
+ * when it is durable. While one is between the log and its doing no checkpoint begins: so a
+ * checkpoint has it wholly or not at all. */
 #include "base/err.h"
 #include "base/mono.h"
 #include "image/catalogue_format.h"
@@ -587,22 +588,17 @@ void store_change(struct store *store, struct store_change *change)
     list_push_back(&store->changes, &change->link);
 }
 
-static struct store_change *first_change(struct store *store)
+static void change_done(struct store *store, struct store_change *change, int error)
 {
-    return list_empty(&store->changes)
-               ? NULL
-               : container_of(store->changes.next, struct store_change, link);
-}
-
-static void change_done(struct store *store, int error)
-{
-    struct store_change *change = first_change(store);
     list_del(&change->link);
     if (change->shrinks)
         change->shrinks->shrinking = false;
     free(change->record);
     change->record = NULL;
-    store->change_logged = false;
+    if (store->change_making == change) {
+        store->change_making = NULL;
+        store->change_logged = false;
+    }
     change->error = error;
     change->done(change);
 }
@@ -654,19 +650,19 @@ static void free_leaving(struct store *store)
 static void change_synced(struct waiter *waiter, int error)
 {
     struct store *store = container_of(waiter, struct store, change_waiter);
-    change_done(store, error ? ERR_READ_ONLY : 0);
+    change_done(store, store->change_making, error ? ERR_READ_ONLY : 0);
 }
 
 void change_applied(struct store *store, int error, uint64_t cut)
 {
-    struct store_change *change = first_change(store);
+    struct store_change *change = store->change_making;
     if (!error)
         error = catalogue_replay(store, change->record, change->record_len, cut);
     free_leaving(store);
     if (error) {
         /* It is in the log: what is in memory is not the store any more. */
         log_fail(store->log, error, "making a change of the catalogue");
-        change_done(store, ERR_READ_ONLY);
+        change_done(store, change, ERR_READ_ONLY);
         return;
     }
     store->n_changes++;
@@ -683,92 +679,137 @@ void change_applied(struct store *store, int error, uint64_t cut)
 static void end_zeroed(struct store_io *io)
 {
     struct store *store = io->disk->store;
-    struct store_change *change = first_change(store);
+    struct store_change *change = store->change_zeroing;
     int error = io->error;
     uint64_t to = io->offset + io->length;
     disk_put(io->disk);
     free(io);
-    store->change_zeroing = false;
+    store->change_zeroing = NULL;
     if (error)
-        change_done(store, error);
+        change_done(store, change, error);
     else
         change->zeroed_to = to;
 }
 
-static bool zero_end(struct store *store, struct store_change *change)
+static int zero_range(struct store *store, struct store_change *change, struct disk *disk,
+                      uint64_t from, uint64_t to)
 {
-    struct disk *disk = store_find_disk(store, change->vm, change->disk);
-    if (change->kind != CHANGE_DISK_RESIZE)
-        return false;
-    uint64_t page_end = (change->size_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-    uint64_t from = change->zeroed_to ? change->zeroed_to : change->size_bytes;
-    uint64_t to = from < page_end && page_end < disk->size_bytes ? page_end : disk->size_bytes;
-    if (from >= to)
-        return false;
     struct store_io *io = calloc(1, sizeof(*io));
-    if (!io) {
-        change_done(store, -ENOMEM);
-        return true;
-    }
+    if (!io)
+        return -ENOMEM;
     *io = (struct store_io){
         .disk = disk, .op = STORE_ZERO, .offset = from, .length = to - from, .done = end_zeroed};
     disk_get(disk);
     disk->shrinking = true;
     change->shrinks = disk;
-    store->change_zeroing = true;
+    store->change_zeroing = change;
     if (store_submit(store, io))
         end_zeroed(io);
-    return true;
+    return 0;
 }
 
-void changes_step(struct store *store)
+/* The next part of it. False: there is none. */
+static bool find_end(const struct store_change *change, const struct disk *disk, uint64_t *ret_from,
+                     uint64_t *ret_to)
 {
-    struct store_change *change = first_change(store);
-    store->change_waits = false;
-    if (!change || store->change_logged || store->change_zeroing)
-        return;
-    int code = validate(store, change);
-    if (code == -EAGAIN) {
-        store->hurry = true; /* roots that it asks about are still to be written */
-        return;
-    }
-    if (code < 0) {
-        change_done(store, code);
-        return;
-    }
-    if (zero_end(store, change))
-        return;
-    if (change->kind == CHANGE_DISK_RESIZE && store->checkpoint.state != CHECKPOINT_IDLE)
-        return;
+    uint64_t page_end = (change->size_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
+    uint64_t from = change->zeroed_to ? change->zeroed_to : change->size_bytes;
+    *ret_from = from;
+    *ret_to = from < page_end && page_end < disk->size_bytes ? page_end : disk->size_bytes;
+    return from < *ret_to;
+}
+
+enum resize_step { RESIZE_READY, RESIZE_BEGUN, RESIZE_WAITS };
+
+/* Negative: an error. */
+static int resize_step(struct store *store, struct store_change *change)
+{
+    struct disk *disk = store_find_disk(store, change->vm, change->disk);
+    uint64_t from, to;
+    if (!find_end(change, disk, &from, &to))
+        return store->checkpoint.state == CHECKPOINT_IDLE ? RESIZE_READY : RESIZE_WAITS;
+    if (store->change_zeroing)
+        return RESIZE_WAITS;
+    int code = zero_range(store, change, disk, from, to);
+    return code < 0 ? code : RESIZE_BEGUN;
+}
+
+/* Put a change into the log, if there is room and nothing frozen is in its way. */
+static int log_change(struct store *store, struct store_change *change)
+{
     struct batch *batch = log_batch(store->log, sizeof(struct record) + CHANGE_MAX_BYTES + 8);
     store->change_waits = !batch;
     if (!batch)
-        return;
+        return 0;
     if (!change->record)
         change->record = malloc(CHANGE_MAX_BYTES);
-    if (!change->record) {
-        change_done(store, -ENOMEM);
-        return;
-    }
+    if (!change->record)
+        return -ENOMEM;
     int len = change_encode(store, change, change->record);
-    if (len < 0) {
-        change_done(store, len);
-        return;
-    }
+    if (len < 0)
+        return len;
     change->record_len = len;
     bool freezes = change->kind == CHANGE_SNAP || change->kind == CHANGE_ROLLBACK;
     store->change_waits = freezes && !log_table_room(store->log);
     if (store->change_waits)
-        return;
+        return 0;
     if (catalogue_replay_waits(store, change->record, change->record_len)) {
         store->hurry = true; /* with what is frozen */
-        return;
+        return 0;
     }
     batch_add_change(batch, change->record, change->record_len);
+    store->change_making = change;
     store->change_logged = true;
     bar_leaving(store, change);
     if (change->placed)
         change->placed(change);
+    return 0;
+}
+
+/* Go on with a change. Returns whether it waits and others may pass it; else it may be gone. */
+static bool change_step(struct store *store, struct store_change *change)
+{
+    if (change == store->change_zeroing)
+        return true;
+    int code = validate(store, change);
+    if (code == -EAGAIN) {
+        store->hurry = true; /* roots that it asks about are still to be written */
+        return false;
+    }
+    int step = code == 0 && change->kind == CHANGE_DISK_RESIZE ? resize_step(store, change) : code;
+    if (step == RESIZE_BEGUN || step == RESIZE_WAITS)
+        return step == RESIZE_WAITS;
+    code = step < 0 ? step : log_change(store, change);
+    if (code < 0)
+        change_done(store, change, code);
+    return false;
+}
+
+/* Is it of a vm that one before it is of? */
+static bool is_behind(const struct store *store, const struct store_change *change)
+{
+    list_for_each (l, &store->changes) {
+        const struct store_change *c = container_of(l, struct store_change, link);
+        if (c == change)
+            break;
+        if (!strcmp(c->vm, change->vm) || !strcmp(c->vm, change->new_name) ||
+            !strcmp(c->new_name, change->vm) ||
+            (*c->new_name && !strcmp(c->new_name, change->new_name)))
+            return true;
+    }
+    return false;
+}
+
+void changes_step(struct store *store)
+{
+    store->change_waits = false;
+    if (store->change_logged)
+        return;
+    list_for_each (l, &store->changes) {
+        struct store_change *change = container_of(l, struct store_change, link);
+        if (!is_behind(store, change) && !change_step(store, change))
+            return;
+    }
 }
 
 struct dropping {

@@ -167,10 +167,12 @@ struct store {
     uint32_t n_locks;
     struct list locks[LOCK_BUCKETS];
 
-    struct list changes; /* struct store_change, the first one is being made */
-    bool change_logged;  /* it is in the log, not yet done: no checkpoint begins */
-    bool hurry;          /* with what is frozen: a change waits for it */
-    bool change_zeroing; /* before that, and it may need a checkpoint to go on (zero_end()) */
+    struct list changes;                 /* struct store_change, in the order in which they came */
+    bool change_logged;                  /* one is in the log, not yet done: no checkpoint begins */
+    bool hurry;                          /* with what is frozen: a change waits for it */
+    struct store_change *change_making;  /* the one that is logged */
+    struct store_change *change_zeroing; /* another one, or NULL, before that, which may need a
+                                            checkpoint to go on (zero_end()) */
     struct waiter change_waiter;
     uint64_t n_changes; /* made since the store was opened */
 

@@ -1230,6 +1230,64 @@ static void many_nodes(void **state)
     assert_int_equal(check(env, &harmless), 0);
 }
 
+struct queued {
+    struct store_change change;
+    unsigned place; /* in which it was done; 0: not yet */
+};
+static unsigned n_queued_done;
+
+static void queued_done(struct store_change *change)
+{
+    container_of(change, struct queued, change)->place = ++n_queued_done;
+}
+
+static void queue_snap(struct env *env, struct queued *q, const char *vm, const char *version)
+{
+    *q = (struct queued){.change = {.kind = CHANGE_SNAP, .done = queued_done}};
+    strcpy(q->change.vm, vm);
+    strcpy(q->change.version, version);
+    store_change(env->store, &q->change);
+}
+
+/* While a disk is made smaller changes of other vms go on; those of its vm come after that. */
+static void passed_by_others(void **state)
+{
+    struct env *env = *state;
+    struct queued resize = {.change = {.kind = CHANGE_DISK_RESIZE,
+                                       .vm = "vm",
+                                       .disk = "root",
+                                       .size_bytes = MIB,
+                                       .done = queued_done}};
+    struct queued own, other, clone;
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "other", "", 0), 0);
+    write_pages(env, 0, DISK_BYTES / PAGE_BYTES, 1);
+    reopen(env); /* its leaves have to be read, one after the other */
+    n_queued_done = 0;
+    store_change(env->store, &resize.change);
+    while (!disk_is_shrinking(disk(env)))
+        turn(env);
+    queue_snap(env, &own, "vm", "own");
+    clone = (struct queued){.change = {.kind = CHANGE_CLONE, .done = queued_done}};
+    strcpy(clone.change.vm, "vm");
+    strcpy(clone.change.version, "own");
+    strcpy(clone.change.new_name, "clone");
+    store_change(env->store, &clone.change);
+    queue_snap(env, &other, "other", "v");
+    while (n_queued_done < 4)
+        turn(env);
+    assert_int_equal(other.place, 1);
+    assert_int_equal(resize.place, 2);
+    assert_int_equal(own.place, 3);
+    assert_int_equal(clone.place, 4);
+    assert_int_equal(other.change.error | resize.change.error | own.change.error, 0);
+    assert_int_equal(clone.change.error, 0);
+    assert_int_equal(disk_size(store_find_version_disk(env->store, "vm", "own", "root")), MIB);
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(disk_size(store_find_disk(env->store, "clone", "root")), MIB);
+    assert_non_null(store_find_disk(env->store, "vm", "root"));
+}
+
 static void trim(struct env *env, uint64_t page, uint64_t n)
 {
     assert_int_equal(run_io(env, (struct store_io){.disk = disk(env),
@@ -2268,6 +2326,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(leaves_in_full_store, teardown),
 #endif
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
+        cmocka_unit_test_setup_teardown(passed_by_others, setup, teardown),
         cmocka_unit_test_setup_teardown(taken_while_it_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(rolled_back_in_checkpoint, setup, teardown),
         cmocka_unit_test_setup_teardown(removed_in_checkpoint, setup, teardown),
