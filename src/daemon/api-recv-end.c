@@ -3,11 +3,13 @@
 #include "daemon/api-recv.h"
 
 #include "base/err.h"
+#include "base/report.h"
 #include "daemon/api-change.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
 #include "daemon/memory-list.h"
 #include "daemon/memory-names.h"
+#include "daemon/memory-same.h"
 #include "daemon/restore-source.h"
 
 #include <errno.h>
@@ -142,14 +144,66 @@ static void wait_idle(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
                   use.users);
 }
 
+/* A version of another vm has this guid, too. Is its memory this one? It is used then, and the
+ * received one goes. One that no machine could go on from is replaced by it. Sets a fault where it
+ * is another one. */
+static bool is_there(xmlrpc_env *env, struct api *api, const struct receive *what,
+                     const struct store_version *came, const struct store_version *there)
+{
+    struct why why = {};
+
+    int r = restore_source_check(api->engine, what->vm, what->version, there, &why);
+    if (r == 0)
+        r = memory_is_same(api->engine, there, came);
+    if (r == 0)
+        api_fault(
+            env, FAULT_EXISTS,
+            "a version with the guid of this one is here, and has other memory, so one of both "
+            "is not what it says; receive it without its memory (varve send --no-memory)");
+    else if (r == -ENOMEM || r == -EBUSY)
+        api_fault(env, (int)fault_from_code(r), "cannot look at the memory that is here: %s",
+                  err_text(r));
+    return r == 1;
+}
+
+static void find_there(xmlrpc_env *env, struct api *api, const struct receive *what,
+                       struct store_version *ret)
+{
+    struct memory_list list;
+
+    int r = memory_list_get(api->engine, &list);
+    if (r < 0) {
+        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
+        return;
+    }
+    const struct version_info *found = memory_list_find(&list, what->guid);
+    if (found) {
+        strcpy(ret->vm, found->vm);
+        strcpy(ret->version, found->name);
+    }
+    memory_list_free(&list);
+}
+
+/* The memory of a guid is looked for by that alone: there is one. */
+static void remove_unreadable(struct api *api, const struct store_version *there)
+{
+    const char *name = there->version;
+    struct store_change c = {.kind = CHANGE_VERSION_REMOVE, .versions = &name, .n_versions = 1};
+
+    strcpy(c.vm, there->vm);
+    int r = api_try(api, &c);
+    if (r < 0 && r != ERR_NO_VERSION && r != -ENOENT)
+        report_warning("the memory %s@%s cannot be read, came once more, and is left (%s)",
+                       there->vm, there->version, err_text(r));
+}
+
 /* The order is that of memory-names.h: while the version stands in its provisional vm, the memory
  * becomes a version with the same guid, and keeps its place; then the version gets its own. A crash
  * between leaves memory that belongs to no version, which is swept up. */
 static void place_memory(xmlrpc_env *env, struct api *api, struct receive *what)
 {
     struct store_change c = {.kind = CHANGE_SNAP, .consistency = CONSISTENCY_RAM};
-    struct store_version at;
-    struct memory_list list;
+    struct store_version at, there = {};
     struct why why;
 
     if (env->fault_occurred || !*what->memory_vm)
@@ -168,21 +222,18 @@ static void place_memory(xmlrpc_env *env, struct api *api, struct receive *what)
                   why.text);
         return;
     }
-    r = memory_list_get(api->engine, &list);
-    if (r < 0) {
-        api_fault(env, (int)fault_from_code(r), "%s", err_text(r));
-        return;
-    }
-    /* Another vm may have the same version, and with it this memory. */
-    bool there = memory_list_find(&list, what->guid) != NULL;
-    memory_list_free(&list);
-    c = (struct store_change){.kind = there ? CHANGE_VM_REMOVE : CHANGE_VM_COMMIT};
+    find_there(env, api, what, &there);
+    bool drop = !env->fault_occurred && *there.vm && is_there(env, api, what, &at, &there);
+    c = (struct store_change){.kind = drop ? CHANGE_VM_REMOVE : CHANGE_VM_COMMIT};
     strcpy(c.vm, what->memory_vm);
     api_change(env, api, &c);
     /* Once it is one like others, another vm may rely on it: api_recv_undo() leaves it to the
      * sweep. */
-    if (!env->fault_occurred)
-        *what->memory_vm = '\0';
+    if (env->fault_occurred)
+        return;
+    *what->memory_vm = '\0';
+    if (*there.vm && !drop)
+        remove_unreadable(api, &there);
 }
 
 static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
