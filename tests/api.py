@@ -389,6 +389,35 @@ class Api(unittest.TestCase):
             self.assertEqual(info["io_engine"], "threads")
         self.assertIsInstance(self.api.events.list(), list)
 
+    def test_what_cannot_be_carried_is_escaped(self):
+        for text in ("\U0001f680", "\ufffe"):
+            self.fault(-503, self.api.vm.create, text)
+            self.fault(-503, self.api.vm.create, "x", {text: "1"})
+        # Between the two bytes of a character the sentences would be cut.
+        self.assertIn("70 characters", self.fault(103, self.api.vm.show, "a" + "\u00fc" * 69))
+        self.assertIn("use 1 to 64 letters", self.fault(103, self.api.vm.show, "a" + "\u00fc" * 40))
+        self.assertIn("is not a role", self.fault(105, self.api.vm.create, "x", {"role": "a" + "\u00fc" * 40}))
+        status, answer = self.post(xmlrpc.client.dumps((), "\U0001f680").encode())
+        self.assertEqual(status, 200)
+        with self.assertRaises(xmlrpc.client.Fault):
+            xmlrpc.client.loads(answer)
+
+    def test_a_store_may_lie_at_any_path(self):
+        with tempfile.TemporaryDirectory(prefix="varve-api-") as top:
+            store, run = top + "/\U0001f680 caf\udce9\x01", top + "/run"
+            subprocess.run([VARVED, "--init", "--store", store, "--capacity", "1G"], check=True)
+            daemon = subprocess.Popen([VARVED, "--store", store, "--run", run])
+            try:
+                for _ in range(200):
+                    if os.path.exists(run + "/varve.sock"):
+                        break
+                    time.sleep(0.05)
+                with xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=Transport(run + "/varve.sock")) as api:
+                    self.assertEqual(api.daemon.info()["store"], top + "/\\xf0\\x9f\\x9a\\x80 caf\\xe9\\x01")
+            finally:
+                daemon.send_signal(signal.SIGTERM)
+                self.assertEqual(daemon.wait(30), 0)
+
     # ---- bad clients
 
     def test_malformed_requests_get_a_fault(self):

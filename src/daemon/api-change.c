@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "base/mono.h"
+#include "base/text.h"
 #include "daemon/engine.h"
 #include "daemon/fault.h"
 #include "daemon/receive.h"
@@ -21,6 +22,15 @@
 
 /* ---- arguments ------------------------------------------------------------------------------ */
 
+static size_t characters(const char *text)
+{
+    size_t n = 0;
+
+    for (; *text; text++)
+        n += ((unsigned char)*text) >> 6 != 2; /* a character's first byte */
+    return n;
+}
+
 void api_take_name(xmlrpc_env *env, const char *what, const char *name,
                    char out[NAME_MAX_CHARS + 1])
 {
@@ -28,9 +38,9 @@ void api_take_name(xmlrpc_env *env, const char *what, const char *name,
         return;
     if (name_is_valid(name)) {
         strcpy(out, name);
-    } else if (strlen(name) > NAME_MAX_CHARS) {
-        api_fault(env, FAULT_BAD_NAME, "the %s \"%.20s...\" has %zu characters; it may have %u",
-                  what, name, strlen(name), NAME_MAX_CHARS);
+    } else if (characters(name) > NAME_MAX_CHARS) {
+        api_fault(env, FAULT_BAD_NAME, "the %s \"%.*s...\" has %zu characters; it may have %u",
+                  what, text_cut(name, 20), name, characters(name), NAME_MAX_CHARS);
     } else if (!strcmp(name, ".") || !strcmp(name, "..")) {
         api_fault(env, FAULT_BAD_NAME,
                   "\"%s\" is a name of directories and not a %s: use 1 to %u letters, digits, '.', "
@@ -47,8 +57,8 @@ void api_take_version(xmlrpc_env *env, const char *name, char out[NAME_MAX_CHARS
 {
     if (name && !env->fault_occurred && strstr(name, ".."))
         api_fault(env, FAULT_BAD_NAME,
-                  "\"%.80s\" is not a version name: two dots stand between the ends of a range",
-                  name);
+                  "\"%.*s\" is not a version name: two dots stand between the ends of a range",
+                  text_cut(name, 80), name);
     else
         api_take_name(env, "version name", name, out);
 }
@@ -67,8 +77,8 @@ static void take_option(xmlrpc_env *env, const char *method, const char *key, xm
         for (spec = specs; spec->name && at < sizeof(names); spec++)
             at += (size_t)snprintf(names + at, sizeof(names) - at, "%s%s", at ? ", " : "",
                                    spec->name);
-        api_fault(env, FAULT_BAD_ARGUMENT, "%s has no option \"%.40s\"; it has %s", method, key,
-                  names);
+        api_fault(env, FAULT_BAD_ARGUMENT, "%s has no option \"%.*s\"; it has %s", method,
+                  text_cut(key, 40), key, names);
         return;
     }
     if (spec->type == 's') {

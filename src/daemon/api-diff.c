@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/size.h"
+#include "base/text.h"
 #include "daemon/api-change.h"
 #include "daemon/api-version.h"
 #include "daemon/compare.h"
@@ -233,10 +234,10 @@ static xmlrpc_value *extents_value(xmlrpc_env *env, const struct compare *c)
         const struct compare_extent *e = &c->extents[i];
         xmlrpc_value *extent = xmlrpc_array_new(env);
         snprintf(text, sizeof(text), "%" PRIu64, e->offset);
-        api_append(env, extent, xmlrpc_string_new(env, text));
+        api_append(env, extent, api_string(env, text));
         snprintf(text, sizeof(text), "%" PRIu64, e->length);
-        api_append(env, extent, xmlrpc_string_new(env, text));
-        api_append(env, extent, xmlrpc_string_new(env, words[e->kind]));
+        api_append(env, extent, api_string(env, text));
+        api_append(env, extent, api_string(env, words[e->kind]));
         api_append(env, extents, extent);
     }
     return extents;
@@ -277,7 +278,8 @@ static xmlrpc_value *disk_diff(xmlrpc_env *env, xmlrpc_value *args, struct api *
                   c->to.disk);
     api_take_options(env, "disk.diff", args, 5, options);
     if (offset && !env->fault_occurred && size_parse_decimal(offset, &c->offset) < 0)
-        api_fault(env, FAULT_BAD_ARGUMENT, "\"%.40s\" is no offset in bytes", offset);
+        api_fault(env, FAULT_BAD_ARGUMENT, "\"%.*s\" is no offset in bytes", text_cut(offset, 40),
+                  offset);
     if (env->fault_occurred)
         return NULL;
     strcpy(c->from.disk, c->to.disk);
@@ -313,8 +315,8 @@ static void take_memory_place(xmlrpc_env *env, const char *text, struct memory_c
         size_parse_decimal(colon + 1, &c->offset) < 0)
         api_fault(
             env, FAULT_BAD_ARGUMENT,
-            "\"%.80s\" is no place in a memory; give \"after\" the \"next\" of the last answer",
-            text);
+            "\"%.*s\" is no place in a memory; give \"after\" the \"next\" of the last answer",
+            text_cut(text, 80), text);
     c->block = (unsigned)number;
 }
 
@@ -328,10 +330,10 @@ static xmlrpc_value *memory_extents(xmlrpc_env *env, const struct memory_compare
         xmlrpc_value *extent = xmlrpc_array_new(env);
         api_append(env, extent, xmlrpc_int_new(env, (int)e->block));
         snprintf(text, sizeof(text), "%" PRIu64, e->offset);
-        api_append(env, extent, xmlrpc_string_new(env, text));
+        api_append(env, extent, api_string(env, text));
         snprintf(text, sizeof(text), "%" PRIu64, e->length);
-        api_append(env, extent, xmlrpc_string_new(env, text));
-        api_append(env, extent, xmlrpc_string_new(env, e->zero ? "zero" : "data"));
+        api_append(env, extent, api_string(env, text));
+        api_append(env, extent, api_string(env, e->zero ? "zero" : "data"));
         api_append(env, extents, extent);
     }
     return extents;

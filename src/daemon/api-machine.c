@@ -1,6 +1,7 @@
 /* api-machine.c - methods on machines that run: attaching them, checkpoints. */
 #include "daemon/api-machine.h"
 #include "base/err.h"
+#include "base/text.h"
 #include "daemon/api-change.h"
 #include "daemon/fault.h"
 #include "daemon/machine.h"
@@ -31,9 +32,9 @@ static void take_disk(xmlrpc_env *env, const char *text, struct attached_spec *s
     if (!equals || spec->n_disks == ATTACHED_DISKS_MAX ||
         strlen(equals + 1) >= sizeof(disk->node) || !equals[1]) {
         api_fault(env, FAULT_BAD_ARGUMENT,
-                  "\"%.80s\" names no disk and its node in QEMU; write it as root=disk0, for up to "
+                  "\"%.*s\" names no disk and its node in QEMU; write it as root=disk0, for up to "
                   "%d disks",
-                  text, ATTACHED_DISKS_MAX);
+                  text_cut(text, 80), text, ATTACHED_DISKS_MAX);
         return;
     }
     snprintf(name, sizeof(name), "%.*s", (int)(equals - text), text);
@@ -62,9 +63,9 @@ static void take_monitor(xmlrpc_env *env, const char *text, struct attached_spec
 
     if ((*text != '/' && !is_domain) || strlen(text) >= sizeof(spec->qmp))
         api_fault(env, FAULT_BAD_ARGUMENT,
-                  "\"%.120s\" is neither the absolute path of a QMP socket nor " MONITOR_LIBVIRT
+                  "\"%.*s\" is neither the absolute path of a QMP socket nor " MONITOR_LIBVIRT
                   "DOMAIN, of at most %zu characters",
-                  text, sizeof(spec->qmp) - 1);
+                  text_cut(text, 120), text, sizeof(spec->qmp) - 1);
     else
         strcpy(spec->qmp, text);
 }
@@ -282,7 +283,7 @@ void api_put_checkpoint(xmlrpc_env *env, struct api *api, xmlrpc_value *value, c
     api_put(env, machine, "sizes", object_value(env, json_object_get(json, "sizes")));
     api_put(env, machine, "disks", object_value(env, json_object_get(json, "disks")));
     json_array_foreach(json_object_get(json, "lost"), i, text)
-        api_append(env, lost, xmlrpc_string_new(env, json_string_value(text)));
+        api_append(env, lost, api_string(env, json_string_value(text)));
     api_put(env, machine, "lost", lost);
     api_put(env, value, "machine", machine);
     json_decref(json);

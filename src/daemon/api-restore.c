@@ -70,7 +70,7 @@ static xmlrpc_value *machine_value(xmlrpc_env *env, const struct restore_view *v
     xmlrpc_value *value = xmlrpc_struct_new(env), *lost = xmlrpc_array_new(env);
 
     for (unsigned i = 0; i < v->n_lost && !env->fault_occurred; i++)
-        api_append(env, lost, xmlrpc_string_new(env, v->lost[i]));
+        api_append(env, lost, api_string(env, v->lost[i]));
     api_put_text(env, value, "name", v->name);
     api_put_text(env, value, "state", state_text(v));
     api_put_bool(env, value, "paused", v->paused);

@@ -1,5 +1,6 @@
 /* api-snap.c - vm.snap: a version, of a guest that is frozen meanwhile if that is wanted. */
 #include "base/err.h"
+#include "base/text.h"
 #include "daemon/api-change.h"
 #include "daemon/api-version.h"
 #include "daemon/engine.h"
@@ -54,7 +55,8 @@ static void take_mode(xmlrpc_env *env, const char *text, enum quiesce_mode *out)
             return;
         }
     api_fault(env, FAULT_BAD_ARGUMENT,
-              "\"%.40s\" is no way to quiesce a guest: use off, auto or require", text);
+              "\"%.*s\" is no way to quiesce a guest: use off, auto or require", text_cut(text, 40),
+              text);
 }
 
 /* Without a path: where varve run puts it. */

@@ -120,7 +120,7 @@ static xmlrpc_value *job_value(xmlrpc_env *env, struct api *api, const struct jo
     xmlrpc_value *value = xmlrpc_struct_new(env), *lines = xmlrpc_array_new(env);
 
     for (uint32_t i = 0; i < view->n_lines && !env->fault_occurred; i++)
-        api_append(env, lines, xmlrpc_string_new(env, view->lines[i]));
+        api_append(env, lines, api_string(env, view->lines[i]));
     api_put_int(env, value, "id", (int)view->id);
     api_put_text(env, value, "kind", view->kind);
     api_put_text(env, value, "state", job_state_word(view->state));

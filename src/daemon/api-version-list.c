@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/mono.h"
 #include "base/size.h"
+#include "base/text.h"
 #include "daemon/api-change.h"
 #include "daemon/api-machine.h"
 #include "daemon/api-version.h"
@@ -174,8 +175,8 @@ static void take_place(xmlrpc_env *env, const char *text, struct version_place *
     if (!at || at - text > (long)NAME_MAX_CHARS || size_parse_decimal(at + 1, &id) < 0 ||
         id > UINT32_MAX) {
         api_fault(env, FAULT_BAD_ARGUMENT,
-                  "\"%.80s\" is no place in a list; give \"after\" the \"next\" of the last answer",
-                  text);
+                  "\"%.*s\" is no place in a list; give \"after\" the \"next\" of the last answer",
+                  text_cut(text, 80), text);
         return;
     }
     memcpy(place->vm, text, (size_t)(at - text));

@@ -189,7 +189,7 @@ static xmlrpc_value *version_select(xmlrpc_env *env, xmlrpc_value *args, struct 
         r = measure_removal(api->engine, s.vm, s.names, s.n, measure_deadline(), &bytes);
     xmlrpc_value *value = xmlrpc_struct_new(env), *names = xmlrpc_array_new(env);
     for (uint32_t i = 0; i < s.n && !env->fault_occurred; i++)
-        api_append(env, names, xmlrpc_string_new(env, s.names[i]));
+        api_append(env, names, api_string(env, s.names[i]));
     api_put(env, value, "names", names);
     put_measured(env, value, r, bytes);
     return api_result(env, value);

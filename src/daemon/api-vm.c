@@ -1,6 +1,7 @@
 /* api-vm.c - methods on vms and disks. */
 #include "base/err.h"
 #include "base/size.h"
+#include "base/text.h"
 #include "daemon/api-change.h"
 #include "daemon/api-machine.h"
 #include "daemon/engine.h"
@@ -32,9 +33,9 @@ static void take_size(xmlrpc_env *env, const char *text, uint64_t *out)
     if (size_parse_decimal(text, &size) < 0 || size < DISK_MIN_BYTES || size % 512 ||
         size > DISK_MAX_BYTES)
         api_fault(env, FAULT_BAD_SIZE,
-                  "a disk cannot have \"%.40s\" bytes: use a multiple of 512 from %u to 128 PiB "
+                  "a disk cannot have \"%.*s\" bytes: use a multiple of 512 from %u to 128 PiB "
                   "(%" PRIu64 ")",
-                  text, DISK_MIN_BYTES, (uint64_t)DISK_MAX_BYTES);
+                  text_cut(text, 40), text, DISK_MIN_BYTES, (uint64_t)DISK_MAX_BYTES);
     else
         *out = size;
 }
@@ -49,7 +50,8 @@ static void take_role(xmlrpc_env *env, const char *text, enum vm_role *out)
             return;
         }
     api_fault(env, FAULT_BAD_ARGUMENT,
-              "\"%.40s\" is not a role: use generic, app, database or balancer", text);
+              "\"%.*s\" is not a role: use generic, app, database or balancer", text_cut(text, 40),
+              text);
 }
 
 /* ---- methods that change -------------------------------------------------------------------- */

@@ -1,9 +1,12 @@
 /* api.c - the registry, the checks that every request goes through, and helpers of the handlers. */
 #include "daemon/api.h"
 
+#include "base/cleanup.h"
+#include "base/text.h"
 #include "daemon/fault.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,33 +209,60 @@ static const char *refusal(const char *xml, size_t len)
     return NULL;
 }
 
+/* NULL: no memory. */
+static xmlrpc_mem_block *fault_answer(int number, const char *text)
+{
+    xmlrpc_env env, fault;
+
+    xmlrpc_env_init(&env);
+    xmlrpc_env_init(&fault);
+    api_fault(&fault, number, "%s", text);
+    xmlrpc_mem_block *answer = XMLRPC_MEMBLOCK_NEW(char, &env, 0);
+    if (answer)
+        xmlrpc_serialize_fault(&env, answer, &fault);
+    if (env.fault_occurred && answer) {
+        XMLRPC_MEMBLOCK_FREE(char, answer);
+        answer = NULL;
+    }
+    xmlrpc_env_clean(&fault);
+    xmlrpc_env_clean(&env);
+    return answer;
+}
+
 xmlrpc_mem_block *api_process(struct api_registry *r, const char *xml, size_t len)
 {
     xmlrpc_mem_block *answer = NULL;
     const char *refused = refusal(xml, len);
     xmlrpc_env env;
 
+    if (refused)
+        return fault_answer(XMLRPC_PARSE_ERROR, refused);
     xmlrpc_env_init(&env);
-    if (!refused) {
-        xmlrpc_registry_process_call2(&env, r->registry, xml, len, NULL, &answer);
-    } else {
-        xmlrpc_env fault;
-        xmlrpc_env_init(&fault);
-        xmlrpc_env_set_fault(&fault, XMLRPC_PARSE_ERROR, refused);
-        answer = XMLRPC_MEMBLOCK_NEW(char, &env, 0);
+    xmlrpc_registry_process_call2(&env, r->registry, xml, len, NULL, &answer);
+    if (env.fault_occurred) {
         if (answer)
-            xmlrpc_serialize_fault(&env, answer, &fault);
-        xmlrpc_env_clean(&fault);
-    }
-    if (env.fault_occurred && answer) {
-        XMLRPC_MEMBLOCK_FREE(char, answer);
-        answer = NULL;
+            XMLRPC_MEMBLOCK_FREE(char, answer);
+        answer = fault_answer(env.fault_code, env.fault_string);
     }
     xmlrpc_env_clean(&env);
     return answer;
 }
 
 /* ---- for handlers --------------------------------------------------------------------------- */
+
+void api_fault(xmlrpc_env *env, int number, const char *format, ...)
+{
+    _cleanup_free_ char *text = NULL, *carried = NULL;
+    va_list args;
+
+    va_start(args, format);
+    if (vasprintf(&text, format, args) < 0)
+        text = NULL;
+    va_end(args);
+    if (text)
+        carried = text_carried(text);
+    xmlrpc_env_set_fault(env, number, carried ? carried : "no memory for what is wrong");
+}
 
 unsigned api_count(xmlrpc_value *args)
 {
@@ -285,6 +315,23 @@ int api_int(xmlrpc_env *env, xmlrpc_value *args, unsigned i)
     return number;
 }
 
+xmlrpc_value *api_string(xmlrpc_env *env, const char *text)
+{
+    _cleanup_free_ char *carried = NULL;
+
+    if (env->fault_occurred)
+        return NULL;
+    if (text && text_refused(text)) {
+        text = carried = text_carried(text);
+        if (!carried) {
+            api_fault(env, FAULT_NO_MEMORY, "no memory");
+            return NULL;
+        }
+    }
+    xmlrpc_value *value = xmlrpc_string_new(env, text ? text : "");
+    return env->fault_occurred ? NULL : value;
+}
+
 void api_put(xmlrpc_env *env, xmlrpc_value *strct, const char *key, xmlrpc_value *value)
 {
     if (!env->fault_occurred)
@@ -304,7 +351,7 @@ void api_append(xmlrpc_env *env, xmlrpc_value *array, xmlrpc_value *value)
 void api_put_text(xmlrpc_env *env, xmlrpc_value *strct, const char *key, const char *text)
 {
     if (!env->fault_occurred)
-        api_put(env, strct, key, xmlrpc_string_new(env, text));
+        api_put(env, strct, key, api_string(env, text));
 }
 
 void api_put_u64(xmlrpc_env *env, xmlrpc_value *strct, const char *key, uint64_t value)

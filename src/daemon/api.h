@@ -62,14 +62,19 @@ xmlrpc_mem_block *api_process(struct api_registry *registry, const char *xml, si
 
 /* ---- for handlers --------------------------------------------------------------------------- */
 
-/* Set a fault; the sentence is a format. */
-#define api_fault(env, number, ...) xmlrpc_env_set_fault_formatted(env, number, __VA_ARGS__)
+/* Set a fault; the sentence is a format. What XML-RPC cannot carry in it is escaped (text.h). */
+void api_fault(xmlrpc_env *env, int number, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Argument i as text, borrowed from args; must be a string without zero bytes. NULL: fault is set.
  */
 const char *api_text(xmlrpc_env *env, xmlrpc_value *args, unsigned i);
 int api_int(xmlrpc_env *env, xmlrpc_value *args, unsigned i);
 unsigned api_count(xmlrpc_value *args);
+
+/* Any bytes as a string value; what XML-RPC cannot carry is escaped (text.h). NULL text is "". The
+ * library's own xmlrpc_string_new() gives a wild pointer for such text. NULL: env has a fault. */
+xmlrpc_value *api_string(xmlrpc_env *env, const char *text);
 
 /* Put a member into a struct. Nothing happens when env has a fault already. */
 void api_put_text(xmlrpc_env *env, xmlrpc_value *strct, const char *key, const char *text);

@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/text.h"
 #include "image/store.h"
 
 #include <errno.h>
@@ -55,8 +56,8 @@ static int find(const struct finder *f, const char *name, uint32_t *ret_at)
     const struct place *place = bsearch(&key, f->places, f->n, sizeof(key), by_name);
 
     if (!place)
-        return why_set(f->why, ERR_NO_VERSION,
-                       "vm \"%s\" has no version \"%.80s\"; see varve ls %s", f->vm, name, f->vm);
+        return why_set(f->why, ERR_NO_VERSION, "vm \"%s\" has no version \"%.*s\"; see varve ls %s",
+                       f->vm, text_cut(name, 80), name, f->vm);
     *ret_at = place->at;
     return 0;
 }
