@@ -137,6 +137,51 @@ connect() {
     varve rm --yes w
 }
 
+@test "text that is not UTF-8 is refused, and nothing is done with what else was said" {
+    varve create w --size 1M
+    varve snap w@a
+    varve snap w@b
+    latin=$'t\xebst'
+    unchanged 2 'not UTF-8' varve restore w@a --as "$latin"
+    unchanged 2 'not UTF-8' varve rm --yes w@a "w@$latin"
+    unchanged 2 'not UTF-8' varve rm --yes w@a "$latin"
+    unchanged 2 'not UTF-8' varve rm --yes "$latin" w@a
+    unchanged 2 'not UTF-8' varve snap "w@$latin"
+    unchanged 2 'not UTF-8' varve snap w --quiesce "$latin"
+    unchanged 2 'not UTF-8' varve checkpoint w -m "$latin"
+    unchanged 2 'not UTF-8' varve checkpoint "w@$latin"
+    unchanged 2 'not UTF-8' varve rollback w@a --keep "$latin"
+    unchanged 2 'not UTF-8' varve create other --role "$latin"
+    unchanged 2 'not UTF-8' varve hold "w@$latin"
+    unchanged 2 'not UTF-8' varve rename w "$latin"
+    unchanged 2 'not UTF-8' varve clone w@a "$latin"
+    unchanged 2 'not UTF-8' varve send w@b --from "$latin" -o "$TOP/stream"
+    unchanged 2 'not UTF-8' varve attach w --qmp "$STORE" --disk "root=a,data=$latin"
+    expect 2 '"t\xebst" is not UTF-8' varve snap "w@$latin"
+    mkdir "$TOP/$latin" # files may have any names
+    touch "$TOP/$latin/sock"
+    unchanged 2 'not UTF-8' varve restore w@a --qmp "$TOP/$latin/sock"
+    unchanged 2 'not UTF-8' varve snap w --quiesce auto --agent "$TOP/$latin/sock"
+    varve export w@a "$TOP/$latin/a.img"
+    varve import "$TOP/$latin/a.img" again
+    varve rm --yes w again
+}
+
+@test "text that XML-RPC cannot carry is refused" {
+    varve create w --size 1M
+    unchanged 2 'has a character that Varve cannot keep' varve snap w@n -m 'before 🚀'
+    unchanged 2 'has a character that Varve cannot keep' varve snap w@n -m $'a\x1bb'
+    unchanged 2 'has a character that Varve cannot keep' varve show 🚀
+    unchanged 2 'has a character that Varve cannot keep' varve create w2 --role $'\xef\xbf\xbe'
+    varve snap w@n -m 'vor dem Umbau: größer ✓'
+    [ "$(varve --json show w@n | jq -r .note)" = 'vor dem Umbau: größer ✓' ]
+    # The daemon's sentences are cut between characters.
+    unchanged 2 'use 1 to 64 letters' varve show "a$(printf 'ü%.0s' {1..40})"
+    unchanged 2 '"aüüüüüüüüü..." has 70 characters' varve show "a$(printf 'ü%.0s' {1..69})"
+    unchanged 2 'it may have 64' varve show "a$(printf 'ü%.0s' {1..300})"
+    varve rm --yes w
+}
+
 @test "snap --quiesce auto without an agent warns and takes it" {
     varve create w --size 1M
     run --separate-stderr varve snap w@q --quiesce auto

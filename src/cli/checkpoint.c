@@ -14,14 +14,17 @@
 
 #define POLL_US 100000
 
+/* NULL: one is not UTF-8. */
 static json_t *disks_of(const char *text)
 {
     json_t *disks = json_array();
 
     while (text && *text) {
         size_t n = strcspn(text, ",");
-        if (n)
-            json_array_append_new(disks, json_stringn(text, n));
+        if (n && json_array_append_new(disks, json_stringn(text, n)) < 0) {
+            json_decref(disks);
+            return NULL;
+        }
         text += n + (text[n] == ',');
     }
     return disks;
@@ -192,14 +195,17 @@ enum exit_code cmd_checkpoint(const struct invocation *inv)
 {
     struct version_name name;
     json_t *options = json_object(), *started = NULL, *job = NULL;
+    const char *text = option_value(inv, "note");
+    enum exit_code r = EXIT_OK;
 
     version_name_split(inv->args[0], &name);
     inv->args[0][strcspn(inv->args[0], "@")] = '\0';
     if (name.has_version)
-        json_object_set_new(options, "version", json_string(name.version));
-    if (option_value(inv, "note"))
-        json_object_set_new(options, "note", json_string(option_value(inv, "note")));
-    enum exit_code r = read_pause(inv, options);
+        r = set_text(options, "version", name.version);
+    if (r == EXIT_OK && text)
+        r = set_text(options, "note", text);
+    if (r == EXIT_OK)
+        r = read_pause(inv, options);
     if (r != EXIT_OK) {
         json_decref(options);
         return r;

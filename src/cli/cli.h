@@ -88,13 +88,21 @@ uint64_t member_sum(const json_t *array, const char *key);
 
 /* ---- the daemon ----------------------------------------------------------------------------- */
 
-/* Call a method with an array of arguments (taken; NULL: none). On success *ret is a new reference.
- * On failure the sentence is printed. */
+#define NO_ARGUMENTS json_array()
+
+/* Call a method with an array of arguments (taken; NULL, which is what json_pack() makes of text
+ * that is not UTF-8: EXIT_USAGE). On success *ret is a new reference. On failure the sentence is
+ * printed. */
 enum exit_code call(const struct invocation *inv, const char *method, json_t *args, json_t **ret);
 
 /* The same, where the caller wants to look at the sentence itself. */
 enum exit_code call_quiet(const struct invocation *inv, const char *method, json_t *args,
                           json_t **ret, struct why *why);
+
+/* Text of the user's becomes a member of options, or an item of list. EXIT_USAGE after a message,
+ * and nothing is set: it is not UTF-8. */
+enum exit_code set_text(json_t *options, const char *key, const char *text);
+enum exit_code add_text(json_t *list, const char *text);
 
 /* All versions of vm ("": of all vms), page after page, as version.list gives them. measure: find
  * out what is exclusive. *ret is a new reference. */

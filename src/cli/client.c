@@ -3,7 +3,9 @@
  * The commands speak JSON values; this file turns them into XML-RPC values and back. */
 #include "cli/cli.h"
 
+#include "base/cleanup.h"
 #include "base/mono.h"
+#include "base/text.h"
 #include "cli/http.h"
 
 #include <errno.h>
@@ -17,6 +19,69 @@
 
 /* ---- values --------------------------------------------------------------------------------- */
 
+static enum exit_code add(json_t *to, const char *key, const char *text)
+{
+    _cleanup_free_ char *carried = NULL;
+    json_t *value = json_string(text);
+
+    if (!value) {
+        carried = text_carried(text);
+        return error(EXIT_USAGE, "\"%s\" is not UTF-8", carried ? carried : "");
+    }
+    if ((key ? json_object_set_new(to, key, value) : json_array_append_new(to, value)) < 0)
+        return error(EXIT_FAILED, "no memory");
+    return EXIT_OK;
+}
+
+enum exit_code set_text(json_t *options, const char *key, const char *text)
+{
+    return add(options, key, text);
+}
+
+enum exit_code add_text(json_t *list, const char *text)
+{
+    return add(list, NULL, text);
+}
+
+/* A text in it that XML-RPC cannot carry; NULL: there is none. */
+static const char *find_refused(const json_t *json)
+{
+    const char *text, *key;
+    json_t *member;
+    size_t i;
+
+    if (json_is_string(json))
+        return text_refused(json_string_value(json)) ? json_string_value(json) : NULL;
+    json_array_foreach(json, i, member)
+    {
+        if ((text = find_refused(member)))
+            return text;
+    }
+    json_object_foreach((json_t *)(uintptr_t)json, key, member)
+    {
+        if ((text = find_refused(member)))
+            return text;
+    }
+    return NULL;
+}
+
+/* EXIT_USAGE with a sentence: the arguments cannot be sent. */
+static enum exit_code check_arguments(const json_t *args, struct why *why)
+{
+    _cleanup_free_ char *carried = NULL;
+    const char *refused = args ? find_refused(args) : NULL;
+
+    if (!args)
+        why_set(why, 0, "what was given is not UTF-8");
+    else if (refused)
+        why_set(why, 0,
+                "\"%s\" has a character that Varve cannot keep: a control character, or one beyond "
+                "U+FFFD, as emojis are",
+                (carried = text_carried(refused)) ? carried : "");
+    return args && !refused ? EXIT_OK : EXIT_USAGE;
+}
+
+/* Of what check_arguments() has passed. */
 static xmlrpc_value *to_xmlrpc(xmlrpc_env *env, const json_t *json)
 {
     xmlrpc_value *value = NULL, *item;
@@ -159,13 +224,16 @@ enum exit_code call_quiet(const struct invocation *inv, const char *method, json
                           json_t **ret, struct why *why)
 {
     char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-    json_t *list = args ? args : json_array();
-    enum exit_code r = EXIT_FAILED;
+    enum exit_code r = check_arguments(args, why);
     struct http_answer answer = {};
     xmlrpc_env env;
 
+    if (r != EXIT_OK) {
+        json_decref(args);
+        return r;
+    }
     if (snprintf(path, sizeof(path), "%s/varve.sock", inv->run_dir) >= (int)sizeof(path)) {
-        json_decref(list);
+        json_decref(args);
         why_set(why, 0,
                 "the socket path %.60s.../varve.sock is longer than the %zu characters that a Unix "
                 "socket's may have; choose a shorter run directory",
@@ -175,8 +243,9 @@ enum exit_code call_quiet(const struct invocation *inv, const char *method, json
     xmlrpc_env_init(&env);
     xmlrpc_limit_set(XMLRPC_XML_SIZE_LIMIT_ID, ANSWER_MAX_BYTES);
     xmlrpc_mem_block *request = XMLRPC_MEMBLOCK_NEW(char, &env, 0);
-    xmlrpc_value *params = to_xmlrpc(&env, list);
+    xmlrpc_value *params = to_xmlrpc(&env, args);
     xmlrpc_serialize_call(&env, request, method, params);
+    r = EXIT_FAILED;
     if (!env.fault_occurred)
         r = send_request(path, request, &answer, why);
     if (!env.fault_occurred && r == EXIT_OK)
@@ -189,7 +258,7 @@ enum exit_code call_quiet(const struct invocation *inv, const char *method, json
     XMLRPC_MEMBLOCK_FREE(char, request);
     free(answer.body);
     xmlrpc_env_clean(&env);
-    json_decref(list);
+    json_decref(args);
     return r;
 }
 
@@ -210,7 +279,7 @@ enum exit_code check_daemon(const struct invocation *inv, enum exit_code code)
 {
     json_t *unused = NULL;
     struct why why = {};
-    enum exit_code r = call_quiet(inv, "daemon.info", NULL, &unused, &why);
+    enum exit_code r = call_quiet(inv, "daemon.info", NO_ARGUMENTS, &unused, &why);
 
     json_decref(unused);
     return r == EXIT_UNREACHABLE ? error(r, "the daemon is gone: %s", why.text) : code;

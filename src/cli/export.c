@@ -180,7 +180,7 @@ enum exit_code cmd_export(const struct invocation *inv)
     if (r == EXIT_OK)
         r = look_at_disk(inv, &source, &size);
     if (r == EXIT_OK)
-        r = call(inv, "daemon.info", NULL, &info);
+        r = call(inv, "daemon.info", NO_ARGUMENTS, &info);
     if (r != EXIT_OK)
         return r;
     snprintf(nbd_socket, sizeof(nbd_socket), "%s", member_text(info, "nbd_socket"));

@@ -125,7 +125,7 @@ enum exit_code cmd_import(const struct invocation *inv)
     interrupt_catch();
 
     /* Everything that can be known before is looked at before anything is made. */
-    enum exit_code r = call(inv, "daemon.info", NULL, &info);
+    enum exit_code r = call(inv, "daemon.info", NO_ARGUMENTS, &info);
     if (r != EXIT_OK)
         return r;
     snprintf(im.nbd_socket, sizeof(im.nbd_socket), "%s", member_text(info, "nbd_socket"));

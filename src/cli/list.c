@@ -36,7 +36,7 @@ static void print_vms(const json_t *vms)
 static enum exit_code list_vms(const struct invocation *inv)
 {
     json_t *vms;
-    enum exit_code r = call(inv, "vm.list", NULL, &vms);
+    enum exit_code r = call(inv, "vm.list", NO_ARGUMENTS, &vms);
 
     if (r != EXIT_OK)
         return r;
@@ -323,7 +323,7 @@ static enum exit_code list_tree(const struct invocation *inv)
 {
     json_t *vms = NULL, *versions = NULL;
     struct tree tree;
-    enum exit_code r = call(inv, "vm.list", NULL, &vms);
+    enum exit_code r = call(inv, "vm.list", NO_ARGUMENTS, &vms);
 
     if (r == EXIT_OK)
         r = call_versions(inv, "", false, &versions);

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include "base/size.h"
+#include "base/text.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -158,24 +159,33 @@ uint64_t member_sum(const json_t *array, const char *key)
 
 /* ---- names and sizes ------------------------------------------------------------------------ */
 
+/* The first n bytes of text, as many as there is room for; no character is cut. */
+static void copy_name(char out[256], const char *text, size_t n)
+{
+    if (n > 255)
+        n = (size_t)text_cut(text, 255);
+    memcpy(out, text, n);
+    out[n] = '\0';
+}
+
 void disk_name_split(const char *text, struct disk_name *ret)
 {
     const char *slash = strchr(text, '/');
-    int n = slash ? (int)(slash - text) : (int)strlen(text);
+    const char *disk = slash ? slash + 1 : "root";
 
     ret->has_disk = slash != NULL;
-    snprintf(ret->vm, sizeof(ret->vm), "%.*s", n, text);
-    snprintf(ret->disk, sizeof(ret->disk), "%s", slash ? slash + 1 : "root");
+    copy_name(ret->vm, text, slash ? (size_t)(slash - text) : strlen(text));
+    copy_name(ret->disk, disk, strlen(disk));
 }
 
 void version_name_split(const char *text, struct version_name *ret)
 {
     const char *at = strchr(text, '@');
-    int n = at ? (int)(at - text) : (int)strlen(text);
+    const char *version = at ? at + 1 : "";
 
     ret->has_version = at != NULL;
-    snprintf(ret->vm, sizeof(ret->vm), "%.*s", n, text);
-    snprintf(ret->version, sizeof(ret->version), "%s", at ? at + 1 : "");
+    copy_name(ret->vm, text, at ? (size_t)(at - text) : strlen(text));
+    copy_name(ret->version, version, strlen(version));
 }
 
 enum exit_code version_name_read(const char *text, struct version_name *ret)

@@ -3,6 +3,7 @@
  * What comes in goes into a provisional vm that the daemon makes (recv.begin); when all of it is
  * there, checked and durable, it takes its place (recv.finish). A receiver that dies is
  * disconnected by that, and the daemon removes what it had begun. */
+#include "base/text.h"
 #include "cli/cli.h"
 #include "cli/process.h"
 #include "cli/recv-data.h"
@@ -78,6 +79,11 @@ static enum exit_code open_stream(struct recv *r)
         return error(EXIT_FAILED, "interrupted");
     if (n < 0)
         return error(EXIT_FAILED, "%s", r->reader.why.text);
+    if (text_refused(r->reader.info.note))
+        return error(EXIT_FAILED,
+                     "the note of %s@%s in the stream has a character beyond U+FFFD, "
+                     "as emojis are, which Varve cannot keep",
+                     r->reader.info.vm, r->reader.info.version);
     snprintf(r->target, sizeof(r->target), "%s", r->reader.info.vm);
     return EXIT_OK;
 }
@@ -158,7 +164,7 @@ static enum exit_code connect_all(struct recv *r)
 {
     const struct stream_info *info = &r->reader.info;
     json_t *answer;
-    enum exit_code code = call(r->inv, "daemon.info", NULL, &answer);
+    enum exit_code code = call(r->inv, "daemon.info", NO_ARGUMENTS, &answer);
 
     if (code != EXIT_OK)
         return code;

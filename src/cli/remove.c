@@ -63,10 +63,10 @@ static enum exit_code read_targets(const struct invocation *inv, struct targets 
         if (name.has_version)
             r = version_name_read(inv->args[i], &name);
         struct target *t = target_of(targets, name.vm);
-        if (name.has_version)
-            json_array_append_new(t->items, json_string(name.version));
-        else
+        if (!name.has_version)
             t->whole = true;
+        else if (r == EXIT_OK)
+            r = add_text(t->items, name.version);
     }
     return r;
 }

@@ -21,8 +21,9 @@ static enum exit_code read_options(const struct invocation *inv, json_t *options
     char path[PATH_MAX];
     uint64_t number;
 
-    if (as)
-        json_object_set_new(options, "as", json_string(as));
+    enum exit_code r = as ? set_text(options, "as", as) : EXIT_OK;
+    if (r != EXIT_OK)
+        return r;
     if (count && (size_parse_decimal(count, &number) < 0 || number < 1 || number > INT_MAX))
         return error(EXIT_USAGE, "\"%s\" is no number of machines", count);
     if (count)
@@ -37,9 +38,7 @@ static enum exit_code read_options(const struct invocation *inv, json_t *options
         json_object_set_new(options, "paused", json_true());
     if (qmp && !realpath(qmp, path))
         return error(EXIT_NOT_FOUND, "cannot find %s: %s", qmp, strerror(errno));
-    if (qmp)
-        json_object_set_new(options, "qmp", json_string(path));
-    return EXIT_OK;
+    return qmp ? set_text(options, "qmp", path) : EXIT_OK;
 }
 
 /* Whether all machines have come up; the job goes on until all memory is there. */

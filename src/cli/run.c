@@ -146,7 +146,7 @@ enum exit_code cmd_run(const struct invocation *inv)
         return r;
     r = check_whole(vm, "vm", inv->args[0]);
     if (r == EXIT_OK)
-        r = call(inv, "daemon.info", NULL, &info);
+        r = call(inv, "daemon.info", NO_ARGUMENTS, &info);
     if (r == EXIT_OK) {
         snprintf(nbd_socket, sizeof(nbd_socket), "%s", member_text(info, "nbd_socket"));
         json_decref(info);

@@ -135,8 +135,11 @@ static enum exit_code ask_info(const struct send *s, json_t **ret)
 {
     json_t *args = json_pack("[s, s]", s->name.vm, s->name.version);
 
-    if (*s->from)
-        json_array_append_new(args, json_string(s->from));
+    enum exit_code r = args && *s->from ? add_text(args, s->from) : EXIT_OK;
+    if (r != EXIT_OK) {
+        json_decref(args);
+        return r;
+    }
     return call(s->inv, "send.info", args, ret);
 }
 
@@ -211,7 +214,7 @@ static enum exit_code connect_all(struct send *s)
     enum exit_code r = EXIT_OK;
     json_t *info;
 
-    r = call(s->inv, "daemon.info", NULL, &info);
+    r = call(s->inv, "daemon.info", NO_ARGUMENTS, &info);
     if (r != EXIT_OK)
         return r;
     snprintf(s->nbd_socket, sizeof(s->nbd_socket), "%s", member_text(info, "nbd_socket"));

@@ -127,7 +127,7 @@ enum exit_code cmd_df(const struct invocation *inv)
     };
     char text[SIZE_TEXT_CHARS];
     json_t *space;
-    enum exit_code r = call(inv, "store.space", NULL, &space);
+    enum exit_code r = call(inv, "store.space", NO_ARGUMENTS, &space);
 
     if (r != EXIT_OK)
         return r;
@@ -150,7 +150,7 @@ enum exit_code cmd_stats(const struct invocation *inv)
 {
     json_t *counters, *counter;
     size_t i;
-    enum exit_code r = call(inv, "store.counters", NULL, &counters);
+    enum exit_code r = call(inv, "store.counters", NO_ARGUMENTS, &counters);
 
     if (r != EXIT_OK)
         return r;
@@ -174,7 +174,7 @@ enum exit_code cmd_version(const struct invocation *inv)
     json_t *info = NULL, *both = json_pack("{s:s}", "varve", VARVE_VERSION);
     enum exit_code r = EXIT_OK;
 
-    call_quiet(inv, "daemon.info", NULL, &info, &why);
+    call_quiet(inv, "daemon.info", NO_ARGUMENTS, &info, &why);
     if (info)
         json_object_set(both, "daemon", info);
     if (inv->json) {

@@ -36,6 +36,22 @@ static void splits_names(void **state)
     assert_string_equal(name.disk, "");
 }
 
+/* What is too long stays so, and is no worse UTF-8 than before. */
+static void cuts_names_between_characters(void **state)
+{
+    struct version_name name;
+    char text[700] = "a";
+
+    for (size_t i = 0; i < 300; i++)
+        strcpy(text + 1 + 2 * i, "\xc3\xbc");
+    version_name_split(text, &name);
+    assert_int_equal(strlen(name.vm), 255);
+    memmove(text, text + 1, sizeof(text) - 1);
+    version_name_split(text, &name);
+    assert_int_equal(strlen(name.vm), 254);
+    assert_memory_equal(name.vm, text, 254);
+}
+
 static void knows_formats(void **state)
 {
     assert_string_equal(image_format_of_name("a/b.qcow2"), "qcow2");
@@ -86,8 +102,11 @@ static void durations(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(splits_names),   cmocka_unit_test(knows_formats),
-        cmocka_unit_test(finds_commands), cmocka_unit_test(table_is_complete),
+        cmocka_unit_test(splits_names),
+        cmocka_unit_test(cuts_names_between_characters),
+        cmocka_unit_test(knows_formats),
+        cmocka_unit_test(finds_commands),
+        cmocka_unit_test(table_is_complete),
         cmocka_unit_test(durations),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

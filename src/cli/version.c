@@ -17,18 +17,17 @@ static enum exit_code snap_options(const struct invocation *inv, const struct ve
 {
     const char *text = option_value(inv, "note"), *quiesce = option_value(inv, "quiesce");
     const char *timeout = option_value(inv, "timeout"), *agent = option_value(inv, "agent");
+    enum exit_code r = EXIT_OK;
     uint64_t seconds;
 
     if (name->has_version)
-        json_object_set_new(options, "version", json_string(name->version));
-    if (text) {
-        json_t *value = json_string(text);
-        if (!value)
-            return error(EXIT_USAGE, "the note is not UTF-8");
-        json_object_set_new(options, "note", value);
-    }
-    if (quiesce)
-        json_object_set_new(options, "quiesce", json_string(quiesce));
+        r = set_text(options, "version", name->version);
+    if (r == EXIT_OK && text)
+        r = set_text(options, "note", text);
+    if (r == EXIT_OK && quiesce)
+        r = set_text(options, "quiesce", quiesce);
+    if (r != EXIT_OK)
+        return r;
     if (timeout && (size_parse_decimal(timeout, &seconds) < 0 || seconds > INT_MAX))
         return error(EXIT_USAGE, "\"%s\" is no number of seconds", timeout);
     if (timeout)
@@ -37,9 +36,9 @@ static enum exit_code snap_options(const struct invocation *inv, const struct ve
         char path[PATH_MAX];
         if (!realpath(agent, path))
             return error(EXIT_NOT_FOUND, "cannot find %s: %s", agent, strerror(errno));
-        json_object_set_new(options, "agent", json_string(path));
+        r = set_text(options, "agent", path);
     }
-    return EXIT_OK;
+    return r;
 }
 
 enum exit_code cmd_snap(const struct invocation *inv)
@@ -110,7 +109,11 @@ enum exit_code cmd_rollback(const struct invocation *inv)
         return r;
     options = json_pack("{s:b, s:b}", "force", force, "discard", discard);
     if (keep)
-        json_object_set_new(options, "keep", json_string(keep));
+        r = set_text(options, "keep", keep);
+    if (r != EXIT_OK) {
+        json_decref(options);
+        return r;
+    }
     r = call(inv, "vm.rollback", json_pack("[s, s, o]", name.vm, name.version, options), &done);
     if (r != EXIT_OK)
         return r;

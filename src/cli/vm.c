@@ -15,18 +15,19 @@ enum exit_code cmd_create(const struct invocation *inv)
 {
     const char *size = option_value(inv, "size"), *role = option_value(inv, "role");
     json_t *options = json_object();
+    enum exit_code r = EXIT_OK;
     uint64_t bytes;
 
-    if (size) {
-        enum exit_code r = read_disk_size(size, &bytes);
-        if (r != EXIT_OK) {
-            json_decref(options);
-            return r;
-        }
+    if (size)
+        r = read_disk_size(size, &bytes);
+    if (r == EXIT_OK && size)
         json_object_set_new(options, "size", decimal(bytes));
+    if (r == EXIT_OK && role)
+        r = set_text(options, "role", role);
+    if (r != EXIT_OK) {
+        json_decref(options);
+        return r;
     }
-    if (role)
-        json_object_set_new(options, "role", json_string(role));
     return call(inv, "vm.create", json_pack("[s, o]", inv->args[0], options), NULL);
 }
 
