@@ -654,3 +654,14 @@ END
     done
     start_daemon
 }
+
+@test "send --from wants a version's name" {
+    varve create w --size 1M
+    varve snap w@a
+    for from in '' w@ @; do
+        unchanged 2 'vers' varve send w@a --from "$from" -o "$TOP/stream"
+        [ ! -e "$TOP/stream" ]
+    done
+    expect 2 '--from "w@" names no version' varve send w@a --from w@ -o "$TOP/stream"
+    varve rm --yes w
+}

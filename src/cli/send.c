@@ -55,6 +55,9 @@ static enum exit_code read_names(struct send *s)
                          "older version of the same vm",
                          from, s->inv->args[0]);
         s->from = from_name.has_version ? strchr(from, '@') + 1 : from;
+        if (!*s->from)
+            return error(EXIT_USAGE, "--from \"%s\" names no version; see varve ls %s", from,
+                         s->name.vm);
     }
     s->level = 1;
     if (level) {
