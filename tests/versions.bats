@@ -665,3 +665,13 @@ END
     expect 2 '--from "w@" names no version' varve send w@a --from w@ -o "$TOP/stream"
     varve rm --yes w
 }
+
+# ---- what is more than the command can do --------------------------------------------------------
+
+@test "run refuses a vm with more disks than it gives a machine" {
+    varve create w --size 1M
+    for i in {1..24}; do varve disk add "w/d$i" 4096; done
+    unchanged 1 'has 25 disks, and varve run gives a machine up to 24' varve run w -m 64M
+    [ ! -e "$VARVE_RUN/vm/w/pid" ]
+    varve rm --yes w
+}

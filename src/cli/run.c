@@ -45,8 +45,9 @@ static enum exit_code read_options(const struct invocation *inv, struct launch *
     return check_machine_name(l->name);
 }
 
-/* root comes first: it is the one to boot from. A disk that is being imported is left out. */
-static unsigned list_disks(const json_t *vm, const char **disks, bool *ret_in_use)
+/* root comes first: it is the one to boot from. A disk that is being imported is left out. Returns
+ * how many there are, which may be more than there is room for. */
+static unsigned list_disks(const json_t *vm, const char *disks[DISKS_MAX], bool *ret_in_use)
 {
     unsigned n = 0;
     json_t *disk;
@@ -62,8 +63,11 @@ static unsigned list_disks(const json_t *vm, const char **disks, bool *ret_in_us
                 continue;
             }
             *ret_in_use |= member_u64(disk, "users") > 0;
-            if ((strcmp(name, "root") == 0) == root && n < DISKS_MAX)
-                disks[n++] = name;
+            if ((strcmp(name, "root") == 0) != root)
+                continue;
+            if (n < DISKS_MAX)
+                disks[n] = name;
+            n++;
         }
     return n;
 }
@@ -156,7 +160,12 @@ enum exit_code cmd_run(const struct invocation *inv)
     }
     if (r == EXIT_OK) {
         l.n_disks = list_disks(vm, disks, &l.in_use);
-        r = launch(inv, &l);
+        r = l.n_disks > DISKS_MAX
+                ? error(EXIT_FAILED,
+                        "vm %s has %u disks, and varve run gives a machine up to %d; run QEMU with "
+                        "these disks yourself, or remove some with varve disk rm",
+                        l.vm, l.n_disks, DISKS_MAX)
+                : launch(inv, &l);
     }
     json_decref(vm);
     return r;
