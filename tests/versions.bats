@@ -675,3 +675,14 @@ END
     [ ! -e "$VARVE_RUN/vm/w/pid" ]
     varve rm --yes w
 }
+
+@test "export replaces nothing but a plain file" {
+    varve create w --size 1M
+    mkfifo "$TOP/pipe"
+    for force in '' --force; do
+        unchanged 2 'is no plain file' varve export $force w "$TOP/pipe"
+        [ -p "$TOP/pipe" ]
+    done
+    [ -z "$(ls "$TOP" | grep partial)" ]
+    varve rm --yes w
+}

@@ -160,6 +160,21 @@ static enum exit_code write_image(const struct invocation *inv, const struct sou
     return r;
 }
 
+/* A device or a pipe is nothing that a file may replace. */
+static enum exit_code check_target(const char *path, bool force)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return EXIT_OK;
+    if (!S_ISREG(st.st_mode))
+        return error(EXIT_USAGE,
+                     "%s is no plain file, and an image is written beside its place and replaces "
+                     "what is there; export to a file and copy that, or read the disk over NBD",
+                     path);
+    return force ? EXIT_OK : cannot("make", path, EEXIST);
+}
+
 enum exit_code cmd_export(const struct invocation *inv)
 {
     const char *format = option_value(inv, "format"), *path = inv->args[1];
@@ -172,11 +187,12 @@ enum exit_code cmd_export(const struct invocation *inv)
         return error(EXIT_USAGE, "\"%s\" is no format; use raw, qcow2, vmdk, vhdx or vdi", format);
     if (!format)
         format = image_format_of_name(path);
-    if (!option_value(inv, "force") && access(path, F_OK) == 0)
-        return cannot("make", path, EEXIST);
+    enum exit_code r = check_target(path, option_value(inv, "force") != NULL);
+    if (r != EXIT_OK)
+        return r;
     interrupt_catch();
 
-    enum exit_code r = read_source(inv->args[0], &source);
+    r = read_source(inv->args[0], &source);
     if (r == EXIT_OK)
         r = look_at_disk(inv, &source, &size);
     if (r == EXIT_OK)
