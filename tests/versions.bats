@@ -686,3 +686,23 @@ END
     [ -z "$(ls "$TOP" | grep partial)" ]
     varve rm --yes w
 }
+
+@test "an answer that is longer than any should be is told as that" {
+    mkdir "$TOP/long-run"
+    /usr/bin/python3 - "$TOP/long-run/varve.sock" 3>&- <<'END' &
+import socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+client = listener.accept()[0]
+client.recv(65536)
+try:
+    client.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (65 << 20))
+except OSError:
+    pass
+END
+    client=$!
+    for _ in $(seq 100); do [ ! -S "$TOP/long-run/varve.sock" ] || break; sleep 0.05; done
+    expect 1 'answered to vm.list is longer than the 64 MiB' varve --run "$TOP/long-run" ls
+    wait "$client"
+}

@@ -184,7 +184,7 @@ static enum exit_code unreachable(int code, bool connected, const char *path, st
     return EXIT_UNREACHABLE;
 }
 
-static enum exit_code send_request(const char *path, xmlrpc_mem_block *request,
+static enum exit_code send_request(const char *path, const char *method, xmlrpc_mem_block *request,
                                    struct http_answer *answer, struct why *why)
 {
     int connected;
@@ -192,6 +192,14 @@ static enum exit_code send_request(const char *path, xmlrpc_mem_block *request,
                       XMLRPC_MEMBLOCK_SIZE(char, request), ANSWER_MAX_BYTES,
                       mono_us() + CALL_TIMEOUT_SECONDS * 1000000ULL, answer, &connected);
 
+    if (r == -EFBIG) {
+        why_set(
+            why, 0,
+            "what the daemon answered to %s is longer than the %u MiB that varve takes; ask for "
+            "less, such as one vm in place of all",
+            method, ANSWER_MAX_BYTES >> 20);
+        return EXIT_FAILED;
+    }
     if (r < 0)
         return unreachable(r, connected, path, why);
     if (answer->status == 200)
@@ -247,7 +255,7 @@ enum exit_code call_quiet(const struct invocation *inv, const char *method, json
     xmlrpc_serialize_call(&env, request, method, params);
     r = EXIT_FAILED;
     if (!env.fault_occurred)
-        r = send_request(path, request, &answer, why);
+        r = send_request(path, method, request, &answer, why);
     if (!env.fault_occurred && r == EXIT_OK)
         r = read_answer(&env, &answer, ret, why);
     if (env.fault_occurred) {
