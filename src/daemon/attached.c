@@ -6,6 +6,7 @@
 #include "base/mono.h"
 #include "base/report.h"
 #include "base/stop-point.h"
+#include "base/text.h"
 #include "checkpoint/capture.h"
 #include "daemon/engine.h"
 #include "guest/foreign-io.h"
@@ -296,6 +297,39 @@ static int find_disks(const struct attached_spec *spec, struct attached *a, stru
     return r < 0 ? r : check_disks(spec, a, exports, why);
 }
 
+/* ---- what it was started by ----------------------------------------------------------------- */
+
+/* What a version keeps of QEMU's start is JSON, and so UTF-8. */
+static int check_text(const char *what, const char *text, struct why *why)
+{
+    json_t *value = json_string(text);
+    _cleanup_free_ char *carried = NULL;
+
+    if (value) {
+        json_decref(value);
+        return 0;
+    }
+    carried = text_carried(text);
+    return why_set(why, -EOPNOTSUPP,
+                   "%s of QEMU, \"%.300s\", is not UTF-8, so that no version could say how the "
+                   "machine is started; start it with other names",
+                   what, carried ? carried : "");
+}
+
+static int check_start(const struct attached *a, struct why *why)
+{
+    char cwd[PATH_MAX], **args;
+    int r = restore_args_of((int)a->pid, &args, why);
+
+    if (r < 0)
+        return r;
+    for (char **arg = args; *arg && r == 0; arg++)
+        r = check_text("an argument", *arg, why);
+    free(args);
+    cwd_of(a->pid, cwd);
+    return r < 0 ? r : check_text("the working directory", cwd, why);
+}
+
 /* ---- opening -------------------------------------------------------------------------------- */
 
 int attached_open(const struct attached_spec *spec, struct attached *ret, struct why *why)
@@ -312,6 +346,8 @@ int attached_open(const struct attached_spec *spec, struct attached *ret, struct
         r = spec->check(spec->check_arg, a.pid, why);
     if (r == 0)
         r = device_state_check(a.monitor, true, in_us(OPEN_US), NULL, why);
+    if (r == 0)
+        r = check_start(&a, why);
     if (r == 0)
         r = find_disks(spec, &a, why);
     if (r == 0)

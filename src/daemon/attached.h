@@ -57,8 +57,9 @@ struct attached {
 
 /* Errors with a sentence that says the mend: those of monitor_open(), device_state_check(),
  * ram_open(), tracker_open(), device_state_prepare(); -EOPNOTSUPP: a disk is not on Varve, or
- * of another vm; -ENOENT: there is no such node, or disk of the vm; -ESRCH: another QEMU. On error
- * nothing is left; after ERR_PAUSED ret->pid says who is paused. */
+ * of another vm, or what QEMU was started by is not UTF-8; -ENOENT: there is no such node, or disk
+ * of the vm; -ESRCH: another QEMU. On error nothing is left; after ERR_PAUSED ret->pid says who is
+ * paused. */
 int attached_open(const struct attached_spec *spec, struct attached *ret, struct why *why);
 /* remove: take what was put into QEMU out again; else it stays for the next daemon. */
 void attached_close(struct attached *attached, bool remove);
