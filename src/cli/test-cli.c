@@ -1,12 +1,16 @@
 /* test-cli.c - names, formats, the table of commands. */
 #include "cli/cli.h"
+#include "cli/process.h"
 #include "cli/progress.h"
 #include "cli/qemu-img.h"
 
 #include <ctype.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -99,6 +103,55 @@ static void durations(void **state)
     assert_string_equal(duration_format(7387, text), "2:03:07");
 }
 
+/* Somebody who is impatient: two interrupts, a while apart. */
+static void interrupt_twice(void *arg, const char *text, size_t len)
+{
+    bool *begun = arg;
+
+    if (*begun)
+        return;
+    *begun = true;
+    pid_t us = getpid(), pid = fork();
+    assert_true(pid >= 0);
+    if (pid > 0)
+        return;
+    for (int i = 0; i < 2; i++) {
+        usleep(100000);
+        kill(us, SIGINT);
+    }
+    _exit(0);
+}
+
+static void passes_each_interrupt_on(void **state)
+{
+    char *const argv[] = {"sh", "-c",
+                          "n=0; trap 'n=$((n + 1)); [ $n -lt 2 ] || exit 3' TERM; echo up; "
+                          "for i in $(seq 200); do sleep 0.05; done",
+                          NULL};
+    struct process_result result;
+    bool begun = false;
+
+    interrupt_catch();
+    assert_int_equal(process_run(argv, interrupt_twice, &begun, &result), 0);
+    assert_true(begun && interrupted() && result.interrupted);
+    assert_int_equal(result.exit_code, 3);
+    wait(NULL); /* for who was impatient */
+}
+
+/* One that came before the child is passed on to it, too, and none is lost on the way. */
+static void an_interrupt_comes_through(void **state)
+{
+    char *const argv[] = {"sleep", "60", NULL};
+    struct process_result result;
+
+    assert_true(interrupted()); /* by the test before */
+    for (int i = 0; i < 20; i++) {
+        assert_int_equal(process_run(argv, NULL, NULL, &result), 0);
+        assert_int_equal(result.exit_code, -1);
+        assert_true(result.interrupted);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -108,6 +161,8 @@ int main(void)
         cmocka_unit_test(finds_commands),
         cmocka_unit_test(table_is_complete),
         cmocka_unit_test(durations),
+        cmocka_unit_test(passes_each_interrupt_on),
+        cmocka_unit_test(an_interrupt_comes_through),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
