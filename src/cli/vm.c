@@ -239,6 +239,6 @@ enum exit_code cmd_disk_resize(const struct invocation *inv)
                     size_format(size, old_text), size_format(bytes, new_text));
     if (r != EXIT_OK)
         return r;
-    return call(inv, "disk.resize", json_pack("[s, s, o]", name.vm, name.disk, decimal(bytes)),
-                NULL);
+    return call(inv, "disk.resize",
+                json_pack("[s, s, o, o]", name.vm, name.disk, decimal(bytes), decimal(size)), NULL);
 }

@@ -10,6 +10,7 @@
 #include "daemon/restoring.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -627,6 +628,12 @@ void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_chang
     case FAULT_ALREADY:
         api_fault(env, fault, "version \"%s@%s\" is %s", c.vm, c.version,
                   c.hold ? "held already" : "not held");
+        break;
+    case FAULT_CHANGED: /* of a resize: who may meet it with another looks for it himself */
+        api_fault(env, fault,
+                  "disk \"%s\" of vm \"%s\" has not %" PRIu64
+                  " bytes any more, and nothing was changed; see varve show %s",
+                  c.disk, c.vm, c.from_bytes, c.vm);
         break;
     case FAULT_STORE_FULL:
         api_fault(env, fault, "the store is full; remove what is not needed, see varve df");

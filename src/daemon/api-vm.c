@@ -118,7 +118,7 @@ static void refuse_while_brought_up(xmlrpc_env *env, struct api *api, const stru
 }
 
 /* The methods whose arguments are names, and perhaps a size: a vm; then its disk or its new name;
- * then the disk's size. */
+ * then the disk's size, and that which it had. */
 static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct api *api,
                                   enum change_kind kind)
 {
@@ -134,6 +134,8 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
                       rename ? c.new_name : c.disk);
     if (!env->fault_occurred && (kind == CHANGE_DISK_ADD || kind == CHANGE_DISK_RESIZE))
         take_size(env, api_text(env, args, 2), &c.size_bytes);
+    if (!env->fault_occurred && kind == CHANGE_DISK_RESIZE && api_count(args) > 3)
+        take_size(env, api_text(env, args, 3), &c.from_bytes);
     if (kind == CHANGE_DISK_ADD)
         api_take_options(env, "disk.add", args, 3, options);
     if (rename || kind == CHANGE_VM_REMOVE)
@@ -308,7 +310,9 @@ const struct method api_vm_methods[] = {
     {"disk.commit", "b:ss", "vm, disk", "Make a provisional disk an ordinary one.", disk_commit},
     {"disk.remove", "b:ss", "vm, disk", "Remove a disk. Refused (busy) while a client uses it.",
      disk_remove},
-    {"disk.resize", "b:sss", "vm, disk, size",
-     "Change the size of a disk. What lies beyond a smaller size is gone.", disk_resize},
+    {"disk.resize", "b:sss,b:ssss", "vm, disk, size, from",
+     "Change the size of a disk. What lies beyond a smaller size is gone. from: the size that the "
+     "disk is known to have; with another one nothing is done (changed).",
+     disk_resize},
     {},
 };

@@ -31,7 +31,10 @@ const struct fault_info fault_table[] = {
     {FAULT_UNSUPPORTED, "unsupported", "This daemon or store cannot do that.", EXIT_FAILED},
     {FAULT_NOT_FROZEN, "not-frozen",
      "The guest's agent did not freeze its file systems, and no version was taken.", EXIT_FAILED},
-    {FAULT_CHANGED, "changed", "The vm is not any more what the stream goes on from.",
+    {FAULT_CHANGED, "changed",
+     "The vm is not any more what the stream goes on from, or the disk has not the size that it "
+     "was "
+     "said to have.",
      EXIT_CONFLICT},
     {-500, "xmlrpc-internal", "The XML-RPC library failed.", EXIT_FAILED},
     {-501, "xmlrpc-type", "An XML-RPC value has the wrong type.", EXIT_USAGE},

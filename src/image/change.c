@@ -40,6 +40,8 @@ static int validate_disk(const struct store_change *c, struct vm *vm)
             return -ENOENT;
         if (!size_is_valid(c->size_bytes))
             return ERR_BAD_SIZE;
+        if (c->from_bytes && c->from_bytes != disk->size_bytes)
+            return -ESTALE;
         return c->size_bytes < disk->size_bytes && disk->users ? -EBUSY : 0;
     }
 }

@@ -188,7 +188,8 @@ enum change_kind {
     CHANGE_VM_REMOVE = 3,   /* vm with its disks and versions; -EBUSY, ERR_HELD */
     CHANGE_DISK_ADD = 4,    /* vm, disk, size_bytes, provisional */
     CHANGE_DISK_REMOVE = 5, /* vm, disk */
-    CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond */
+    CHANGE_DISK_RESIZE = 6, /* vm, disk, size_bytes; shrinking drops what lies beyond; -ESTALE when
+                               it has not from_bytes */
     CHANGE_DISK_COMMIT = 7, /* vm, disk: a provisional disk becomes an ordinary one */
     CHANGE_SNAP = 8, /* vm, version, note, consistency, guid, created_us: the state of all its disks
                         at one instant becomes vm@version; -EEXIST, ERR_STORE_FULL, -EIO (a guid is
@@ -238,6 +239,7 @@ struct store_change {
     uint64_t created_us;      /* SNAP: UTC, when it was made in the store it came from; 0: now */
     bool hold;
     uint64_t size_bytes;
+    uint64_t from_bytes; /* DISK_RESIZE: the size that it must have; 0: any */
     enum vm_role role;
     bool provisional; /* VM_CREATE, DISK_ADD, CLONE, SNAP */
     bool memory;      /* VM_CREATE, CLONE: it keeps the memory of another vm: vm_info.memory */
