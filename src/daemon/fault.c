@@ -88,6 +88,7 @@ enum fault fault_from_code(int code)
     case ENOSPC:
         return FAULT_STORE_FULL;
     case EINVAL:
+    case ENAMETOOLONG: /* of a path that a socket or a file is to have */
         return FAULT_BAD_ARGUMENT;
     case EIO:
         return FAULT_IO;

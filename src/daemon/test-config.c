@@ -155,6 +155,7 @@ static void faults_are_distinct(void **state)
     assert_int_equal(fault_from_code(-EXDEV), FAULT_FAILED);
     assert_int_equal(exit_from_code(0), EXIT_OK);
     assert_int_equal(exit_from_code(ERR_IN_USE), EXIT_CONFLICT);
+    assert_int_equal(exit_from_code(-ENAMETOOLONG), EXIT_USAGE);
     assert_int_equal(fault_find(12345)->number, FAULT_FAILED);
 }
 
