@@ -706,8 +706,21 @@ finally:
 EOF
 }
 
-@test "the unit lets machines outlive the daemon that started them" {
-    local service=$(sed -n '/^\[Service\]/,/^\[Install\]/p' "$BUILD/man/varved.service")
+@test "the unit starts the daemon that is installed, and lets machines outlive it" {
+    local dest=$TOP/installed unit service
+    DESTDIR=$dest meson install -C "$BUILD" --no-rebuild >"$TOP/install.log"
+    unit=$(find "$dest" -name varved.service)
+    service=$(sed -n '/^\[Service\]/,/^\[Install\]/p' "$unit")
+    grep -qx 'Type=notify' <<<"$service"
+    local start=$(sed -n 's/^ExecStart=//p' <<<"$service")
+    [ "$("$dest${start%% *}" --version)" = "$(varved --version)" ]
+    [ "${start#* }" = "--store /var/lib/varve --run /run/varve" ]
+    if command -v systemd-analyze; then
+        sed -i "s|^ExecStart=/|ExecStart=$dest/|" "$unit"
+        run -0 systemd-analyze verify --man=no "$unit"
+        [ -z "$output" ] || { echo "$output"; return 1; }
+    fi
+    rm -r "$dest"
     grep -qx 'KillMode=process' <<<"$service"
     grep -qx 'OOMPolicy=continue' <<<"$service"
 }
