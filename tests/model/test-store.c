@@ -1190,6 +1190,50 @@ static void synced_ahead(void **state)
 
 /* ---- checkpoints of many nodes -------------------------------------------------------------- */
 
+static unsigned n_grouped;
+
+static void grouped_done(struct store_io *io)
+{
+    assert_int_equal(io->error, 0);
+    n_grouped++;
+}
+
+/* Flushes that many clients ask for at once share their syncs: one for those that came while none
+ * was under way, and one for those that came meanwhile. */
+static void flushed_together(void **state)
+{
+    enum { N = 32 };
+    struct env *env = *state;
+    static _Alignas(PAGE_BYTES) uint8_t bufs[N][PAGE_BYTES];
+    static struct store_io writes[N], flushes[N];
+    const uint64_t *syncs = &sim_stats(env->sim)->completed[STORAGE_SYNC];
+    write_pages(env, 0, 1, 1); /* whatever a first write brings with it */
+    assert_int_equal(flush(env), 0);
+    uint64_t before = *syncs;
+    n_grouped = 0;
+    for (uint32_t i = 0; i < N; i++) {
+        fill(bufs[i], i, 1, 2);
+        writes[i] = (struct store_io){.disk = disk(env),
+                                      .op = STORE_WRITE,
+                                      .offset = i * PAGE_BYTES,
+                                      .length = PAGE_BYTES,
+                                      .buf = bufs[i],
+                                      .done = grouped_done};
+        n_grouped += store_submit(env->store, &writes[i]);
+    }
+    for (uint32_t i = 0; i < N; i++) {
+        flushes[i] = (struct store_io){.disk = disk(env), .op = STORE_FLUSH, .done = grouped_done};
+        n_grouped += store_submit(env->store, &flushes[i]);
+    }
+    while (n_grouped < 2 * N)
+        turn(env);
+    assert_in_range(*syncs - before, 1, 2);
+    for (uint32_t i = 0; i < N; i++) {
+        assert_int_equal(writes[i].error | flushes[i].error, 0);
+        assert_int_equal(read_page(env, i, 2), 0);
+    }
+}
+
 /* One checkpoint of more table files than any other here fills: its map has room for them. Pages
  * far apart, so that each has nodes of its own on all levels. */
 static void many_nodes(void **state)
@@ -2325,6 +2369,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(zeros_in_full_store, teardown),
         cmocka_unit_test_teardown(leaves_in_full_store, teardown),
 #endif
+        cmocka_unit_test_setup_teardown(flushed_together, setup, teardown),
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
         cmocka_unit_test_setup_teardown(passed_by_others, setup, teardown),
         cmocka_unit_test_setup_teardown(taken_while_it_goes, setup, teardown),
