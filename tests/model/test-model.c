@@ -11,6 +11,7 @@
 
 #include "base/err.h"
 #include "base/mono.h"
+#include "image/table_format.h"
 #include "log/log_format.h"
 
 #include <errno.h>
@@ -19,12 +20,17 @@
 #include <string.h>
 #include <unistd.h>
 
+/* What page tables may take beside their budget and what is dirty: the nodes that were used last
+ * stay in any case (TABLE_KEEP in image/table.h). */
+#define TABLE_SLACK_BYTES (256u * (NODE_MAX_BYTES + 512))
+
 static struct {
     uint64_t seed, count, points, ops;
     const char *profile;
 } options = {.seed = 1, .count = UINT64_MAX, .points = 0, .ops = 0};
 
 static uint64_t total_points, total_ops, total_opens, total_full, total_faults, total_flips;
+static uint64_t n_wide, total_evictions;
 
 /* ---- what to do ----------------------------------------------------------------------------- */
 
@@ -272,6 +278,31 @@ static void profile_sweep(struct run *run, uint64_t seed)
     run_end(run);
 }
 
+/* How often something that the store counts has happened. */
+static uint64_t counter(struct run *run, const char *name)
+{
+    struct store_counter counters[128];
+    uint32_t n = store_counters(run->store, counters, 128);
+    for (uint32_t i = 0; i < n && i < 128; i++)
+        if (strcmp(counters[i].name, name) == 0)
+            return counters[i].value;
+    fail(run, "test bug: no counter %s", name);
+}
+
+/* The store is at rest: its tables are within what they may have, but for nodes that are not in a
+ * checkpoint yet and those that stay in any case. */
+static void require_table_bound(struct run *run)
+{
+    turn(run, false); /* what the last requests used may leave now */
+    uint64_t bytes = counter(run, "table_memory_bytes"), dirty = counter(run, "table_dirty_bytes");
+    uint64_t budget = run->knobs.config.table_bytes;
+    total_evictions += counter(run, "table_evictions");
+    if (bytes > budget + dirty + TABLE_SLACK_BYTES)
+        fail(run, "%llu KiB of table nodes, %llu of them dirty, with a budget of %llu",
+             (unsigned long long)bytes >> 10, (unsigned long long)dirty >> 10,
+             (unsigned long long)budget >> 10);
+}
+
 /* Large disks with pages far apart: more table nodes than memory for them. */
 static void profile_wide(struct run *run, uint64_t seed)
 {
@@ -284,11 +315,18 @@ static void profile_wide(struct run *run, uint64_t seed)
     k.sparse_percent = 100;
     k.change_permille = 1;
     k.config.checkpoint_bytes = 1 << 20;
+    k.config.table_bytes = (512 << 10) << rng_below(&rng, 2);
     run_begin(run, seed, &k);
     run_format(run);
     make_disks(run, 1, 2, k.disk_pages_max);
     work(run, n_requests(6000));
+    drain(run);
+    require_table_bound(run);
     crash_rounds(run, 6, n_requests(500));
+    drain(run);
+    require_table_bound(run);
+    if (++n_wide == 4 && total_evictions == 0 && !options.ops)
+        fail(run, "no table node has left memory in four runs");
     run_end(run);
 }
 
@@ -864,17 +902,6 @@ static uint64_t pick_byte(struct run *run, const struct sealed *f)
     const struct map_piece *p = &f->pieces[rng_below(&run->rng, f->file->n_pieces)];
     return (p->base + rng_below(&run->rng, p->count)) * slot_bytes +
            rng_below(&run->rng, slot_bytes);
-}
-
-/* How often something that the store counts has happened. */
-static uint64_t counter(struct run *run, const char *name)
-{
-    struct store_counter counters[128];
-    uint32_t n = store_counters(run->store, counters, 128);
-    for (uint32_t i = 0; i < n && i < 128; i++)
-        if (strcmp(counters[i].name, name) == 0)
-            return counters[i].value;
-    fail(run, "test bug: no counter %s", name);
 }
 
 static void judge_flip(struct run *run, const struct sealed *f, uint64_t offset)
