@@ -1122,7 +1122,7 @@ class Clients(TestCase):
             job = self.dir + "/job"
             with open(job, "w") as f:
                 f.write(f"[global]\nioengine=nbd\nuri={server.uri()}\nsize=64m\niodepth=32\nrw=randwrite\n"
-                        "bsrange=512-256k\nbs_unaligned=1\nverify=crc32c\nio_size=64m\nthread\n[a]\n")
+                        "bsrange=512-256k\nbs_unaligned=1\nverify=crc32c\nverify_state_save=0\nio_size=64m\nthread\n[a]\n")
             run("fio", job, "--output=" + self.dir + "/out")
 
 
