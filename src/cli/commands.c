@@ -17,8 +17,9 @@ const struct command commands[] = {
      .max_args = 1,
      .options =
          {{"capacity", "SIZE",
-           "The most that the store may occupy, at least 512M. Without it the store grows with "
-           "its file system."}},
+           "The most that the store may occupy, at least 512M. Without it the store may take what "
+           "its file system has when it is opened: one that grows is used from the next start of "
+           "varved on."}},
      .examples = {"varve init /var/lib/varve", "varve init --capacity 100G /srv/store"},
      .run = cmd_init},
     {.name = "create",
@@ -465,7 +466,13 @@ const struct command commands[] = {
          "is alive with the books; then read the sealed log files from end to end, for damage "
          "where nothing lives: it costs no data, but tells of the disk. Problems are printed one "
          "a line, and the exit code is 1. The daemon goes on serving meanwhile; with --store a "
-         "store without a daemon is checked.",
+         "store without a daemon is checked.\n\n"
+         "While the tables and pages are read, space that becomes free is not used again. When the "
+         "store runs short of it meanwhile, so that writers, changes or checkpoints wait for log "
+         "files, they go on and the check gives up: it says that it ended early, as there is no "
+         "space left, and the exit code is 1; what it had not come to is not checked. Make room "
+         "(see varve df) or wait until less is written, and check again; or check with --store "
+         "while no daemon runs.",
      .options = {{"store", "DIR", "Check the store in DIR, which no daemon has open."},
                  {"tables-only", NULL, "Do not read the pages."}},
      .examples = {"varve check", "varve check --store /var/lib/varve"},

@@ -23,11 +23,13 @@ const struct option_doc option_docs[] = {
     [OPT_INIT] = {"init", NULL, "Make an empty store in the store directory and exit."},
     [OPT_CAPACITY] = {"capacity", "SIZE",
                       "With --init: the most that the store may occupy, such as 100G; at least "
-                      "512M. Without it the store grows with its file system."},
+                      "512M. Without it the store may take what its file system has when it is "
+                      "opened: one that grows is used from the next start of varved on."},
     [OPT_CHECK] = {"check", NULL,
                    "Check the store, with no daemon running on it, and exit: every table and every "
-                   "page is read, and what is alive is compared with the books. Problems are "
-                   "printed one a line."},
+                   "page is read, and what is alive is compared with the books; then the sealed "
+                   "log files are read from end to end, for damage where nothing lives. Problems "
+                   "are printed one a line."},
     [OPT_HELP] = {"help", NULL, "Print this help and exit."},
     [OPT_VERSION] = {"version", NULL, "Print the version and exit."},
 };
