@@ -715,7 +715,7 @@ EOF
     local start=$(sed -n 's/^ExecStart=//p' <<<"$service")
     [ "$("$dest${start%% *}" --version)" = "$(varved --version)" ]
     [ "${start#* }" = "--store /var/lib/varve --run /run/varve" ]
-    if command -v systemd-analyze; then
+    if command -v systemd-analyze >/dev/null; then
         sed -i "s|^ExecStart=/|ExecStart=$dest/|" "$unit"
         run -0 systemd-analyze verify --man=no "$unit"
         [ -z "$output" ] || { echo "$output"; return 1; }
