@@ -220,10 +220,11 @@ teardown_file() {
     refused 1 'extent' varve import "$TOP/flat.vmdk" flat
 }
 
-# ends_interrupted CHILD: it ends with 1, and the last that it said to $TOP/errors is why.
+# ends_interrupted CHILD: it ends soon and with 1, and the last that it said to $TOP/errors is why.
 ends_interrupted() {
-    local code=0
+    local code=0 begun=$SECONDS
     wait $1 || code=$?
+    [ $((SECONDS - begun)) -le 15 ] || { echo "it went on for $((SECONDS - begun)) s"; return 1; }
     [ $code -eq 1 ] || { echo "exit $code, not 1"; return 1; }
     [ "$(tail -n 1 "$TOP/errors")" = "varve: interrupted" ] || { cat "$TOP/errors"; return 1; }
 }
