@@ -273,15 +273,20 @@ static int put_part(struct taking *t, unsigned block, const uint64_t *bits, cons
 {
     struct block *b = &t->capture->blocks[block];
     put_fn *put = packed ? memory_image_put_packed : memory_image_put;
-    int r = memory ? 0 : each_range(bits, b->n_pages, block, read_into_shadow, t);
+    int r = memory ? put(t->image, block, bits, memory, t->hooks->cancel, t->hooks->arg,
+                         &t->result.stats)
+                   : -EFAULT;
 
+    if (r != -EFAULT)
+        return r < 0 ? put_failed(t, r) : 0;
+    /* Not to be read through the mapping: some of it may not be there. */
+    r = each_range(bits, b->n_pages, block, read_into_shadow, t);
     if (r < 0)
         return why_set(t->why, r, "cannot read block %s of the machine's memory: %s",
                        t->capture->ram->blocks[block].name, err_text(r));
-    r = put(t->image, block, bits, memory ? memory : b->shadow, t->hooks->cancel, t->hooks->arg,
-            &t->result.stats);
-    if (!memory)
-        empty_shadow(b);
+    r = memory_image_put(t->image, block, bits, b->shadow, t->hooks->cancel, t->hooks->arg,
+                         &t->result.stats);
+    empty_shadow(b);
     return r < 0 ? put_failed(t, r) : 0;
 }
 

@@ -249,19 +249,18 @@ struct copying {
     struct slice *slice;
     const uint64_t *pages;
     uint64_t taken;
-    volatile unsigned next;
 };
 
 /* A page that was taken out of the file meanwhile (a balloon's) is read as zeros, which puts one
  * there, or, where the file system is full, ends in a bus error. */
 static void copy_pages(void *arg)
 {
-    struct copying *c = arg;
+    const struct copying *c = arg;
     const struct put *put = c->put;
 
-    for (; c->next < c->slice->n; c->next = c->next + 1) {
-        uint64_t at = put->packed ? c->taken + c->next : c->pages[c->next];
-        memcpy(c->slice->pages + (size_t)c->next * MEMORY_PAGE_BYTES,
+    for (unsigned i = 0; i < c->slice->n; i++) {
+        uint64_t at = put->packed ? c->taken + i : c->pages[i];
+        memcpy(c->slice->pages + (size_t)i * MEMORY_PAGE_BYTES,
                put->memory + at * MEMORY_PAGE_BYTES, MEMORY_PAGE_BYTES);
     }
 }
@@ -293,11 +292,13 @@ static bool take_slice(struct put *put, struct slice *slice)
     for (unsigned i = 0; i < slice->n; i++)
         slice->numbers[i] = put->first + pages[i];
     struct copying c = {.put = put, .slice = slice, .pages = pages, .taken = taken};
-    while (!bus_error_guard(copy_pages, &c)) {
-        memset(slice->pages + (size_t)c.next * MEMORY_PAGE_BYTES, 0, MEMORY_PAGE_BYTES);
-        c.next = c.next + 1;
-    }
-    return slice->n > 0;
+    if (bus_error_guard(copy_pages, &c))
+        return slice->n > 0;
+    pthread_mutex_lock(&put->lock);
+    if (!put->code)
+        put->code = -EFAULT;
+    pthread_mutex_unlock(&put->lock);
+    return false;
 }
 
 static void *put_thread(void *arg)

@@ -125,7 +125,8 @@ const struct command commands[] = {
          "(VM@..C, VM@A.., VM@..). What was cloned from them lives on.\n\n"
          "It returns at once, and the space comes back in the background: varve df shows what is "
          "pending. Refused while a client uses one of a vm's disks, and while a version is held "
-         "(varve release): then all of a vm's versions that are named stay. Asks first at a "
+         "(varve release), or a stream that comes in goes on from it: then all of a vm's versions "
+         "that are named stay, of up to 4,096. Asks first at a "
          "terminal, "
          "and wants --yes elsewhere.",
      .min_args = 1,
@@ -194,7 +195,7 @@ const struct command commands[] = {
            "Disconnect the NBD clients of the vm's disks first. QEMU comes back by itself "
            "(reconnect-delay); a machine that ran meanwhile must be reset, and before its next "
            "checkpoint, for what it has in memory is not of these disks any more. Refused while "
-           "a checkpoint is taken."},
+           "a checkpoint is taken or a version is being restored."},
           {"keep", "NAME", "The name of the version that keeps what is replaced."},
           {"discard", NULL,
            "Do not keep what is replaced. Asks first at a terminal, and wants --yes elsewhere."}},

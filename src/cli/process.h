@@ -21,9 +21,10 @@ struct process_result {
     char errors[2048]; /* the end of its stderr */
 };
 
-/* Run argv[0] from PATH, hand its stdout to output, wait for it. Each interrupt of this program,
- * the first also if it came before, is passed on to the child as SIGTERM. Returns 0, or a negative
- * errno when it could not be run at all. */
+/* Run argv[0] from PATH, hand its stdout to output, wait for it. An interrupt of this program,
+ * also one that came before, is passed on to the child as SIGTERM, and so is each later one that
+ * comes when the one before has been. Returns 0, or a negative errno when it could not be run at
+ * all. */
 int process_run(char *const *argv, process_output *output, void *arg, struct process_result *ret);
 
 #endif

@@ -145,24 +145,24 @@ static void wait_idle(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 }
 
 /* A version of another vm has this guid, too. Is its memory this one? It is used then, and the
- * received one goes. One that no machine could go on from is replaced by it. Sets a fault where it
- * is another one. */
-static bool is_there(xmlrpc_env *env, struct api *api, const struct receive *what,
-                     const struct store_version *came, const struct store_version *there)
+ * received one goes. Sets a fault where it is another one, or cannot be read: neither is taken for
+ * the other, and what is here is not touched. */
+static bool is_there(xmlrpc_env *env, struct api *api, const struct store_version *came,
+                     const struct store_version *there)
 {
-    struct why why = {};
+    int r = memory_is_same(api->engine, there, came);
 
-    int r = restore_source_check(api->engine, what->vm, what->version, there, &why);
-    if (r == 0)
-        r = memory_is_same(api->engine, there, came);
     if (r == 0)
         api_fault(
             env, FAULT_EXISTS,
             "a version with the guid of this one is here, and has other memory, so one of both "
             "is not what it says; receive it without its memory (varve send --no-memory)");
-    else if (r == -ENOMEM || r == -EBUSY)
-        api_fault(env, (int)fault_from_code(r), "cannot look at the memory that is here: %s",
-                  err_text(r));
+    else if (r < 0)
+        api_fault(
+            env, (int)fault_from_code(r),
+            "a version with the guid of this one is here, and its memory cannot be read (%s); "
+            "remove that version, wait ten seconds, and receive this one again",
+            err_text(r));
     return r == 1;
 }
 
@@ -182,19 +182,6 @@ static void find_there(xmlrpc_env *env, struct api *api, const struct receive *w
         strcpy(ret->version, found->name);
     }
     memory_list_free(&list);
-}
-
-/* The memory of a guid is looked for by that alone: there is one. */
-static void remove_unreadable(struct api *api, const struct store_version *there)
-{
-    const char *name = there->version;
-    struct store_change c = {.kind = CHANGE_VERSION_REMOVE, .versions = &name, .n_versions = 1};
-
-    strcpy(c.vm, there->vm);
-    int r = api_try(api, &c);
-    if (r < 0 && r != ERR_NO_VERSION && r != -ENOENT)
-        report_warning("the memory %s@%s cannot be read, came once more, and is left (%s)",
-                       there->vm, there->version, err_text(r));
 }
 
 /* The order is that of memory-names.h: while the version stands in its provisional vm, the memory
@@ -223,17 +210,14 @@ static void place_memory(xmlrpc_env *env, struct api *api, struct receive *what)
         return;
     }
     find_there(env, api, what, &there);
-    bool drop = !env->fault_occurred && *there.vm && is_there(env, api, what, &at, &there);
+    bool drop = !env->fault_occurred && *there.vm && is_there(env, api, &at, &there);
     c = (struct store_change){.kind = drop ? CHANGE_VM_REMOVE : CHANGE_VM_COMMIT};
     strcpy(c.vm, what->memory_vm);
     api_change(env, api, &c);
     /* Once it is one like others, another vm may rely on it: api_recv_undo() leaves it to the
      * sweep. */
-    if (env->fault_occurred)
-        return;
-    *what->memory_vm = '\0';
-    if (*there.vm && !drop)
-        remove_unreadable(api, &there);
+    if (!env->fault_occurred)
+        *what->memory_vm = '\0';
 }
 
 static xmlrpc_value *recv_finish(xmlrpc_env *env, xmlrpc_value *args, struct api *api)

@@ -92,9 +92,11 @@ static void check_version(xmlrpc_env *env, struct api *api, const struct rollbac
 
 static void roll_back(xmlrpc_env *env, struct api *api, struct rollback *r)
 {
-    int error = env->fault_occurred ? 0 : try_rollback(api, r);
+    int error = 0;
 
     /* The QEMU that is to have the disks would not get in. */
+    if (!env->fault_occurred)
+        error = restoring_brings_up(api->restoring, r->change.vm) ? -EBUSY : try_rollback(api, r);
     if (error == -EBUSY && r->force && !restoring_brings_up(api->restoring, r->change.vm)) {
         check_version(env, api, r);
         error = env->fault_occurred ? 0 : force(api, r);
@@ -140,7 +142,8 @@ const struct method api_rollback_methods[] = {
      "force "
      "is true: then NBD clients are disconnected, and may connect again afterwards. Refused "
      "(busy), with "
-     "force too, while a checkpoint of it is taken. Other versions stay. Returns {kept: the "
+     "force too, while a checkpoint of it is taken or it is being restored. Other versions stay. "
+     "Returns {kept: the "
      "version's name, empty if discarded, disconnected: how many "
      "clients}.",
      vm_rollback},

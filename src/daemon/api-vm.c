@@ -312,7 +312,9 @@ const struct method api_vm_methods[] = {
      disk_remove},
     {"disk.resize", "b:sss,b:ssss", "vm, disk, size, from",
      "Change the size of a disk. What lies beyond a smaller size is gone. from: the size that the "
-     "disk is known to have; with another one nothing is done (changed).",
+     "disk is known to have; with another one nothing is done (changed). Refused (busy) while the "
+     "vm is being "
+     "restored.",
      disk_resize},
     {},
 };

@@ -196,14 +196,17 @@ static void look_for_zeros(void *arg)
 }
 
 /* Pages that are zeros though they are no holes and were not reported yet; they are set in empty,
- * too. One that has become a hole meanwhile is zeros also where the file system is too full to show
- * them. */
+ * too. One that has become a hole meanwhile cannot be had through the mapping where the file system
+ * is full: the file says what it is. */
 static int report_zeros(const struct ram *ram, unsigned block, uint64_t *empty, uint64_t *bitmap)
 {
     struct zeros z = {.ram = ram, .block = block, .empty = empty, .bitmap = bitmap};
+    _Alignas(8) unsigned char page[RAM_PAGE_BYTES];
 
-    while (!bus_error_guard(look_for_zeros, &z)) {
-        report_zero(&z, z.next);
+    while (z.error == 0 && !bus_error_guard(look_for_zeros, &z)) {
+        z.error = ram_read(ram, block, z.next * RAM_PAGE_BYTES, page, sizeof(page));
+        if (z.error == 0 && is_zero(page))
+            report_zero(&z, z.next);
         z.next = z.next + 1;
     }
     return z.error;

@@ -117,13 +117,14 @@ static bool is_due(struct store *store, bool *ret_map_only)
     struct log *log = store->log;
     log->map_will_do = may_be_map_only(store);
     /* A whole one might not find room for its nodes, and one of the map wins some. */
-    *ret_map_only = log->map_will_do && log->data_file && log_wants_checkpoint(log, true) &&
-                    log_table_bytes(log) < 2 * store->table->dirty_bytes;
+    *ret_map_only =
+        log->map_will_do && log->data_file && log_wants_checkpoint(log, true) && log->table_tight;
     if (*ret_map_only)
         return true;
     if (store->checkpoint.wanted || !log->data_file)
         return true;
-    if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes)
+    if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes ||
+        cleaner_wants_checkpoint(log))
         return true;
     *ret_map_only = log->map_will_do && log_wants_checkpoint(log, true);
     return *ret_map_only || log_wants_checkpoint(log, false);
@@ -264,7 +265,7 @@ static void put_header(struct store *store, const struct log_map_end *map)
     h->time_us = wall_us();
     h->body_bytes = body;
     h->body_crc = crc32c(0, c->buf + BLOCK_BYTES, body);
-    h->clean = c->clean;
+    h->clean = c->clean && !c->map_only;
     h->incarnation = log->incarnation;
     h->batch_seq = c->position.seq;
     h->position_file = c->position.file;
@@ -434,7 +435,8 @@ static bool nodes_step(struct store *store)
     struct log *log = store->log;
     if (c->map_only)
         return map_step(store);
-    if (log->table.inflight >= TABLE_BUFS || !log_table_room(log))
+    bool written = table_is_written(store->table); /* then no more room is needed */
+    if (log->table.inflight >= TABLE_BUFS || (!written && !log_table_room(log)))
         return false;
     bool map_taken = log_map_step(log, MAP_FILES_A_TURN);
     if (!table_is_written(store->table) || !map_taken)

@@ -182,13 +182,13 @@ bool store_is_busy(const struct store *store)
 
 #define MAX_STUCK_TURNS 1000 /* in which nothing is in flight and nothing to be done */
 
-/* Turn until a checkpoint that begins now is durable. */
+/* Turn until a whole checkpoint that begins now is durable; ones of the map may come before it. */
 int store_finish_checkpoint(struct store *store)
 {
-    uint64_t seq = store->log->checkpoint_seq;
+    uint64_t before = store->stats.checkpoints;
     uint32_t stuck_turns = 0;
     checkpoint_want(store);
-    while (!store->log->error && store->log->checkpoint_seq == seq) {
+    while (!store->log->error && store->stats.checkpoints == before) {
         bool more = store_dispatch(store);
         bool wait = !more && store_is_busy(store);
         stuck_turns = more || wait ? 0 : stuck_turns + 1;
@@ -377,6 +377,7 @@ bool store_dispatch(struct store *store)
         store->room_again = false;
         room_waiters_wake(store);
     }
+    log->table_tight = log_table_bytes(log) < 2 * store->table->dirty_bytes;
     scans_go_on(store);
     changes_step(store);
     bool more = checkpoint_step(store);

@@ -281,11 +281,16 @@ static uint32_t pack_left(const struct cleaner *c, const struct pack *pack)
 }
 
 /* The table stream comes first: without a file for it no checkpoint ends, and nothing is freed. One
- * that runs, or that is to free something, may want yet another. */
+ * that runs, or that is to free something, or for which much is dirty, may want yet another. */
 static bool may_take_file(const struct log *log)
 {
-    uint32_t keep = log->checkpoint_running || log->n_dead;
+    uint32_t keep = log->checkpoint_running || log->n_dead || log->table_tight;
     return log->table.spare && log->n_free > keep;
+}
+
+bool cleaner_wants_checkpoint(const struct log *log)
+{
+    return log->cleaner->starved && log->table_tight && log->n_free && log->table.spare;
 }
 
 static int pack_next(struct log *log, struct pack *pack, uint8_t shift)

@@ -248,6 +248,7 @@ struct log {
     bool checkpoint_wanted; /* one waits to begin: no new victim */
     bool map_will_do;       /* the next one may be of the map alone */
     uint64_t bytes_since_checkpoint;
+    bool table_tight;    /* what is dirty in page tables might not fit: set once a turn */
     bool hold;           /* a check walks a checkpoint: files and pieces stay as they are */
     bool tidy;           /* idle: clean what is half dead */
     uint64_t ticks;      /* seconds since the log was opened, and 1 */
@@ -421,6 +422,8 @@ bool cleaner_footers_done(const struct log *log);
 bool cleaner_is_moving(const struct log *log);
 bool cleaner_is_idle(const struct log *log);
 bool cleaner_has_work(const struct log *log);
+/* It left a file to page tables that want it: once they are written it may have it. */
+bool cleaner_wants_checkpoint(const struct log *log);
 /* Fewer files are free than the next start after a crash may need, and that can be mended. */
 bool log_is_low(const struct log *log);
 int cleaner_create(struct log *log);
