@@ -721,8 +721,10 @@ static void finish(struct check_run *r)
 /* Writers, a change, or a checkpoint (the check's own too) cannot go on for want of a file. */
 static bool somebody_waits(const struct store *store)
 {
+    bool nodes = store->table->n_frozen ||
+                 (store->checkpoint.state == CHECKPOINT_NODES && !store->checkpoint.map_only);
     return !list_empty(&store->room_waiters) || store->change_waits ||
-           (store->table->n_frozen && !log_table_room(store->log));
+           (nodes && !log_table_room(store->log));
 }
 
 bool check_step(struct store *store)

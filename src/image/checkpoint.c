@@ -435,8 +435,10 @@ static bool nodes_step(struct store *store)
     struct log *log = store->log;
     if (c->map_only)
         return map_step(store);
-    bool written = table_is_written(store->table); /* then no more room is needed */
-    if (log->table.inflight >= TABLE_BUFS || (!written && !log_table_room(log)))
+    /* One whose nodes are written needs no more room; should it free none either, it waits as if it
+     * did: who opens a store on a full file system is to hear of that. */
+    bool needs_room = !table_is_written(store->table) || !log->n_dead;
+    if (log->table.inflight >= TABLE_BUFS || (needs_room && !log_table_room(log)))
         return false;
     bool map_taken = log_map_step(log, MAP_FILES_A_TURN);
     if (!table_is_written(store->table) || !map_taken)
