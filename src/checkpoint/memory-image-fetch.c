@@ -8,6 +8,7 @@
 
 #include "base/checksum.h"
 #include "base/err.h"
+#include "base/huge.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -16,6 +17,8 @@
 /* What is read though nobody wants it costs less than one more part. */
 #define JOIN_GAP_PAGES 4u
 #define PART_MAX_BYTES (4u << 20)
+
+#define LARGE_READ_BYTES (256u << 10) /* worth huge pages */
 
 static int scratch_new(struct memory_scratch **ret)
 {
@@ -38,7 +41,7 @@ void memory_scratch_free(struct memory_scratch *scratch)
     if (!scratch)
         return;
     page_coder_free(scratch->coder);
-    free(scratch->buf);
+    huge_free(scratch->buf, scratch->buf_bytes);
     free(scratch->parts);
     free(scratch->order);
     free(scratch);
@@ -162,10 +165,11 @@ static int make_room(struct memory_scratch *scratch, size_t bytes)
 {
     if (bytes <= scratch->buf_bytes)
         return 0;
-    bytes = (bytes + bytes / 4 + MEMORY_PAGE_BYTES - 1) / MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES;
-    free(scratch->buf);
+    size_t unit = bytes < LARGE_READ_BYTES ? MEMORY_PAGE_BYTES : HUGE_BYTES;
+    bytes = (bytes + bytes / 4 + unit - 1) / unit * unit;
+    huge_free(scratch->buf, scratch->buf_bytes);
     scratch->buf_bytes = 0;
-    scratch->buf = aligned_alloc(MEMORY_PAGE_BYTES, bytes);
+    scratch->buf = huge_alloc(bytes);
     if (!scratch->buf)
         return -ENOMEM;
     scratch->buf_bytes = bytes;

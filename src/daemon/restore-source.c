@@ -3,6 +3,7 @@
 
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/huge.h"
 #include "daemon/disk-io.h"
 #include "daemon/engine.h"
 #include "daemon/kept.h"
@@ -17,8 +18,9 @@
 #include <sys/mman.h>
 
 #define FILL_THREADS_MAX 4
-#define FILL_PAGES       256u  /* that one read brings */
-#define FILL_PIECE_PAGES 4096u /* that a thread takes at a time */
+#define FILL_PAGES       256u       /* that one read brings */
+#define FILL_BUF_BYTES   HUGE_BYTES /* for those */
+#define FILL_PIECE_PAGES 4096u      /* that a thread takes at a time */
 #define PRIVATE_PAGES    64u
 #define GROUP_PAGES      64u /* under one lock */
 #define CHUNK_PAGES      16u /* read together */
@@ -533,7 +535,7 @@ static void *run_filling(void *arg)
 {
     struct filling *f = arg;
     uint64_t pages = f->source->blocks[f->block].pages;
-    uint8_t *buf = aligned_alloc(MEMORY_PAGE_BYTES, FILL_PAGES * MEMORY_PAGE_BYTES);
+    uint8_t *buf = huge_alloc(FILL_BUF_BYTES);
     int r = buf ? 0 : -ENOMEM;
 
     while (r == 0 && atomic_load(&f->error) == 0) {
@@ -543,7 +545,7 @@ static void *run_filling(void *arg)
         r = fill_piece(f, page, pages - page < FILL_PIECE_PAGES ? pages : page + FILL_PIECE_PAGES,
                        buf);
     }
-    free(buf);
+    huge_free(buf, FILL_BUF_BYTES);
     if (r < 0)
         atomic_store(&f->error, r);
     return NULL;

@@ -9,6 +9,7 @@
  * only when the next file is at hand. */
 #include "base/checksum.h"
 #include "base/crc.h"
+#include "base/huge.h"
 #include "base/mono.h"
 #include "log/log-internal.h"
 
@@ -23,9 +24,30 @@
 #define GATHER_INFLIGHT      3
 #define SYNC_AHEAD_BYTES     (512 << 10) /* unsynced, that are worth a sync nobody asked for */
 #define SYNC_AHEAD_FOR_BYTES (64 << 20)  /* after a flush */
+#define SYNC_AHEAD_REST      (32 << 20)  /* later, and while nobody flushes at all */
 #define BATCH_MAX_ITEMS      (BATCH_RECORDS_BYTES / sizeof(struct record))
 
+#define BATCH_BUF_BYTES ((BATCH_MAX_PAGES + 1) * BLOCK_BYTES)
+
 /* ---- making batches ------------------------------------------------------------------------- */
+
+/* The buffers of all batches stand side by side in huge pages; they become memory as they are used,
+ * and of the spare ones the last is used first. */
+static uint8_t *batch_buf(struct log *log)
+{
+    if (!log->batch_bufs)
+        log->batch_bufs = huge_alloc((size_t)MAX_BATCHES * BATCH_BUF_BYTES);
+    return log->batch_bufs ? log->batch_bufs + (size_t)log->n_batches * BATCH_BUF_BYTES : NULL;
+}
+
+void batches_free(struct log *log)
+{
+    for (uint32_t i = 0; i < log->n_spare_batches; i++) {
+        free(log->spare_batches[i]->items);
+        free(log->spare_batches[i]);
+    }
+    huge_free(log->batch_bufs, (size_t)MAX_BATCHES * BATCH_BUF_BYTES);
+}
 
 static struct batch *batch_alloc(struct log *log)
 {
@@ -34,11 +56,10 @@ static struct batch *batch_alloc(struct log *log)
     if (log->n_batches >= MAX_BATCHES)
         return NULL;
     struct batch *batch = calloc(1, sizeof(*batch));
-    uint8_t *buf = aligned_alloc(STORAGE_ALIGN_BYTES, (BATCH_MAX_PAGES + 1) * BLOCK_BYTES);
+    uint8_t *buf = batch_buf(log);
     struct batch_item *items = calloc(BATCH_MAX_ITEMS, sizeof(*items));
     if (!batch || !buf || !items) {
         free(batch);
-        free(buf);
         free(items);
         return NULL;
     }
@@ -80,7 +101,6 @@ static bool switch_file(struct log *log)
     log->data_segment = segment;
     log->data_slot = 1;
     log->flushes_here = 0;
-    log->batches_here = 0;
     return true;
 }
 
@@ -187,7 +207,6 @@ static void batch_send(struct log *log)
     cleaner_pay(log, 1 + batch->n_pages);
     log->pages_inflight += batch->n_pages;
     log->stats.batches++;
-    log->batches_here++;
     log->stats.batch_pages += batch->n_pages;
     log->stats.batch_bytes += bytes;
     log->bytes_since_checkpoint += bytes;
@@ -480,11 +499,14 @@ static int group_start(struct log *log, bool data_only, struct waiter *waiter)
 }
 
 /* A device with a cache takes as long for a flush as there is in that cache. While somebody flushes
- * now and then, or changes the catalogue, syncs go ahead of that, so that there is little. */
+ * now and then, or changes the catalogue, syncs go ahead of that, so that there is little. Else
+ * they come seldom, for some devices do nothing else meanwhile: but no write waits for the sync of
+ * all that a checkpoint finds. */
 static bool syncs_ahead(const struct log *log)
 {
-    return log->bytes_since_flush < SYNC_AHEAD_FOR_BYTES &&
-           log->unsynced_bytes >= SYNC_AHEAD_BYTES && log->applied_seq > log->synced_seq;
+    uint64_t enough =
+        log->bytes_since_flush < SYNC_AHEAD_FOR_BYTES ? SYNC_AHEAD_BYTES : SYNC_AHEAD_REST;
+    return log->unsynced_bytes >= enough && log->applied_seq > log->synced_seq;
 }
 
 void log_kick_sync(struct log *log)

@@ -334,7 +334,7 @@ static void created(struct storage_req *req, int res)
     log->n_creating--;
     if (res == 0) {
         c->file->state = FILE_FREE;
-        list_push_front(&log->free, &c->file->link); /* used first: already zeroed */
+        list_push_front(&log->free, &c->file->link); /* used first: made for those who write now */
         log->n_free++;
         log->stats.files_created++;
         log->creation_error = 0;
@@ -388,9 +388,9 @@ void log_prepare(struct log *log)
     if (log->error)
         return;
     /* A file that was only allocated makes the file system change its books at each first write
-     * into it, by a worker thread, and commit its journal at each sync. Zeros cost the file's size
-     * once, beforehand: worth it when there are many syncs or many small batches. */
-    bool zero = log->flushes_here > 64 || log->batches_here > DATA_SEGMENT_SLOTS / 64;
+     * into it, and commit its journal at each sync. Zeros cost the file's size once, beforehand,
+     * and the time that the device takes for that: worth it when there are many syncs. */
+    bool zero = log->flushes_here > 64;
     while (!log->creation_failed && log->n_creating < FILES_AHEAD &&
            log->n_files < log->max_files &&
            log->n_free + log->n_creating < log->reserve_files + FILES_AHEAD)
@@ -555,6 +555,8 @@ int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint3
             if (!piece_add(log, file, first_segment + i, 0, 0, slots, i * slots, slots))
                 return -ENOMEM;
     }
+    /* From now on something may refer to it: a new one's name is durable by the next sync. */
+    file_mark_unsynced(log, file, 0);
     return write_header(log, file, first_segment);
 }
 
@@ -785,11 +787,7 @@ void log_free(struct log *log)
         free(log->segments[i]);
     free(log->segments);
     free(log->files);
-    for (uint32_t i = 0; i < log->n_spare_batches; i++) {
-        free(log->spare_batches[i]->buf);
-        free(log->spare_batches[i]->items);
-        free(log->spare_batches[i]);
-    }
+    batches_free(log);
     free(log->table.buf);
     free(log->laters);
     cleaner_free(log);

@@ -64,6 +64,7 @@ static inline bool bit_get(const uint64_t *bits, uint32_t at)
 
 /* append.c */
 void batches_retire(struct log *log); /* those that are complete, in their order */
+void batches_free(struct log *log);   /* with the log; none is in flight */
 /* A write of bytes into it is complete. */
 void file_mark_unsynced(struct log *log, struct log_file *file, uint64_t bytes);
 /* The uuid, random and in no page's reach, keeps a page from passing for a batch. */

@@ -221,9 +221,9 @@ struct log {
     uint64_t pages_inflight;
     struct batch *spare_batches[16];
     uint32_t n_spare_batches, n_batches;
-    uint64_t next_seq; /* of the next batch to be opened */
+    uint8_t *batch_bufs; /* of all batches; NULL before the first */
+    uint64_t next_seq;   /* of the next batch to be opened */
     uint64_t applied_seq, synced_seq;
-    uint64_t batches_here; /* in the data file */
     uint64_t flushes_here; /* since the data file was opened: many make the next one zeroed */
     bool applying;
 

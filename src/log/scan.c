@@ -13,13 +13,14 @@
 #include "base/checksum.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/huge.h"
 #include "log/log-internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define READ_BLOCKS 1024u /* 4 MiB at a time; more than a batch takes */
+#define READ_BLOCKS ((size_t)1024) /* 4 MiB at a time; more than a batch takes */
 
 struct scan {
     struct log *log;
@@ -38,7 +39,8 @@ static const uint8_t *blocks_at(struct scan *s, uint32_t file, uint32_t slot, ui
     if (slot + n > FILE_BLOCKS)
         return NULL;
     if (s->buf_file != file || slot < s->buf_from || slot + n > s->buf_to) {
-        uint32_t want = FILE_BLOCKS - slot < READ_BLOCKS ? FILE_BLOCKS - slot : READ_BLOCKS;
+        uint32_t want =
+            FILE_BLOCKS - slot < READ_BLOCKS ? FILE_BLOCKS - slot : (uint32_t)READ_BLOCKS;
         struct iovec iov = {s->buf, (size_t)want * BLOCK_BYTES};
         struct storage_req req = {.op = STORAGE_READ,
                                   .file = file,
@@ -186,11 +188,12 @@ static int was_durable_anywhere(struct scan *s, uint32_t slot, uint64_t seq, uin
 
 int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret)
 {
-    _cleanup_free_ uint8_t *buf =
-        aligned_alloc(STORAGE_ALIGN_BYTES, (size_t)READ_BLOCKS * BLOCK_BYTES);
+    uint8_t *buf = huge_alloc(READ_BLOCKS * BLOCK_BYTES);
     struct scan s = {.log = log, .incarnation = log->incarnation, .buf = buf, .buf_file = NO_FILE};
     uint32_t ignored;
-    return buf ? was_durable(&s, file, 1, seq, &ignored, ret) : -ENOMEM;
+    int code = buf ? was_durable(&s, file, 1, seq, &ignored, ret) : -ENOMEM;
+    huge_free(buf, READ_BLOCKS * BLOCK_BYTES);
+    return code;
 }
 
 /* Some of the map's files are met as if they were not there: what lives in them, the batches tell.
@@ -366,11 +369,11 @@ int log_replay(struct log *log, const struct log_position *position,
         /* Batches that were on their way when the checkpoint began count when they are found. */
         if (s.file->used_slots > position->slot)
             s.file->used_slots = position->slot;
-        s.buf = aligned_alloc(STORAGE_ALIGN_BYTES, READ_BLOCKS * BLOCK_BYTES);
+        s.buf = huge_alloc(READ_BLOCKS * BLOCK_BYTES);
         if (!s.buf)
             return -ENOMEM;
         code = follow(&s, apply, arg, ret_batches, ret_bytes);
-        free(s.buf);
+        huge_free(s.buf, READ_BLOCKS * BLOCK_BYTES);
         if (code < 0)
             return code;
         s.file->sealed_batch = s.seq;

@@ -2,6 +2,7 @@
 #ifndef VARVE_LOG_STORAGE_DIR_INTERNAL_H
 #define VARVE_LOG_STORAGE_DIR_INTERNAL_H
 
+#include "base/loop.h"
 #include "base/worker.h"
 #include "log/storage.h"
 
@@ -19,6 +20,10 @@ struct storage_dir {
     unsigned n_open;     /* and opening */
     unsigned max_open;
     struct worker *opener, *space;
+    uint64_t named, named_durable; /* log files made, and how many of the names a crash leaves */
+    uint64_t naming;               /* what the sync of log/ that runs makes of that; 0: none runs */
+    struct loop_op naming_op;
+    struct list name_waiters; /* syncs of files that are done but for the names */
     bool said_buffered;
 };
 

@@ -19,8 +19,11 @@
  * Invariants:
  *  1. n_open <= max_open. A file with a request in flight is never closed; where all are, requests
  *     for further files wait in `starved`.
- *  2. A file is closed before its name goes, so that REMOVE has given back the space when done. */
+ *  2. A file is closed before its name goes, so that REMOVE has given back the space when done.
+ *  3. A log file without zeros is made without a sync, for a device may stand still in one: its
+ * name becomes durable with the next sync of any file, which then syncs the directory too. */
 #include "base/cleanup.h"
+#include "base/huge.h"
 #include "base/loop.h"
 #include "base/report.h"
 #include "log/storage-dir-internal.h"
@@ -37,7 +40,7 @@
 
 #define MAX_TRANSFER_IOV   1024 /* IOV_MAX of Linux */
 #define MAX_TRANSFER_BYTES (1u << 30)
-#define ZERO_PIECE_BYTES   (1u << 20)
+#define ZERO_PIECE_BYTES   HUGE_BYTES
 #define ZERO_SYNC_BYTES    (2u << 20) /* so much at once: a client's flush waits for it */
 #define NAME_BYTES         32
 #define UNFINISHED         ".new" /* a log file whose space is being got */
@@ -57,6 +60,7 @@ struct file {
     struct storage_req *space_req; /* the CREATE or REMOVE under way */
     struct worker_job job;
     bool buffered; /* set by the job: the file system refused O_DIRECT */
+    bool nameless; /* set by the job: it was made, its name is not durable yet */
 };
 
 /* What req->impl holds. */
@@ -67,6 +71,7 @@ struct request {
     unsigned next_iov; /* the first that is not wholly transferred */
     size_t skip_bytes; /* of it, that are */
     uint64_t done_bytes;
+    uint64_t named;       /* SYNC: the names to be durable with it */
     struct iovec partial; /* the rest of next_iov */
 };
 static_assert(sizeof(struct request) <= sizeof(((struct storage_req *)0)->impl), "fits impl");
@@ -131,20 +136,24 @@ static int work_open(struct worker_job *job)
 
 static int write_zeros(int fd, uint64_t length)
 {
-    static const _Alignas(STORAGE_ALIGN_BYTES) char zeros[ZERO_PIECE_BYTES];
-    for (uint64_t at = 0; at < length;) {
-        size_t n = length - at < sizeof(zeros) ? (size_t)(length - at) : sizeof(zeros);
+    int err = 0;
+    void *zeros = huge_alloc(ZERO_PIECE_BYTES);
+    if (!zeros)
+        return -ENOMEM;
+    for (uint64_t at = 0; at < length && !err;) {
+        size_t n = length - at < ZERO_PIECE_BYTES ? (size_t)(length - at) : ZERO_PIECE_BYTES;
         ssize_t res = pwrite(fd, zeros, n, (off_t)at);
-        if (res < 0 && errno != EINTR)
-            return -errno;
-        if (res == 0)
-            return -EIO;
         if (res > 0)
             at += (uint64_t)res;
-        if (at % ZERO_SYNC_BYTES == 0 && at < length && fdatasync(fd) < 0)
-            return -errno;
+        else if (res == 0)
+            err = -EIO;
+        else if (errno != EINTR)
+            err = -errno;
+        if (!err && at % ZERO_SYNC_BYTES == 0 && at < length && fdatasync(fd) < 0)
+            err = -errno;
     }
-    return 0;
+    huge_free(zeros, ZERO_PIECE_BYTES);
+    return err;
 }
 
 static bool has_space(int fd, uint64_t bytes)
@@ -179,8 +188,6 @@ static int fill_new_file(int fd, uint64_t length, bool zero)
         if (err || zero) /* writing is the other way to get the space */
             err = write_zeros(fd, length);
     }
-    if (!err && fsync(fd) < 0)
-        err = -errno;
     return err;
 }
 
@@ -198,19 +205,23 @@ static int work_create(struct worker_job *job)
     _cleanup_close_ int fd = open_direct(file, at, first, O_CREAT | O_EXCL);
     if (fd < 0)
         return fd;
+    bool later = is_log_file(file->number) && !req->zero;
     int err = fill_new_file(fd, req->length_bytes, req->zero);
+    if (!err && !later && fsync(fd) < 0)
+        err = -errno;
     if (err) {
         unlinkat(at, first, 0);
         return err;
     }
     /* The store is locked and one worker makes files: nobody takes the name meanwhile. */
-    if (renameat(at, first, at, name) < 0 || fsync(at) < 0) {
+    if (renameat(at, first, at, name) < 0 || (!later && fsync(at) < 0)) {
         err = -errno;
         unlinkat(at, first, 0);
         unlinkat(at, name, 0);
         return err;
     }
     file->size_bytes = req->length_bytes;
+    file->nameless = later;
     file->fd = TAKE_FD(fd);
     return 0;
 }
@@ -349,6 +360,7 @@ static void opened(struct worker_job *job, int res)
     } else {
         file->state = OPEN;
         file->n_active = 1; /* keeps it open while it is handed out */
+        dir->named += file->nameless;
     }
     if (create)
         create->done(create, res);
@@ -443,10 +455,49 @@ static void finish_request(struct storage_req *req, int res)
     req->done(req, res);
 }
 
+static void named(struct loop_op *op, int res);
+
+static void start_naming(struct storage_dir *dir)
+{
+    dir->naming = dir->named;
+    dir->naming_op.done = named;
+    loop_fsync(dir->loop, &dir->naming_op, dir->log_fd, false);
+}
+
+/* log/ is synced. Who wants names that have come since waits once more. */
+static void named(struct loop_op *op, int res)
+{
+    struct storage_dir *dir = container_of(op, struct storage_dir, naming_op);
+    struct list waiting, *l;
+
+    list_init(&waiting);
+    list_splice(&waiting, &dir->name_waiters);
+    if (res == 0)
+        dir->named_durable = dir->naming;
+    dir->naming = 0;
+    while ((l = list_pop_front(&waiting))) {
+        struct storage_req *req = container_of(l, struct storage_req, link);
+        if (res < 0 || request_of(req)->named <= dir->named_durable)
+            finish_request(req, res);
+        else
+            list_push_back(&dir->name_waiters, &req->link);
+    }
+    if (!list_empty(&dir->name_waiters) && !dir->naming)
+        start_naming(dir);
+}
+
 static void synced(struct loop_op *op, int res)
 {
     struct request *r = container_of(op, struct request, op);
-    finish_request(container_of((void *)r, struct storage_req, impl), res);
+    struct storage_dir *dir = r->file->dir;
+    struct storage_req *req = container_of((void *)r, struct storage_req, impl);
+    if (res < 0 || r->named <= dir->named_durable) {
+        finish_request(req, res);
+        return;
+    }
+    list_push_back(&dir->name_waiters, &req->link);
+    if (!dir->naming)
+        start_naming(dir);
 }
 
 /* Count what was transferred, and go on if that was not all. */
@@ -534,6 +585,7 @@ static void start_on_open_file(struct file *file, struct storage_req *req)
     file->n_active++;
     if (req->op == STORAGE_SYNC) {
         r->op.done = synced;
+        r->named = file->dir->named;
         loop_fsync(file->dir->loop, &r->op, file->fd, true);
     } else {
         r->next_iov = 0;
@@ -700,6 +752,8 @@ struct storage_dir *storage_dir_new(struct loop *loop, unsigned max_open)
         list_init(&dir->files[i]);
     list_init(&dir->lru);
     list_init(&dir->starved);
+    list_init(&dir->name_waiters);
+    dir->named = 1; /* another process may have made files and died */
     dir->max_open = max_open;
     return dir;
 }

@@ -9,7 +9,9 @@
  *  2. A write is durable only when a sync of the same file that was submitted after the write's
  *     done() has completed with 0. Until then a crash may keep any part of it, in units of 512
  * bytes.
- *  3. Creation (with its space and its zeros) is durable when its done() comes with 0.
+ *  3. Creation of a log file is durable only when a sync of any file that was submitted after its
+ *     done() has completed with 0; until then a crash may remove the file. That of the others is
+ *     durable when its done() comes with 0.
  *  4. Offsets, lengths and memory addresses of reads and writes are multiples of 4096 bytes. */
 #ifndef VARVE_LOG_STORAGE_H
 #define VARVE_LOG_STORAGE_H

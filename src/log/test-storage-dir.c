@@ -123,6 +123,91 @@ static void create_write_read(void **state)
     assert_int_equal(run(env, STORAGE_SYNC, 8, 0), -ENOENT);
 }
 
+/* Syncs of directories, and how many of the next ones are to fail. */
+static unsigned n_dir_syncs, failing_dir_syncs;
+
+void __real_loop_fsync(struct loop *loop, struct loop_op *op, int fd, bool data_only);
+void __wrap_loop_fsync(struct loop *loop, struct loop_op *op, int fd, bool data_only);
+
+void __wrap_loop_fsync(struct loop *loop, struct loop_op *op, int fd, bool data_only)
+{
+    struct stat st;
+    bool is_dir = fstat(fd, &st) == 0 && S_ISDIR(st.st_mode);
+    n_dir_syncs += is_dir;
+    if (is_dir && failing_dir_syncs) {
+        failing_dir_syncs--;
+        fd = -1;
+    }
+    __real_loop_fsync(loop, op, fd, data_only);
+}
+
+static int syncs_of_names(struct env *env, uint32_t file)
+{
+    n_dir_syncs = 0;
+    assert_int_equal(run(env, STORAGE_SYNC, file, 0), 0);
+    return (int)n_dir_syncs;
+}
+
+static int results[8];
+
+static void sync_done(struct storage_req *req, int res)
+{
+    results[req->file] = res;
+}
+
+/* A log file is made without a sync; the next sync of any file takes its name along. */
+static void names(void **state)
+{
+    struct env *env = *state;
+    n_dir_syncs = failing_dir_syncs = 0;
+    assert_int_equal(run(env, STORAGE_CREATE, 1, 2 * BLOCK), 0);
+    assert_int_equal(n_dir_syncs, 0);
+    assert_int_equal(syncs_of_names(env, 1), 1);
+    assert_int_equal(syncs_of_names(env, 1), 0);
+    assert_int_equal(run(env, STORAGE_CREATE, 2, 2 * BLOCK), 0);
+    assert_int_equal(run(env, STORAGE_CREATE, 3, 2 * BLOCK), 0);
+    assert_int_equal(syncs_of_names(env, 1), 1);
+    assert_int_equal(syncs_of_names(env, 2), 0);
+    /* With zeros it is made for those who sync: they do not wait for its name. */
+    struct storage_req zeroed = {
+        .op = STORAGE_CREATE, .file = 4, .length_bytes = 2 * BLOCK, .zero = true};
+    assert_int_equal(storage_run(env->storage, &zeroed), 0);
+    assert_int_equal(syncs_of_names(env, 4), 0);
+    /* Where the directory cannot be synced, nobody may think that it is. */
+    assert_int_equal(run(env, STORAGE_CREATE, 5, 2 * BLOCK), 0);
+    failing_dir_syncs = 2;
+    assert_int_equal(run(env, STORAGE_SYNC, 5, 0), -EBADF);
+    assert_int_equal(run(env, STORAGE_SYNC, 1, 0), -EBADF);
+    assert_int_equal(syncs_of_names(env, 5), 1);
+    /* Many at once: all get an answer, and one sync of the directory does. */
+    assert_int_equal(run(env, STORAGE_CREATE, 6, 2 * BLOCK), 0);
+    struct storage_req reqs[7];
+    n_dir_syncs = 0;
+    for (uint32_t i = 1; i <= 6; i++) {
+        results[i] = 1;
+        reqs[i] = (struct storage_req){.done = sync_done, .op = STORAGE_SYNC, .file = i};
+        env->storage->submit(env->storage, &reqs[i]);
+    }
+    for (uint32_t i = 1; i <= 6; i++) {
+        while (results[i] == 1)
+            env->storage->poll(env->storage, true);
+        assert_int_equal(results[i], 0);
+    }
+    assert_int_equal(n_dir_syncs, 1);
+}
+
+/* A store that is opened may have files that the process before it made, and no sync since. */
+static void names_of_others(void **state)
+{
+    struct env *env = *state;
+    make_super(env);
+    assert_int_equal(run(env, STORAGE_CREATE, 1, 2 * BLOCK), 0);
+    env->storage->close(env->storage);
+    assert_int_equal(storage_dir_open(env->path, false, env->loop, &env->storage), 0);
+    assert_int_equal(syncs_of_names(env, 1), 1);
+    assert_int_equal(syncs_of_names(env, 1), 0);
+}
+
 static void fixed_names(void **state)
 {
     struct env *env = *state;
@@ -418,6 +503,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(create_write_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(names, setup, teardown),
+        cmocka_unit_test_setup_teardown(names_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(fixed_names, setup, teardown),
         cmocka_unit_test_setup_teardown(listing, setup, teardown),
         cmocka_unit_test_setup_teardown(unfinished, setup, teardown),

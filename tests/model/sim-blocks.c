@@ -86,6 +86,7 @@ void sim_file_copy(struct sim *to, const struct file *f)
 {
     struct file *g = sim_file_new(to, f->number, f->length);
     g->durable_length = f->durable_length;
+    g->named_seq = f->named_seq;
     for (uint64_t i = 0; i < f->n_blocks; i++)
         g->blocks[i] = stack_copy(f->blocks[i]);
     g->max_dirty = g->n_dirty = f->n_dirty;
@@ -221,8 +222,16 @@ void sim_crash_files(struct sim *sim)
                           .kept_percent = moods[mood].kept,
                           .torn_percent = moods[mood].torn,
                           .torn_prefix = rng_percent(&sim->rng, 50)};
-    list_for_each (l, &sim->files)
-        crash_file(sim, container_of(l, struct file, link), &crash);
+    list_for_each_safe (l, &sim->files) {
+        struct file *f = container_of(l, struct file, link);
+        if (f->named_seq > sim->names_durable && fate_of(&crash, f->named_seq) != KEPT) {
+            sim->stats.lost_names++;
+            sim_file_free(sim, f);
+        } else {
+            f->named_seq = 0;
+            crash_file(sim, f, &crash);
+        }
+    }
 }
 
 /* ---- looking and touching ------------------------------------------------------------------- */

@@ -20,6 +20,7 @@ struct file {
     struct list link;
     uint32_t number;
     uint64_t length, durable_length;
+    uint64_t named_seq; /* of its creation; durable when a sync of any file covers that */
     struct version **blocks;
     uint64_t n_blocks; /* size of the table */
     uint64_t *dirty;   /* indexes of blocks with unsynced versions */
@@ -42,6 +43,7 @@ struct sim {
     struct flight *flights;
     size_t n_flights, max_flights;
     uint64_t submit_seq, done_seq, tick;
+    uint64_t names_durable; /* names made up to here */
     unsigned latency;
     bool dead, lie, tolerate, in_poll;
     uint64_t cut_after;

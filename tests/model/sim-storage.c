@@ -186,7 +186,8 @@ static int do_create(struct sim *sim, const struct storage_req *req)
         return -EEXIST;
     if (sim->allocated + req->length_bytes > sim->medium_bytes)
         return -ENOSPC;
-    sim_file_new(sim, req->file, req->length_bytes);
+    struct file *f = sim_file_new(sim, req->file, req->length_bytes);
+    f->named_seq = is_log_file(req->file) ? ++sim->done_seq : 0;
     return 0;
 }
 
@@ -213,8 +214,10 @@ static int perform(struct sim *sim, const struct flight *fl)
         return do_write(sim, fl);
     case STORAGE_SYNC:
         f = sim_file_find(sim, req->file);
-        if (f && !sim->lie)
+        if (f && !sim->lie) {
             sim_file_sync(f, fl->mark);
+            sim->names_durable = fl->mark > sim->names_durable ? fl->mark : sim->names_durable;
+        }
         return f ? 0 : -ENOENT;
     case STORAGE_CREATE:
         return do_create(sim, req);
@@ -405,6 +408,7 @@ struct sim *sim_clone(const struct sim *sim, uint64_t seed)
         misuse(sim->flights[0].req, "cloned with requests in flight");
     copy->latency = sim->latency;
     copy->done_seq = sim->done_seq;
+    copy->names_durable = sim->names_durable;
     list_for_each (l, &sim->files)
         sim_file_copy(copy, container_of(l, struct file, link));
     return copy;

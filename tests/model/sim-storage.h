@@ -91,7 +91,7 @@ uint64_t sim_allocated_bytes(const struct sim *sim);
 
 struct sim_stats {
     uint64_t completed[STORAGE_REMOVE + 1];
-    uint64_t lost_writes, torn_writes, cuts;
+    uint64_t lost_writes, torn_writes, lost_names, cuts;
 };
 const struct sim_stats *sim_stats(const struct sim *sim);
 
