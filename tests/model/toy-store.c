@@ -702,6 +702,28 @@ static uint64_t read_record(struct store *s, uint8_t *buf, struct header *h)
     return bytes;
 }
 
+/* Is there what the change is of? With a mistake in what was logged before it may not be. */
+static bool is_known(struct store *s, const struct store_change *c)
+{
+    switch (c->kind) {
+    case CHANGE_VM_CREATE:
+        return true;
+    case CHANGE_DISK_COMMIT:
+    case CHANGE_DISK_REMOVE:
+    case CHANGE_DISK_RESIZE:
+        return store_find_disk(s, c->vm, c->disk);
+    case CHANGE_VERSION_HOLD:
+    case CHANGE_VERSION_RENAME:
+    case CHANGE_ROLLBACK:
+    case CHANGE_CLONE:
+        return find_version(s, c->vm, c->version);
+    case CHANGE_ADOPT:
+        return find_vm(s, c->vm) && find_vm(s, c->new_name);
+    default:
+        return find_vm(s, c->vm);
+    }
+}
+
 /* The note, or the names of the versions, stand behind the header. */
 static void replay_change(struct store *s, struct header *h, char *payload)
 {
@@ -711,6 +733,10 @@ static void replay_change(struct store *s, struct header *h, char *payload)
     for (uint32_t i = 0; i < h->change.n_versions; i++) {
         names[i] = payload;
         payload += strlen(payload) + 1;
+    }
+    if (!is_known(s, &h->change)) {
+        s->error = ERR_DAMAGED;
+        return;
     }
     s->replays = true;
     prepare_change(s, &h->change, h->seq);
@@ -732,7 +758,8 @@ static void recover_file(struct store *s, uint8_t *buf)
             s->seq = h.seq;
             if (h.kind == RECORD_CHANGE)
                 replay_change(s, &h, (char *)buf + sizeof(h));
-            else if (h.kind != STORE_FLUSH && h.disk < DISKS_MAX && s->disks[h.disk].used)
+            else if (h.kind != STORE_FLUSH && h.disk < DISKS_MAX && s->disks[h.disk].used &&
+                     h.offset + h.length <= s->disks[h.disk].info.size_bytes)
                 apply_io(&s->disks[h.disk], h.kind, h.flags, h.offset, h.length, buf + sizeof(h));
         } else if (bug("no-prefix")) {
             bytes = PAGE_BYTES;
