@@ -69,7 +69,7 @@ const struct config_key config_keys[] = {
      {},
      {},
      "Memory for the data of requests of all clients, at least 64M; at the bound clients wait in "
-     "turn."},
+     "turn. Up to a quarter more is taken for rests of huge pages."},
     {"nbd",
      "group",
      CONFIG_GROUP,

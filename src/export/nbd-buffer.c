@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define CACHE_SHARE     4  /* at most 1/4 of the limit is kept for reuse */
-#define SLAB_SHARE      2  /* and 1/2 of it in slabs */
+#define SLAB_SHARE      4  /* and what slabs take, with their rests, is no more */
 #define SLAB_PART_SHIFT 16 /* 64 KiB: of less a device makes few pieces as it is */
 #define SLAB_PARTS      (HUGE_BYTES >> SLAB_PART_SHIFT)
 

@@ -27,7 +27,8 @@ struct nbd_pool {
     uint64_t cached_bytes;          /* kept for reuse, but for rests of slabs: at most 1/4 of it */
     void *free[NBD_BUFFER_CLASSES]; /* that stand alone; the last that came back is first */
     struct list slabs;
-    uint32_t n_slabs; /* at most half the limit: what finds none stands alone */
+    uint32_t
+        n_slabs; /* at most 1/4 of the limit, which their rests exceed: the rest stands alone */
 };
 
 void nbd_pool_init(struct nbd_pool *pool, uint64_t limit_bytes);

@@ -72,7 +72,9 @@ struct nbd_config {
     unsigned max_connections;
     unsigned connection_requests; /* in flight on one connection, until the reply is sent */
     uint64_t connection_bytes;    /* of their payloads; at least NBD_MAX_BLOCK_BYTES */
-    uint64_t buffer_bytes;  /* of payloads on all connections; at least NBD_MIN_BUFFER_BYTES */
+    /* Of payloads on all connections; at least NBD_MIN_BUFFER_BYTES. Their buffers may take 1/4
+     * more, rests of huge pages. */
+    uint64_t buffer_bytes;
     uint64_t receive_bytes; /* of receive blocks; without one a connection is slower, not stuck */
     uint64_t handshake_ms;
     uint64_t linger_ms; /* for the last replies to a client that is going */

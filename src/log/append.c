@@ -24,7 +24,7 @@
 #define GATHER_INFLIGHT      3
 #define SYNC_AHEAD_BYTES     (512 << 10) /* unsynced, that are worth a sync nobody asked for */
 #define SYNC_AHEAD_FOR_BYTES (64 << 20)  /* after a flush */
-#define SYNC_AHEAD_REST      (32 << 20)  /* later, and while nobody flushes at all */
+#define SYNC_AHEAD_REST      FILE_BYTES  /* later, and while nobody flushes at all */
 #define BATCH_MAX_ITEMS      (BATCH_RECORDS_BYTES / sizeof(struct record))
 
 #define BATCH_BUF_BYTES ((BATCH_MAX_PAGES + 1) * BLOCK_BYTES)
@@ -33,11 +33,10 @@
 
 /* The buffers of all batches stand side by side in huge pages; they become memory as they are used,
  * and of the spare ones the last is used first. */
-static uint8_t *batch_buf(struct log *log)
+int batches_create(struct log *log)
 {
-    if (!log->batch_bufs)
-        log->batch_bufs = huge_alloc((size_t)MAX_BATCHES * BATCH_BUF_BYTES);
-    return log->batch_bufs ? log->batch_bufs + (size_t)log->n_batches * BATCH_BUF_BYTES : NULL;
+    log->batch_bufs = huge_alloc((size_t)MAX_BATCHES * BATCH_BUF_BYTES);
+    return log->batch_bufs ? 0 : -ENOMEM;
 }
 
 void batches_free(struct log *log)
@@ -56,15 +55,14 @@ static struct batch *batch_alloc(struct log *log)
     if (log->n_batches >= MAX_BATCHES)
         return NULL;
     struct batch *batch = calloc(1, sizeof(*batch));
-    uint8_t *buf = batch_buf(log);
     struct batch_item *items = calloc(BATCH_MAX_ITEMS, sizeof(*items));
-    if (!batch || !buf || !items) {
+    if (!batch || !items) {
         free(batch);
         free(items);
         return NULL;
     }
     batch->log = log;
-    batch->buf = buf;
+    batch->buf = log->batch_bufs + (size_t)log->n_batches * BATCH_BUF_BYTES;
     batch->items = items;
     batch->max_items = BATCH_MAX_ITEMS;
     log->n_batches++;
@@ -402,7 +400,8 @@ uint64_t log_last_seq(const struct log *log)
 
 /* ---- syncs ---------------------------------------------------------------------------------- */
 
-/* A file is in log->unsynced while it holds unsynced writes or a sync of it is in flight. */
+/* A file is in log->unsynced while it holds unsynced writes, or its name may be as new, or a sync
+ * of it is in flight. */
 void file_mark_unsynced(struct log *log, struct log_file *file, uint64_t bytes)
 {
     log->unsynced_bytes += bytes;

@@ -444,7 +444,7 @@ static uint32_t files_to_keep(const struct log *log)
     return log->reserve_files + 16 + log->n_files / 8;
 }
 
-/* Idle seconds before files are given back: to make them again costs their size in zeros. */
+/* Idle seconds before files are given back: to make them again may cost their size in zeros. */
 #define REMOVE_AFTER_TICKS 60
 
 void log_tidy(struct log *log, bool idle)
@@ -759,7 +759,8 @@ int log_create(struct storage *storage, struct log_client *client, const struct 
     }
     log->reserve_files = log_reserve_files(log->max_files);
     log->files = calloc(log->max_files ? log->max_files : 1, sizeof(*log->files));
-    if (!log->files || cleaner_create(log) < 0) {
+    if (!log->files || batches_create(log) < 0 || cleaner_create(log) < 0) {
+        batches_free(log);
         free(log->files);
         free(log);
         return -ENOMEM;

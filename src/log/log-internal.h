@@ -64,8 +64,9 @@ static inline bool bit_get(const uint64_t *bits, uint32_t at)
 
 /* append.c */
 void batches_retire(struct log *log); /* those that are complete, in their order */
+int batches_create(struct log *log);  /* with the log: 0 or -ENOMEM */
 void batches_free(struct log *log);   /* with the log; none is in flight */
-/* A write of bytes into it is complete. */
+/* A write of bytes into it is complete; or, with 0, it may be new, or an earlier process wrote. */
 void file_mark_unsynced(struct log *log, struct log_file *file, uint64_t bytes);
 /* The uuid, random and in no page's reach, keeps a page from passing for a batch. */
 uint32_t batch_crc(const uint8_t uuid[16], const struct batch_header *header, const uint8_t *block);

@@ -46,7 +46,7 @@ struct log_file {
     uint8_t state; /* enum file_state */
     uint8_t kind;  /* enum file_kind */
     uint8_t shift;
-    bool unsynced;        /* holds completed writes that no sync covers yet */
+    bool unsynced;        /* holds completed writes that no sync covers yet, or was just opened */
     bool map_pending;     /* its record of the running checkpoint is still to be taken */
     bool cleaning;        /* the cleaner is reading it */
     bool pinned;          /* it stays as it is: log_pin() */
@@ -221,7 +221,7 @@ struct log {
     uint64_t pages_inflight;
     struct batch *spare_batches[16];
     uint32_t n_spare_batches, n_batches;
-    uint8_t *batch_bufs; /* of all batches; NULL before the first */
+    uint8_t *batch_bufs; /* of all batches */
     uint64_t next_seq;   /* of the next batch to be opened */
     uint64_t applied_seq, synced_seq;
     uint64_t flushes_here; /* since the data file was opened: many make the next one zeroed */

@@ -178,17 +178,17 @@ static int allocate(int fd, uint64_t length)
     }
 }
 
-static int fill_new_file(int fd, uint64_t length, bool zero)
+/* *zero: asked for; in the end, whether there are any: writing is the other way to get the space.
+ */
+static int fill_new_file(int fd, uint64_t length, bool *zero)
 {
-    int err = 0;
-    if (length) {
-        err = allocate(fd, length);
-        if (err && err != -EOPNOTSUPP)
-            return err;
-        if (err || zero) /* writing is the other way to get the space */
-            err = write_zeros(fd, length);
-    }
-    return err;
+    if (!length)
+        return 0;
+    int err = allocate(fd, length);
+    if (err && err != -EOPNOTSUPP)
+        return err;
+    *zero |= err != 0;
+    return *zero ? write_zeros(fd, length) : 0;
 }
 
 static int work_create(struct worker_job *job)
@@ -205,8 +205,9 @@ static int work_create(struct worker_job *job)
     _cleanup_close_ int fd = open_direct(file, at, first, O_CREAT | O_EXCL);
     if (fd < 0)
         return fd;
-    bool later = is_log_file(file->number) && !req->zero;
-    int err = fill_new_file(fd, req->length_bytes, req->zero);
+    bool zero = req->zero;
+    int err = fill_new_file(fd, req->length_bytes, &zero);
+    bool later = is_log_file(file->number) && !zero;
     if (!err && !later && fsync(fd) < 0)
         err = -errno;
     if (err) {

@@ -31,7 +31,8 @@
 enum storage_op {
     STORAGE_READ,   /* past the end of the file: a short count */
     STORAGE_WRITE,  /* extends checkpoint files; never extends a log file */
-    STORAGE_SYNC,   /* data and what is needed to find it again */
+    STORAGE_SYNC,   /* data, what is needed to find it, and names of log files that there are by now
+                     */
     STORAGE_CREATE, /* a file of length bytes, space allocated; fails with -EEXIST */
     STORAGE_REMOVE, /* the file and its space; -ENOENT */
 };

@@ -347,9 +347,16 @@ void sim_cut(struct sim *sim)
         order[i] = order[j];
         order[j] = i;
     }
-    for (size_t i = 0; i < sim->n_flights; i++)
-        if (sim->flights[order[i]].req->op != STORAGE_READ && rng_percent(&sim->rng, percent))
-            perform(sim, &sim->flights[order[i]]);
+    for (size_t i = 0; i < sim->n_flights; i++) {
+        const struct flight *fl = &sim->flights[order[i]];
+        if (fl->req->op == STORAGE_READ || !rng_percent(&sim->rng, percent))
+            continue;
+        struct file *f = sim_file_find(sim, fl->req->file);
+        if (fl->req->op == STORAGE_SYNC && f && !sim->lie && rng_percent(&sim->rng, 50))
+            sim_file_sync(f, fl->mark); /* the names were to be next */
+        else
+            perform(sim, fl);
+    }
     free(order);
     sim->dead = true;
 }
