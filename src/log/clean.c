@@ -7,6 +7,16 @@
  * place.
  *
  *   IDLE --pick a victim, plan--> MOVING --last window written--> switch_pieces --> IDLE
+ *   MOVING --block_failed: a block that was not known as bad--> READING
+ *   READING --last window read--> abandon --> IDLE
+ *   MOVING, READING --an error that has nothing to do with the medium--> ENDING
+ *   ENDING --windows in flight are back--> abandon --> IDLE
+ *   MOVING --there is no file to move to--> abandon --> IDLE
+ *
+ * A block counts as lost only when two attempts could not read it, RETRY_TICKS apart; where the
+ * second can it was an error that passed. The first reads the file to its end (READING), whatever
+ * it meets, so that the second knows of all that is bad. Nobody refers to what it wrote, and the
+ * room of that is given back.
  *
  * A packed file is filled by many victims. Its footer lists the pieces in it and is written when a
  * checkpoint begins (what follows is appended after it) and when the file is sealed.
@@ -66,20 +76,28 @@ struct moved_sums {
 };
 
 struct pack {
-    struct log_file *file, *full; /* full: to be sealed when the victim has moved */
-    uint32_t slot, full_slot;     /* next */
-    bool more;                    /* pieces than the last footer lists */
+    struct log_file *file;
+    uint32_t slot, kept; /* next; where an attempt that is abandoned goes back to */
+    bool more;           /* pieces than the last footer lists */
+};
+
+enum attempt {
+    MOVING,
+    READING, /* on, only to find out what else is bad */
+    ENDING,
 };
 
 struct cleaner {
     struct pack packs[2]; /* data, tables */
+    struct pack full;     /* that the victim filled: to be sealed when it has moved */
     struct log_file *victim;
+    enum attempt attempt; /* of moving it */
+    uint32_t lost_blocks; /* of it, moved as zeros */
     struct move *moves;
     uint32_t n_moves, next_move;
     struct part *parts;
     uint32_t n_parts, max_parts;
     uint32_t windows, footers;        /* in flight */
-    bool unreadable;                  /* a block of the victim: it is given up for now */
     bool starved;                     /* there was no file to move to: wait until one is free */
     int64_t won, most_won;            /* files emptied less files taken to move to */
     uint32_t in_vain;                 /* victims moved since most_won rose */
@@ -102,6 +120,8 @@ static void forget_plan(struct cleaner *c)
     c->moves = NULL;
     c->parts = NULL;
     c->n_moves = c->next_move = c->n_parts = c->max_parts = 0;
+    c->lost_blocks = 0;
+    c->attempt = MOVING;
     c->victim = NULL;
 }
 
@@ -207,14 +227,15 @@ static void fill_sums(const struct log_file *file, uint32_t copies, uint8_t *at)
         memcpy(sums + 1, file->sums->sums, file->sums->n_switched * sizeof(*sums));
 }
 
-/* Write a footer for the pieces that file has now, at *slot, which moves on. Twice, as all that is
- * in the file would be lost with it, if that leaves room for one more. */
-static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
+/* Write a footer for the pieces that the pack's file has now, behind all that is in it. Twice, as
+ * that would be lost with it, if that leaves room for one more. */
+static void write_footer(struct log *log, struct pack *pack)
 {
+    struct log_file *file = pack->file;
     size_t pieces_bytes = log_footer_pieces_bytes(file);
     size_t bytes = pieces_bytes + sums_bytes(file);
     size_t padded = (bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * BLOCK_BYTES;
-    uint32_t copies = *slot + (3 * padded >> file->shift) <= file_slots(file) ? 2 : 1;
+    uint32_t copies = pack->slot + (3 * padded >> file->shift) <= file_slots(file) ? 2 : 1;
     if (!pieces_bytes)
         return;
     struct footer_write *w = calloc(1, sizeof(*w));
@@ -232,13 +253,13 @@ static void write_footer(struct log *log, struct log_file *file, uint32_t *slot)
         memcpy(buf + padded, buf, padded);
     file_touch(log, file);
     file->map_changed = true;
-    uint32_t block = *slot >> (DATA_SHIFT - file->shift);
+    uint32_t block = pack->slot >> (DATA_SHIFT - file->shift);
     file->footer_block = block;
     file->footer_bytes = bytes;
     file->footer_crc = crc32c(0, buf, bytes);
-    *slot += copies * padded >> file->shift;
-    assert(*slot <= file_slots(file));
-    file->used_slots = *slot;
+    pack->slot += copies * padded >> file->shift;
+    assert(pack->slot <= file_slots(file));
+    file->used_slots = pack->kept = pack->slot;
     *w = (struct footer_write){.log = log, .file = file, .iov = {buf, copies * padded}};
     w->req = (struct storage_req){.done = footer_written,
                                   .op = STORAGE_WRITE,
@@ -295,7 +316,7 @@ bool cleaner_wants_checkpoint(const struct log *log)
 
 static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
 {
-    assert(!pack->full);
+    assert(!log->cleaner->full.file);
     if (!may_take_file(log))
         return -EAGAIN;
     struct log_file *next = file_take(log, false);
@@ -309,11 +330,9 @@ static int pack_next(struct log *log, struct pack *pack, uint8_t shift)
         return -ENOMEM;
     }
     log->cleaner->won--;
-    pack->full = pack->file;
-    pack->full_slot = pack->slot;
-    pack->file = next;
-    pack->more = false;
-    pack->slot = BLOCK_BYTES >> shift;
+    log->cleaner->full = *pack;
+    uint32_t first = BLOCK_BYTES >> shift;
+    *pack = (struct pack){.file = next, .slot = first, .kept = first};
     return 0;
 }
 
@@ -324,12 +343,13 @@ static void seal(struct log *log, struct log_file *file)
     file_seal(log, file);
 }
 
-static void seal_full(struct log *log, struct pack *pack)
+static void seal_full(struct log *log)
 {
-    if (!pack->full)
+    struct pack *full = &log->cleaner->full;
+    if (!full->file)
         return;
-    write_footer(log, pack->full, &pack->full_slot);
-    seal(log, TAKE_PTR(pack->full));
+    write_footer(log, full);
+    seal(log, TAKE_PTR(full->file));
 }
 
 bool cleaner_may_checkpoint(const struct log *log)
@@ -340,7 +360,7 @@ bool cleaner_may_checkpoint(const struct log *log)
     const struct pack *pack = &c->packs[0];
     if (!c->victim)
         return true;
-    return c->victim->shift == DATA_SHIFT && !pack->full &&
+    return c->victim->shift == DATA_SHIFT && !c->full.file &&
            (!pack->file || pack->slot + footer_slots(c, pack->file) <= file_slots(pack->file));
 }
 
@@ -353,7 +373,7 @@ void cleaner_write_footers(struct log *log)
         if (!pack->file)
             continue;
         if (pack->more)
-            write_footer(log, pack->file, &pack->slot);
+            write_footer(log, pack);
         pack->more = false;
         bool in_use = c->victim && pack_of(c, c->victim) == pack;
         if (!in_use && pack_left(c, pack) < FILE_BLOCKS / 32)
@@ -552,6 +572,16 @@ static void window_free(struct window *w)
     free(w);
 }
 
+/* What is in it is not moved. */
+static void window_drop(struct window *w)
+{
+    struct log *log = w->log;
+    if (w->target)
+        w->target->writers--;
+    window_free(w);
+    cleaner_step(log);
+}
+
 static void window_written(struct storage_req *req, int res)
 {
     struct window *w = container_of(req, struct window, req);
@@ -611,10 +641,8 @@ static void window_filled(struct window *w)
     struct log *log = w->log;
 
     log->stats.clean_bytes_read += w->buf_bytes;
-    if (log->cleaner->unreadable && !log->error) {
-        w->target->writers--;
-        window_free(w);
-        cleaner_step(log);
+    if (log->cleaner->attempt != MOVING || log->error) {
+        window_drop(w);
         return;
     }
     bool nodes = w->target->shift == TABLE_SHIFT;
@@ -625,8 +653,7 @@ static void window_filled(struct window *w)
     if (!nodes)
         sum_pages(w);
     if (log->error) {
-        w->target->writers--;
-        window_free(w);
+        window_drop(w);
         return;
     }
     uint64_t bytes = 0;
@@ -656,6 +683,26 @@ static bool failed_before(struct cleaner *c, uint32_t block)
     return before;
 }
 
+static void block_failed(struct cleaner *c, uint32_t block)
+{
+    if (failed_before(c, block)) {
+        /* The medium has lost it. It is moved as zeros: who reads what was there gets a checksum
+         * error from now on, and a read error before, and nothing else is held up. */
+        c->lost_blocks++;
+    } else if (c->attempt == MOVING) {
+        c->attempt = READING; /* it may pass: other files first */
+    }
+}
+
+/* If some of them failed before, that has passed. */
+static void blocks_were_read(struct cleaner *c, uint64_t offset, uint32_t bytes)
+{
+    uint64_t *unread = c->victim->unread;
+    uint32_t block = offset / BLOCK_BYTES, end = block + bytes / BLOCK_BYTES;
+    for (; unread && block < end; block++)
+        unread[block / 64] &= ~(1ULL << (block % 64));
+}
+
 static void reread_block(struct window *w);
 
 static void block_reread(struct storage_req *req, int res)
@@ -665,20 +712,16 @@ static void block_reread(struct storage_req *req, int res)
     uint8_t *block = w->buf + w->reread_at;
 
     uint32_t read = res > 0 ? (uint32_t)res : 0;
+    uint64_t offset = w->read_at + w->reread_at;
 
     memset(block + read, 0, BLOCK_BYTES - read);
-    bool passes = res < 0 && !is_medium_error(res); /* no descriptor, no memory */
-    if (passes) {
-        c->unreadable = true;
-    } else if (res < 0 && !failed_before(c, (w->read_at + w->reread_at) / BLOCK_BYTES)) {
-        c->unreadable = true; /* it may pass: other files first */
-    } else if (res < 0) {
-        /* The medium has lost it. It is moved as zeros: who reads what was there gets a checksum
-         * error from now on, and a read error before, and nothing else is held up. */
-        w->log->stats.clean_read_errors++;
-    }
+    blocks_were_read(c, offset, read);
+    if (res < 0 && !is_medium_error(res)) /* no descriptor, no memory */
+        c->attempt = ENDING;
+    else if (res < 0)
+        block_failed(c, offset / BLOCK_BYTES);
     w->reread_at += BLOCK_BYTES;
-    if (w->reread_at < w->buf_bytes && !w->log->error && !passes)
+    if (w->reread_at < w->buf_bytes && !w->log->error && c->attempt != ENDING)
         reread_block(w);
     else
         window_filled(w);
@@ -705,6 +748,7 @@ static void window_read(struct storage_req *req, int res)
         reread_block(w); /* a block that cannot be read must not take the others with it */
         return;
     }
+    blocks_were_read(w->log->cleaner, w->read_at, res);
     if ((uint32_t)res < w->buf_bytes)
         memset(w->buf + res, 0, w->buf_bytes - res); /* a short file: the checksums will tell */
     window_filled(w);
@@ -725,22 +769,56 @@ static uint32_t window_moves(const struct cleaner *c)
     return n;
 }
 
+/* See to it that the pack has room for the next window, for *n moves or fewer. */
+static int make_room(struct log *log, struct pack *pack, uint32_t *n)
+{
+    struct cleaner *c = log->cleaner;
+    uint8_t shift = c->victim->shift;
+
+    if (pack_left(c, pack) < (shift == DATA_SHIFT ? 1 : *n)) {
+        if (c->full.file) /* a victim's pieces span two packed files, not three */
+            return -EAGAIN;
+        int code = pack_next(log, pack, shift);
+        if (code < 0)
+            return code;
+    }
+    if (*n > pack_left(c, pack))
+        *n = pack_left(c, pack);
+    return 0;
+}
+
+/* Give the window's moves their places in the pack. */
+static int window_place(struct window *w, struct pack *pack)
+{
+    struct log *log = w->log;
+    uint32_t slot = pack->slot;
+
+    if (assign(log->cleaner, pack, w->n_moves) < 0)
+        return -ENOMEM;
+    w->target = pack->file;
+    w->target_slot = slot;
+    if (w->target->shift == DATA_SHIFT) {
+        w->sum = w->target->sums->n++;
+        w->target->sums->sums[w->sum] = (struct moved_sum){.slot = slot, .count = w->n_moves};
+    }
+    uint32_t block_slots = BLOCK_BYTES >> w->target->shift;
+    pack->slot = (pack->slot + block_slots - 1) / block_slots * block_slots;
+    file_touch(log, w->target);
+    w->target->used_slots = pack->slot;
+    w->target->writers++;
+    return 0;
+}
+
 static int start_window(struct log *log)
 {
     struct cleaner *c = log->cleaner;
     struct log_file *victim = c->victim;
     struct pack *pack = pack_of(c, victim);
     uint32_t n = window_moves(c);
-
-    if (pack_left(c, pack) < (victim->shift == DATA_SHIFT ? 1 : n)) {
-        if (pack->full) /* a victim's pieces span two packed files, not three */
-            return -EAGAIN;
-        int code = pack_next(log, pack, victim->shift);
-        if (code < 0)
-            return code;
-    }
-    if (n > pack_left(c, pack))
-        n = pack_left(c, pack);
+    bool moves = c->attempt == MOVING;
+    int code = moves ? make_room(log, pack, &n) : 0;
+    if (code < 0)
+        return code;
     const struct move *m = &c->moves[c->next_move];
     uint64_t from = (uint64_t)m[0].old_slot << victim->shift;
     uint64_t to = ((uint64_t)m[n - 1].old_slot + 1) << victim->shift;
@@ -750,26 +828,16 @@ static int start_window(struct log *log)
     struct window *w = calloc(1, sizeof(*w));
     if (!w)
         return -ENOMEM;
-    w->buf = buf_take(c, to - from);
+    *w = (struct window){.log = log, .first_move = c->next_move, .n_moves = n, .read_at = from};
+    w->buf_bytes = to - from;
+    w->buf = buf_take(c, w->buf_bytes);
     w->iov = calloc(victim->shift == DATA_SHIFT ? n : 1, sizeof(*w->iov));
-    uint32_t slot = pack->slot;
-    if (!w->buf || !w->iov || assign(c, pack, n) < 0) {
-        buf_give(c, w->buf, to - from);
+    if (!w->buf || !w->iov || (moves && window_place(w, pack) < 0)) {
+        buf_give(c, w->buf, w->buf_bytes);
         free(w->iov);
         free(w);
         return -ENOMEM;
     }
-    w->log = log;
-    w->target = pack->file;
-    w->first_move = c->next_move;
-    w->n_moves = n;
-    w->target_slot = slot;
-    if (victim->shift == DATA_SHIFT) {
-        w->sum = w->target->sums->n++;
-        w->target->sums->sums[w->sum] = (struct moved_sum){.slot = slot, .count = n};
-    }
-    w->read_at = from;
-    w->buf_bytes = to - from;
     w->iov[0] = (struct iovec){w->buf, w->buf_bytes};
     w->req = (struct storage_req){.done = window_read,
                                   .op = STORAGE_READ,
@@ -778,11 +846,6 @@ static int start_window(struct log *log)
                                   .length_bytes = w->buf_bytes,
                                   .iov = w->iov,
                                   .n_iov = 1};
-    uint32_t block_slots = BLOCK_BYTES >> victim->shift;
-    pack->slot = (pack->slot + block_slots - 1) / block_slots * block_slots;
-    file_touch(log, pack->file);
-    pack->file->used_slots = pack->slot;
-    pack->file->writers++;
     victim->readers++;
     c->next_move += n;
     c->windows++;
@@ -865,13 +928,33 @@ static void switch_pieces(struct log *log)
     victim->n_live = 0;
     victim->cleaning = false;
     log->stats.files_cleaned++;
+    log->stats.clean_read_errors += c->lost_blocks;
     count_gain(log);
     forget_plan(c);
     pack->more = true;
-    settle_sums(pack->full, true);
+    pack->kept = pack->slot;
+    settle_sums(c->full.file, true);
     settle_sums(pack->file, true);
-    seal_full(log, pack);
+    seal_full(log);
     file_check_dead(log, victim);
+}
+
+/* The room that an attempt took in packed files is free again, and the file that it began goes. */
+static void give_back(struct log *log, struct pack *pack)
+{
+    struct cleaner *c = log->cleaner;
+    if (c->full.file) {
+        struct log_file *begun = pack->file;
+        *pack = c->full;
+        c->full = (struct pack){0};
+        c->won++;
+        seal(log, begun);
+    }
+    if (pack->file) {
+        file_touch(log, pack->file);
+        pack->file->used_slots = pack->slot = pack->kept;
+        settle_sums(pack->file, false);
+    }
 }
 
 /* Give a plan up: there is no file to write to, or the victim cannot be read. What it wrote is not
@@ -879,20 +962,23 @@ static void switch_pieces(struct log *log)
 static void abandon(struct log *log)
 {
     struct cleaner *c = log->cleaner;
-    struct pack *pack = pack_of(c, c->victim);
-    if (c->unreadable) {
-        c->victim->unread_tick = log->ticks;
-        log->stats.clean_put_off++;
-    } else {
-        c->starved = true;
-    }
-    c->unreadable = false;
-    c->victim->cleaning = false;
     struct log_file *victim = c->victim;
+    struct pack *pack = pack_of(c, victim);
+    bool starved = c->attempt == MOVING;
+    victim->cleaning = false;
     forget_plan(c);
-    settle_sums(pack->full, false);
-    settle_sums(pack->file, false);
-    seal_full(log, pack);
+    if (starved) {
+        /* Its room stays taken: so the next attempt begins with the file that it waits for, and
+         * does not come to that when another has it. */
+        c->starved = true;
+        settle_sums(c->full.file, false);
+        settle_sums(pack->file, false);
+        seal_full(log);
+    } else {
+        victim->unread_tick = log->ticks;
+        log->stats.clean_put_off++;
+        give_back(log, pack);
+    }
     file_check_dead(log, victim);
 }
 
@@ -951,16 +1037,15 @@ void cleaner_step(struct log *log)
         }
     }
     int code = 0;
-    while (code == 0 && !c->unreadable && may_start_window(log))
+    while (code == 0 && c->attempt != ENDING && may_start_window(log))
         code = start_window(log);
     if (code == -ENOMEM)
         log_fail(log, code, "cleaning");
     if (c->windows)
         return;
-    if (c->unreadable)
-        abandon(log);
-    else if (c->next_move == c->n_moves)
+    bool at_end = c->next_move == c->n_moves;
+    if (at_end && c->attempt == MOVING)
         switch_pieces(log);
-    else if (code < 0)
+    else if (at_end || c->attempt == ENDING || code < 0)
         abandon(log);
 }

@@ -183,10 +183,19 @@ void turn(struct run *run, bool wait)
     storage->poll(storage, wait && !more && sim_in_flight(run->sim));
 }
 
+/* Without power no file can be read, and with none to be cleaned writes wait, until some seconds
+ * later blocks count as lost and cannot be written either. */
+static void pass_time(struct run *run, unsigned idle)
+{
+    if (idle % 50 == 49 && sim_is_dead(run->sim))
+        store_tick(run->store);
+}
+
 void turn_or_stall(struct run *run)
 {
     turn(run, true);
     run->idle = sim_in_flight(run->sim) || !run->n_active ? 0 : run->idle + 1;
+    pass_time(run, run->idle);
     if (run->idle > 10000)
         fail(run, "stalled: %u requests wait and nothing is in flight", run->n_active);
 }
@@ -208,6 +217,7 @@ void turn_until(struct run *run, bool (*more)(const struct run *run))
     while (more(run)) {
         turn(run, true);
         idle = sim_in_flight(run->sim) ? 0 : idle + 1;
+        pass_time(run, idle);
         if (idle > (run->long_work ? 100000 : 1000))
             fail(run,
                  "stalled: %u requests, %u on shared pages, %u changes wait and nothing is in "

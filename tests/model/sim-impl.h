@@ -53,7 +53,8 @@ struct sim {
     } fail[STORAGE_REMOVE + 1];
     uint64_t failures;
     uint32_t broken_file;
-    uint64_t broken_at; /* + 1; 0: none */
+    uint64_t broken_at;   /* + 1; 0: none */
+    uint32_t broken_step; /* blocks; 0: one block */
     struct sim_stats stats;
 };
 

@@ -108,13 +108,23 @@ static void sim_submit(struct storage *storage, struct storage_req *req)
         fl->crc = iov_crc(req);
 }
 
+/* Does it read one of the broken blocks? */
+static bool reads_broken(const struct sim *sim, const struct storage_req *req)
+{
+    uint64_t at = sim->broken_at - 1, step = (uint64_t)sim->broken_step * SIM_BLOCK_BYTES;
+    if (!sim->broken_at || sim->broken_file != req->file)
+        return false;
+    if (step && req->offset_bytes > at)
+        at += (req->offset_bytes - at + step - 1) / step * step;
+    return at >= req->offset_bytes && at < req->offset_bytes + req->length_bytes;
+}
+
 static int do_read(struct sim *sim, struct storage_req *req, bool damage)
 {
     const struct file *f = sim_file_find(sim, req->file);
     if (!f)
         return -ENOENT;
-    if (sim->broken_at && sim->broken_file == req->file && req->offset_bytes < sim->broken_at &&
-        sim->broken_at <= req->offset_bytes + req->length_bytes)
+    if (reads_broken(sim, req))
         return -EIO;
     uint64_t at = req->offset_bytes, done = 0;
     for (unsigned i = 0; i < req->n_iov; i++) {
@@ -446,8 +456,14 @@ uint64_t sim_failures(const struct sim *sim)
 
 void sim_break_block(struct sim *sim, uint32_t file, uint64_t offset_bytes)
 {
+    sim_break_blocks(sim, file, offset_bytes, 0);
+}
+
+void sim_break_blocks(struct sim *sim, uint32_t file, uint64_t offset_bytes, uint32_t step_blocks)
+{
     sim->broken_file = file;
     sim->broken_at = offset_bytes + 1;
+    sim->broken_step = step_blocks;
 }
 
 void sim_set_medium_bytes(struct sim *sim, uint64_t bytes)

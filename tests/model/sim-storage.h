@@ -59,6 +59,8 @@ uint64_t sim_failures(const struct sim *sim);
 /* Reads of this block, and whatever they read besides, end with -EIO. One block; offset UINT64_MAX:
  * none. */
 void sim_break_block(struct sim *sim, uint32_t file, uint64_t offset_bytes);
+/* The same with that block of the file and each step_blocks-th behind it. */
+void sim_break_blocks(struct sim *sim, uint32_t file, uint64_t offset_bytes, uint32_t step_blocks);
 void sim_set_medium_bytes(struct sim *sim, uint64_t bytes);
 /* The most ticks of poll() that a request may be held back. 0: all in one poll, still shuffled. */
 void sim_set_latency(struct sim *sim, unsigned ticks);

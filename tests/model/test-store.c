@@ -119,6 +119,21 @@ static int read_page(struct env *env, uint64_t page, uint32_t round)
     return code ? code : memcmp(buf, want, PAGE_BYTES) ? 1 : 0;
 }
 
+/* In which file does a page stand as round wrote it, and where? (The first place that has it.) */
+static struct sim_place find_page(struct env *env, uint64_t page, uint32_t round)
+{
+    static _Alignas(PAGE_BYTES) uint8_t want[PAGE_BYTES], block[PAGE_BYTES];
+    struct sim_place place = {0};
+    fill(want, page, 1, round);
+    while (sim_next_block(env->sim, &place)) {
+        sim_peek(env->sim, place.file, place.offset_bytes, block);
+        if (memcmp(block, want, PAGE_BYTES) == 0)
+            return place;
+    }
+    fail();
+    return place;
+}
+
 static bool change_done_flag;
 
 static void change_done(struct store_change *change)
@@ -1624,6 +1639,37 @@ static void passing_blocks(void **state)
     assert_int_equal(counter(env, "clean_read_errors"), 0);
 }
 
+/* Attempts to clean a file are lost, others take the room that they gave back, and the host
+ * crashes: all is there, and the books are right. */
+static void lost_attempts_and_crashes(void **state)
+{
+    struct env *env = full_store(state);
+    uint64_t chance = 6, harmless;
+    unsigned met = 0;
+    for (unsigned i = 0; i < 48; i++) {
+        uint32_t file;
+        assert_true(find_data_file(env, 5 * i, &file));
+        sim_break_blocks(env->sim, file, (20 + 2 * i) * (uint64_t)BLOCK_BYTES, i % 2 ? 7 : 0);
+        met += overwrite_until_counted(env, "clean_put_off", &chance);
+        sim_break_block(env->sim, 0, UINT64_MAX);
+        for (unsigned k = 0; k < 30 * (i % 12); k++) {
+            chance = chance * 6364136223846793005 + 1442695040888963407;
+            overwrite(env, (chance >> 33) % FULL_PAGES);
+        }
+        assert_int_equal(flush(env), 0);
+        sim_cut(env->sim);
+        store_close(env->store);
+        env->store = NULL;
+        sim_restart(env->sim, SIM_CRASH);
+        assert_int_equal(open_store(env), 0);
+        compare_all(env);
+        assert_int_equal(check(env, &harmless), 0);
+    }
+    print_message("%u attempts were lost\n", met);
+    assert_true(met > 6);
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+}
+
 /* Nothing can be read that is to be cleaned: no block is given up before seconds have passed, and
  * writers wait meanwhile. */
 static void impatient_cleaning(void **state)
@@ -2352,6 +2398,180 @@ static void received_with_memory(void **state)
     }
 }
 
+/* ---- files with much that cannot be read ----------------------------------------------------- */
+
+enum { HALF_PAGES = 24000, RUN = 16, RUN_DEAD = 9 };
+
+static uint32_t half_round(uint64_t page)
+{
+    return page % RUN < RUN_DEAD ? 2 : 1;
+}
+
+/* A second without a write, and all that is done in it. */
+static void idle_second(struct env *env)
+{
+    struct storage *storage = sim_storage(env->sim);
+    store_tick(env->store);
+    for (unsigned still = 0; still < 3;) {
+        bool more = store_dispatch(env->store);
+        still = more || sim_in_flight(env->sim) ? 0 : still + 1;
+        if (sim_in_flight(env->sim))
+            storage->poll(storage, !more);
+    }
+}
+
+/* Idle seconds until a counter says more. */
+static unsigned idle_until(struct env *env, const char *name)
+{
+    uint64_t before = counter(env, name);
+    unsigned seconds = 0;
+    while (counter(env, name) == before) {
+        assert_true(seconds < 30);
+        idle_second(env);
+        seconds++;
+    }
+    return seconds;
+}
+
+/* Pages below n, and of each 16 of them 9 written over: of the files that they were in first more
+ * than half is dead, everywhere, and they are cleaned in the next idle second. */
+static void write_half_dead(struct env *env, uint64_t n)
+{
+    write_pages(env, 0, n, 1);
+    for (uint64_t page = 0; page < n; page += RUN)
+        write_pages(env, page, RUN_DEAD, 2);
+    assert_int_equal(flush(env), 0);
+}
+
+static void compare_half_dead(struct env *env, uint64_t n, const bool *lost)
+{
+    for (uint64_t page = 0; page < n; page++) {
+        int code = read_page(env, page, half_round(page));
+        assert_true(code <= 0);
+        assert_int_equal(code < 0, lost && lost[page]);
+    }
+}
+
+/* Every 61st block of a file cannot be read, so that no window of it can at once: it is cleaned in
+ * the second attempt, ten seconds after the first, and nothing is lost but what stands in them.
+ * Where an error that has nothing to do with the medium ends the first one, a second one finds the
+ * rest. */
+static void scattered(struct env *env, int error)
+{
+    enum { N = 9000 };
+    static bool lost[N];
+    unsigned n_lost = 0;
+    write_half_dead(env, N);
+    uint32_t file = find_page(env, RUN_DEAD, 1).file;
+    assert_int_equal(counter(env, "files_cleaned"), 0);
+    sim_break_blocks(env->sim, file, 100 * (uint64_t)BLOCK_BYTES, 61);
+    for (uint64_t page = 0; page < N; page++) {
+        int code = read_page(env, page, half_round(page));
+        assert_true(code <= 0);
+        lost[page] = code < 0;
+        n_lost += lost[page];
+    }
+    if (error)
+        sim_fail(env->sim, STORAGE_READ, 300, 12, error);
+    unsigned seconds = idle_until(env, "clean_put_off");
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+    if (error) {
+        sim_fail(env->sim, STORAGE_READ, 0, 1, 0);
+        seconds += idle_until(env, "clean_put_off");
+    }
+    seconds += idle_until(env, "files_cleaned");
+    print_message("%u pages of a file were lost, which was cleaned within %u seconds\n", n_lost,
+                  seconds);
+    assert_true(n_lost > 40 && n_lost <= counter(env, "clean_read_errors"));
+    assert_int_equal(counter(env, "clean_put_off"), error ? 2 : 1);
+    assert_int_equal(counter(env, "files_cleaned"), 1);
+    assert_true(seconds >= (error ? 20 : 10) && seconds <= (error ? 24 : 12));
+    sim_break_block(env->sim, 0, UINT64_MAX);
+    compare_half_dead(env, N, lost);
+    while (counter(env, "files_dead"))
+        idle_second(env); /* until a checkpoint has it in its new place */
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+    compare_half_dead(env, N, lost);
+}
+
+static void scattered_blocks(void **state)
+{
+    scattered(*state, 0);
+}
+
+static void scattered_blocks_and_errors(void **state)
+{
+    scattered(*state, -EMFILE);
+}
+
+/* A block fails in the first attempt and in the third, and another, before it, in the second: there
+ * it was read, so none has failed twice in a row, and none is given up. */
+static void failing_by_turns(void **state)
+{
+    enum { N = 9000 };
+    struct env *env = *state;
+    write_half_dead(env, N);
+    struct sim_place early = find_page(env, 4000 + RUN_DEAD, 1);
+    struct sim_place late = find_page(env, 6000 + RUN_DEAD, 1);
+    assert_true(early.file == late.file && early.offset_bytes < late.offset_bytes);
+    for (unsigned i = 0; i < 5; i++) {
+        const struct sim_place *broken = i % 2 ? &early : &late;
+        sim_break_block(env->sim, broken->file, broken->offset_bytes);
+        idle_until(env, "clean_put_off");
+        assert_int_equal(counter(env, "clean_read_errors"), 0);
+    }
+    sim_break_block(env->sim, 0, UINT64_MAX);
+    idle_until(env, "files_cleaned");
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+    compare_half_dead(env, N, NULL);
+}
+
+static uint64_t used_bytes(struct env *env)
+{
+    struct store_space space;
+    store_space(env->store, &space);
+    return space.data + space.tables + space.dead;
+}
+
+/* Attempts that are lost take no room, also near the end of a file: neither in the packed file nor
+ * by the one that they begin when that is full. */
+static void lost_attempts(void **state)
+{
+    struct env *env = *state;
+    uint64_t used = 0, files = 0, harmless;
+    write_half_dead(env, HALF_PAGES);
+    struct sim_place a = find_page(env, HALF_PAGES - 3 * RUN + RUN_DEAD, 1);
+    struct sim_place b = find_page(env, HALF_PAGES - 2 * RUN + RUN_DEAD, 1);
+    assert_true(a.file == b.file);
+    for (unsigned i = 0; i < 6; i++) {
+        if (i == 0) /* lost from the beginning */
+            sim_break_blocks(env->sim, a.file, BLOCK_BYTES, 30);
+        else
+            sim_break_block(env->sim, a.file, i % 2 ? a.offset_bytes : b.offset_bytes);
+        idle_until(env, "clean_put_off");
+        for (unsigned k = 0; k < 4; k++)
+            idle_second(env); /* and the checkpoint that frees what is dead */
+        assert_int_equal(counter(env, "files_dead"), 0);
+        if (i == 0) {
+            used = used_bytes(env);
+            files = counter(env, "files_free");
+            assert_int_equal(counter(env, "files_cleaned"), 2);
+        }
+        assert_int_equal(used_bytes(env), used);
+        assert_int_equal(counter(env, "files_free"), files);
+    }
+    sim_break_block(env->sim, 0, UINT64_MAX);
+    idle_until(env, "files_cleaned");
+    assert_int_equal(counter(env, "clean_read_errors"), 0);
+    compare_half_dead(env, HALF_PAGES, NULL);
+    assert_int_equal(check(env, &harmless), 0);
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+    compare_half_dead(env, HALF_PAGES, NULL);
+    assert_int_equal(check(env, &harmless), 0);
+}
+
 /* ---- what cannot be read behind the end of the log ------------------------------------------ */
 
 /* Nothing needs it: the store opens. The batches are needed. */
@@ -2387,6 +2607,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(wide_full_store, teardown),
         cmocka_unit_test_teardown(passing_block, teardown),
         cmocka_unit_test_teardown(passing_blocks, teardown),
+        cmocka_unit_test_teardown(lost_attempts_and_crashes, teardown),
         cmocka_unit_test_teardown(impatient_cleaning, teardown),
         cmocka_unit_test_teardown(errors_in_cleaning, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
@@ -2435,6 +2656,10 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(synced_ahead, setup, teardown),
         cmocka_unit_test_setup_teardown(unreadable_behind_end, setup, teardown),
         cmocka_unit_test_setup_teardown(full_batches, setup, teardown),
+        cmocka_unit_test_setup_teardown(scattered_blocks, setup, teardown),
+        cmocka_unit_test_setup_teardown(scattered_blocks_and_errors, setup, teardown),
+        cmocka_unit_test_setup_teardown(failing_by_turns, setup, teardown),
+        cmocka_unit_test_setup_teardown(lost_attempts, setup, teardown),
 #endif
     };
     if (argc > 1)
