@@ -8,6 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include <cmocka.h>
 
@@ -38,7 +41,6 @@ static void test_sizes(void **state)
     assert_null(huge_alloc(SIZE_MAX));
 }
 
-#ifndef __SANITIZE_ADDRESS__
 /* Is address in a mapping? *ret_wished: of which huge pages are wished for. */
 static bool is_mapped(const void *address, bool *ret_wished)
 {
@@ -78,14 +80,31 @@ static void test_pages(void **state)
     for (size_t at = 0; at < bytes; at += HUGE_BYTES)
         assert_false(is_mapped(memory + at, &wished));
 }
+
+#ifdef __SANITIZE_ADDRESS__
+/* What is beyond the end is found, and only that, and only as long as it is there. */
+static void test_end(void **state)
+{
+    static const size_t sizes[] = {HUGE_BYTES, HUGE_BYTES + 8, 5 * HUGE_BYTES - 4096};
+    (void)state;
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        uint8_t *memory = huge_alloc(sizes[i]);
+        assert_non_null(memory);
+        assert_null(__asan_region_is_poisoned(memory, sizes[i]));
+        assert_ptr_equal(__asan_region_is_poisoned(memory, sizes[i] + 4096), memory + sizes[i]);
+        huge_free(memory, sizes[i]);
+        assert_null(__asan_region_is_poisoned(memory, sizes[i] + 4096));
+    }
+}
 #endif
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),
-#ifndef __SANITIZE_ADDRESS__
         cmocka_unit_test(test_pages),
+#ifdef __SANITIZE_ADDRESS__
+        cmocka_unit_test(test_end),
 #endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
