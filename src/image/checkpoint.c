@@ -121,7 +121,7 @@ static bool is_due(struct store *store, bool *ret_map_only)
         log->map_will_do && log->data_file && log_wants_checkpoint(log, true) && log->table_tight;
     if (*ret_map_only)
         return true;
-    if (store->checkpoint.wanted || !log->data_file)
+    if (store->checkpoint.wanted || log_may_start(log))
         return true;
     if (log->bytes_since_checkpoint >= store->config.checkpoint_bytes ||
         cleaner_wants_checkpoint(log))
@@ -186,7 +186,6 @@ static int begin_map(struct store *store)
 {
     struct checkpoint *c = &store->checkpoint;
     struct log *log = store->log;
-    cleaner_write_footers(log);
     size_t map_bytes = log_map_size_of_data(log) + c->last.table_bytes;
     c->catalogue_bytes = c->last.catalogue_bytes;
     c->buf_bytes = pad(BLOCK_BYTES + c->catalogue_bytes + map_bytes, BLOCK_BYTES);
@@ -211,7 +210,6 @@ static int begin_increment(struct store *store)
     struct log_increment sizes;
     if (c->base.at >= c->base.limit)
         return -EFBIG;
-    cleaner_write_footers(log);
     c->buf_bytes = pad(sizeof(struct map_increment) + log_increment_size(log), BLOCK_BYTES);
     if (c->buf_bytes > c->base.limit - c->base.at)
         return -EFBIG;
@@ -241,6 +239,7 @@ static int begin_increment(struct store *store)
 
 static int begin_map_only(struct store *store)
 {
+    cleaner_write_footers(store->log); /* once: there may be no room for another before the last */
     int code = begin_increment(store);
     return code == -EFBIG ? begin_map(store) : code;
 }

@@ -264,8 +264,10 @@ int store_replay(struct store *store, const struct log_position *position)
             store, STORE_EVENT_DAMAGE, code, "%s: opening the store would lose what was durable",
             log->older ? "a newer checkpoint or a batch is damaged, and the store went on after it"
                        : "a batch of the log that was durable is damaged");
-    if (code == 0)
+    if (code == 0) {
+        log_find(log);
         code = apply_tail(store, &tail, position->seq);
+    }
     free(tail.bytes);
     if (code < 0)
         return code;

@@ -212,6 +212,7 @@ static int find_files(struct store *store)
         stuck_turns = more || wait ? 0 : stuck_turns + 1;
         store->storage->poll(store->storage, wait);
     }
+    log_found(store->log);
     return store->log->error;
 }
 
@@ -378,6 +379,7 @@ bool store_dispatch(struct store *store)
         room_waiters_wake(store);
     }
     log->table_tight = log_table_bytes(log) < 2 * store->table->dirty_bytes;
+    log->table_fits = log_table_fits(log, store->table->dirty_bytes);
     scans_go_on(store);
     changes_step(store);
     bool more = checkpoint_step(store);

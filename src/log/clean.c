@@ -305,6 +305,8 @@ static uint32_t pack_left(const struct cleaner *c, const struct pack *pack)
  * that runs, or that is to free something, or for which much is dirty, may want yet another. */
 static bool may_take_file(const struct log *log)
 {
+    if (log->finding && log->table_fits)
+        return log->n_free > 0;
     uint32_t keep = log->checkpoint_running || log->n_dead || log->table_tight;
     return log->table.spare && log->n_free > keep;
 }

@@ -11,6 +11,7 @@
  * [first, end) that one file holds. A fresh segment is one piece with all its slots; cleaning makes
  * a piece of the slots that still live, in their order, so the place of a slot is the piece's base
  * plus the number of present slots before it (its rank). */
+#include "base/cleanup.h"
 #include "base/crc.h"
 #include "base/err.h"
 #include "log/log-internal.h"
@@ -354,7 +355,7 @@ static void created(struct storage_req *req, int res)
     free(c);
 }
 
-static bool create_file(struct log *log, bool zero)
+static bool create_file(struct log *log, bool zero, bool durable)
 {
     for (uint32_t number = 0; number < log->max_files; number++) {
         if (log->files[number] && log->files[number]->state != FILE_ABSENT)
@@ -373,11 +374,25 @@ static bool create_file(struct log *log, bool zero)
                                       .op = STORAGE_CREATE,
                                       .file = number,
                                       .length_bytes = FILE_BYTES,
-                                      .zero = zero};
+                                      .zero = zero,
+                                      .durable = durable};
         log->storage->submit(log->storage, &c->req);
         return true;
     }
     return false;
+}
+
+/* The table stream's next file. While files are to be found for data cleaning may have it, if what
+ * is dirty does not need it: nothing else becomes dirty then. */
+static void prepare_spare(struct log *log)
+{
+    if (!log->finding || !log->table_fits) {
+        if (!log->table.spare)
+            log->table.spare = file_take_reserve(log);
+    } else if (log->table.spare && !log->n_free) {
+        list_push_back(&log->free, &TAKE_PTR(log->table.spare)->link);
+        log->n_free++;
+    }
 }
 
 /* Free files that the data stream and the table stream will want soon. */
@@ -394,11 +409,12 @@ void log_prepare(struct log *log)
     while (!log->creation_failed && log->n_creating < FILES_AHEAD &&
            log->n_files < log->max_files &&
            log->n_free + log->n_creating < log->reserve_files + FILES_AHEAD)
-        if (!create_file(log, zero))
+        /* A start after a crash must find the reserve: somebody else may have the space by then. Of
+         * what is made beyond it no more is free than is taken first. */
+        if (!create_file(log, zero, log->n_free + log->n_creating < log->reserve_files))
             break;
 
-    if (!log->table.spare)
-        log->table.spare = file_take(log, false);
+    prepare_spare(log);
     /* The next data file: late, for in a full store a file that waits is missing elsewhere. */
     uint32_t ahead = FILE_BLOCKS / 4 > BATCH_MAX_PAGES + 8 ? FILE_BLOCKS / 4 : BATCH_MAX_PAGES + 8;
     if (!log->next_data_file && log->data_file && DATA_SEGMENT_SLOTS - log->data_slot < ahead) {
@@ -461,12 +477,14 @@ void log_tidy(struct log *log, bool idle)
 }
 
 /* Data leaves KEEP_FREE files. In a full store writes are refused before they come here; what comes
- * are trims and changes, which make room: for them there is one more. */
+ * are trims and changes, which make room: for them there is one more; or all, where without them
+ * none will ever be won. */
 static bool may_take_for_data(const struct log *log)
 {
-    if (log_room_pages(log) == 0)
-        return log->n_free > KEEP_FREE / 2;
-    return files_left(log) > KEEP_FREE;
+    if (log_room_pages(log) > 0)
+        return files_left(log) > KEEP_FREE;
+    bool hopeless = !log->n_dead && !log->checkpoint_running && !cleaner_has_work(log);
+    return log->n_free > (hopeless ? 0 : KEEP_FREE / 2);
 }
 
 struct log_file *file_take(struct log *log, bool for_data)
@@ -474,6 +492,17 @@ struct log_file *file_take(struct log *log, bool for_data)
     if (list_empty(&log->free) || (for_data && !may_take_for_data(log)))
         return NULL;
     struct log_file *file = container_of(list_pop_front(&log->free), struct log_file, link);
+    log->n_free--;
+    log->stats.files_reused++;
+    return file;
+}
+
+struct log_file *file_take_reserve(struct log *log)
+{
+    if (list_empty(&log->free))
+        return NULL;
+    struct log_file *file = container_of(log->free.prev, struct log_file, link);
+    list_del(&file->link);
     log->n_free--;
     log->stats.files_reused++;
     return file;

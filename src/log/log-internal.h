@@ -26,6 +26,8 @@ static inline uint32_t dead_files_worth_it(const struct log *log, bool map_only)
 /* files.c */
 struct log_file *file_get(struct log *log, uint32_t number); /* makes the struct; NULL: no memory */
 struct log_file *file_take(struct log *log, bool for_data);  /* off the free list; NULL: none */
+/* The one that is longest free, which counts as free until it is opened. */
+struct log_file *file_take_reserve(struct log *log);
 int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint32_t first_segment);
 void file_seal(struct log *log, struct log_file *file);
 void file_touch(struct log *log, struct log_file *file); /* before its record changes */
@@ -61,6 +63,9 @@ static inline bool bit_get(const uint64_t *bits, uint32_t at)
 {
     return bits[at / 64] >> (at % 64) & 1;
 }
+
+/* nodes.c */
+void log_table_resume(struct log *log); /* go on in a file that is sealed, if there is one */
 
 /* append.c */
 void batches_retire(struct log *log); /* those that are complete, in their order */

@@ -9,7 +9,8 @@
  *     before it are complete on the medium. Nobody is told of a batch before that.
  *  2. A file is used again only after a checkpoint that began when nothing in it lived (or all that
  *     lived had moved) is durable, and no read of it is in flight.
- *  3. A file that a crash left unfinished is never appended to.
+ *  3. A file that a crash left unfinished is never appended to; but where files are short the table
+ *     stream goes on in one, behind what the last durable checkpoint knows of it.
  *  4. After a failed write or sync, log->error is set and stays: no batch, node or checkpoint is
  *     written any more; reads go on.
  *  5. Data may not take the last KEEP_FREE free files (the one that is set aside for tables is one
@@ -211,6 +212,7 @@ struct log {
     /* The data stream. */
     struct log_file *data_file, *next_data_file;
     bool data_unnamed; /* the checkpoint that names data_file is not durable yet: no batches */
+    bool finding;      /* opening: files are won back before one is taken for data */
     uint32_t data_segment, data_slot;
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
@@ -249,6 +251,7 @@ struct log {
     bool map_will_do;       /* the next one may be of the map alone */
     uint64_t bytes_since_checkpoint;
     bool table_tight;    /* what is dirty in page tables might not fit: set once a turn */
+    bool table_fits;     /* it fits into what is left of the table file: set once a turn */
     bool hold;           /* a check walks a checkpoint: files and pieces stay as they are */
     bool tidy;           /* idle: clean what is half dead */
     uint64_t ticks;      /* seconds since the log was opened, and 1 */
@@ -292,8 +295,15 @@ int log_load_free(struct log *log);
 void log_check_dead(struct log *log);
 /* Is any request to a log file in flight? */
 bool log_files_are_busy(const struct log *log);
-/* After recovery: take up writing with fresh segments. */
+/* The files are known. Until log_found() none is taken for data while a start after another crash
+ * might find too few then; and where there are too few already, the table stream goes on in the
+ * file that has most room for it. So each start leaves at least as many as it has found. */
+void log_find(struct log *log);
+void log_found(struct log *log);
+/* Take up writing with fresh segments, if there is a file for them. */
 void log_start(struct log *log);
+/* There is one, and nobody has taken up writing. */
+bool log_may_start(const struct log *log);
 
 /* ---- looking up ----------------------------------------------------------------------------- */
 
@@ -338,8 +348,10 @@ void log_prepare(struct log *log);
 
 /* ---- appending nodes ------------------------------------------------------------------------ */
 
-/* Whether n_bytes of nodes can be appended now, however many buffers that takes. */
+/* Whether nodes can be appended now, half a file of them, however many buffers that takes. */
 bool log_table_room(const struct log *log);
+/* Whether n_bytes of them can, and as many again, without another file. */
+bool log_table_fits(const struct log *log, uint64_t n_bytes);
 /* Bytes of nodes, up to which no checkpoint need fear for room, whatever else goes on: a quarter of
  * the files that data and cleaning may take. */
 uint64_t log_table_ample(const struct log *log);

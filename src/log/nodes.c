@@ -3,8 +3,9 @@
  * Nodes carry no frame of their own: the pointer to a node says where it is, how long, and what its
  * checksum is. (For those to which no pointer is known any more they have a crc in themselves, and
  * between them there are only zeros.) What was appended since the last checkpoint is nobody's until
- * the next one is durable, so a crash in between leaves nothing to repair; the file is then not
- * appended to any more. */
+ * the next one is durable, so a crash in between leaves nothing to repair. The file is then not
+ * appended to any more, unless files are short: each start would take one, and a few nodes would
+ * keep it. Then what is to be written stands where nobody's nodes were (log_table_resume()). */
 #include "base/cleanup.h"
 #include "log/log-internal.h"
 
@@ -101,6 +102,13 @@ bool log_table_room(const struct log *log)
     return t->spare || (t->file && FILE_SLOTS - t->slot > FILE_SLOTS / 2);
 }
 
+bool log_table_fits(const struct log *log, uint64_t n_bytes)
+{
+    const struct table_stream *t = &log->table;
+    uint32_t left = t->file ? FILE_SLOTS - t->slot : 0;
+    return left > FILE_SLOTS / 2 && 2 * n_bytes <= (uint64_t)left * SLOT_BYTES;
+}
+
 static uint64_t files_to_take(const struct log *log)
 {
     uint32_t creatable = log->creation_failed ? 0 : log->max_files - log->n_files;
@@ -140,6 +148,30 @@ static int next_file(struct log *log)
     t->first_segment = segment;
     t->slot = t->buf_slot = BLOCK_SLOTS;
     return file_open(log, t->file, FILE_KIND_TABLE, t->first_segment);
+}
+
+/* Blocks behind used_slots may hold nodes of a checkpoint that a crash ended, as those of a free
+ * file may. */
+void log_table_resume(struct log *log)
+{
+    struct table_stream *t = &log->table;
+    struct log_file *best = NULL;
+    uint32_t least = FILE_SLOTS / 8 * 7;
+    for (uint32_t i = 0; i < log->max_files; i++) {
+        struct log_file *file = log->files[i];
+        if (!file || file->state != FILE_SEALED || file->kind != FILE_KIND_TABLE ||
+            list_empty(&file->pieces) || file->used_slots > least)
+            continue;
+        best = file;
+        least = file->used_slots;
+    }
+    if (!best)
+        return;
+    const struct log_piece *piece = container_of(best->pieces.next, struct log_piece, link);
+    best->state = FILE_OPEN;
+    t->file = best;
+    t->first_segment = piece->segment->number;
+    t->slot = t->buf_slot = (best->used_slots + BLOCK_SLOTS - 1) / BLOCK_SLOTS * BLOCK_SLOTS;
 }
 
 static int have_buf(struct table_stream *t)

@@ -390,15 +390,32 @@ int log_replay(struct log *log, const struct log_position *position,
     return 0;
 }
 
+void log_find(struct log *log)
+{
+    log->finding = true;
+    if (log->n_free < KEEP_FREE)
+        log_table_resume(log);
+}
+
+void log_found(struct log *log)
+{
+    log->finding = false;
+}
+
+bool log_may_start(const struct log *log)
+{
+    if (log->data_file || (log->finding && files_left(log) < KEEP_FREE))
+        return false;
+    return log->n_free > (!log->table.spare && !log->table_fits);
+}
+
 void log_start(struct log *log)
 {
-    if (log->data_file || log->error)
+    if (log->error || !log_may_start(log))
         return;
-    if (!log->table.spare) /* first: the checkpoint needs it more */
-        log->table.spare = file_take(log, false);
+    if (!log->table.spare && !log->table_fits) /* first: the checkpoint needs it more */
+        log->table.spare = file_take_reserve(log);
     struct log_file *file = file_take(log, false);
-    if (!file)
-        return;
     uint32_t segment;
     if (log_number_segments(log, 1, &segment) < 0)
         return;

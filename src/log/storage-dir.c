@@ -207,7 +207,7 @@ static int work_create(struct worker_job *job)
         return fd;
     bool zero = req->zero;
     int err = fill_new_file(fd, req->length_bytes, &zero);
-    bool later = is_log_file(file->number) && !zero;
+    bool later = is_log_file(file->number) && !zero && !req->durable;
     if (!err && !later && fsync(fd) < 0)
         err = -errno;
     if (err) {

@@ -7,11 +7,10 @@
  * Invariants:
  *  1. done() is called exactly once for each request, never from inside submit().
  *  2. A write is durable only when a sync of the same file that was submitted after the write's
- *     done() has completed with 0. Until then a crash may keep any part of it, in units of 512
- * bytes.
- *  3. Creation of a log file is durable only when a sync of any file that was submitted after its
- *     done() has completed with 0; until then a crash may remove the file. That of the others is
- *     durable when its done() comes with 0.
+ *     done() has completed with 0. Until then a crash may keep any part of it (512 bytes or none).
+ *  3. Creation is durable when its done() comes with 0; but that of a log file without `zero` and
+ *     `durable` only when a sync of any file that was submitted after that done() has completed
+ *     with 0: until then a crash may remove the file.
  *  4. Offsets, lengths and memory addresses of reads and writes are multiples of 4096 bytes. */
 #ifndef VARVE_LOG_STORAGE_H
 #define VARVE_LOG_STORAGE_H
@@ -46,7 +45,8 @@ struct storage_req {
     uint64_t length_bytes; /* CREATE; the sum of iov for READ and WRITE */
     struct iovec *iov;     /* borrowed until done() */
     unsigned n_iov;
-    bool zero; /* CREATE: write zeros too, so that later syncs need no metadata */
+    bool zero;    /* CREATE: write zeros too, so that later syncs need no metadata */
+    bool durable; /* CREATE, of a log file: see 3 */
     /* The implementation's own. */
     struct list link;
     void *impl[24];

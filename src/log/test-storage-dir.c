@@ -173,6 +173,11 @@ static void names(void **state)
         .op = STORAGE_CREATE, .file = 4, .length_bytes = 2 * BLOCK, .zero = true};
     assert_int_equal(storage_run(env->storage, &zeroed), 0);
     assert_int_equal(syncs_of_names(env, 4), 0);
+    /* Nor does who makes one that must stay. */
+    struct storage_req durable = {
+        .op = STORAGE_CREATE, .file = 7, .length_bytes = 2 * BLOCK, .durable = true};
+    assert_int_equal(storage_run(env->storage, &durable), 0);
+    assert_int_equal(syncs_of_names(env, 7), 0);
     /* Where the directory cannot be synced, nobody may think that it is. */
     assert_int_equal(run(env, STORAGE_CREATE, 5, 2 * BLOCK), 0);
     failing_dir_syncs = 2;

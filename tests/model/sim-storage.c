@@ -197,7 +197,7 @@ static int do_create(struct sim *sim, const struct storage_req *req)
     if (sim->allocated + req->length_bytes > sim->medium_bytes)
         return -ENOSPC;
     struct file *f = sim_file_new(sim, req->file, req->length_bytes);
-    f->named_seq = is_log_file(req->file) ? ++sim->done_seq : 0;
+    f->named_seq = is_log_file(req->file) && !req->durable ? ++sim->done_seq : 0;
     return 0;
 }
 

@@ -1249,6 +1249,25 @@ static void flushed_together(void **state)
     }
 }
 
+/* The reserve is there after a crash, though nothing was flushed since it was made. */
+static void reserve_stays(void **state)
+{
+    struct env *env = *state;
+    uint32_t reserve = log_reserve_files(4096ULL * MIB / FILE_BYTES), n = 0;
+    for (unsigned i = 0; counter(env, "files_free") < reserve; i++) {
+        assert_true(i < 10000);
+        turn(env);
+    }
+    sim_cut(env->sim);
+    store_close(env->store);
+    env->store = NULL;
+    sim_restart(env->sim, SIM_CRASH);
+    for (uint32_t file = 0; file < 2 * reserve; file++)
+        n += sim_file_bytes(env->sim, file) > 0;
+    assert_true(n >= reserve);
+    assert_int_equal(open_store(env), 0);
+}
+
 /* One checkpoint of more table files than any other here fills: its map has room for them. Pages
  * far apart, so that each has nodes of its own on all levels. */
 static void many_nodes(void **state)
@@ -1668,6 +1687,101 @@ static void lost_attempts_and_crashes(void **state)
     print_message("%u attempts were lost\n", met);
     assert_true(met > 6);
     assert_int_equal(counter(env, "clean_read_errors"), 0);
+}
+
+/* A page is trimmed and written, or the power goes off; false: that takes for ever. */
+static bool renew_page(struct env *env, uint64_t page)
+{
+    static _Alignas(PAGE_BYTES) uint8_t bytes[PAGE_BYTES];
+    for (unsigned i = 0; i < 2; i++) {
+        bool done = false;
+        struct store_io io = {.disk = disk(env),
+                              .op = i ? STORE_WRITE : STORE_TRIM,
+                              .offset = page * PAGE_BYTES,
+                              .length = PAGE_BYTES,
+                              .buf = i ? bytes : NULL,
+                              .done = io_done};
+        io_flag = &done;
+        done = store_submit(env->store, &io);
+        for (uint32_t turns = 0; !done; turns++) {
+            if (turns > 20000)
+                return false;
+            if (turns % 100 == 99) /* without power what is to be cleaned counts as lost then */
+                store_tick(env->store);
+            turn(env);
+        }
+    }
+    return true;
+}
+
+/* A life of a store: it dies when its medium has done so many requests, while it is opened or
+ * soon after. False: it cannot be opened, or written to. */
+static bool live(struct env *env, uint64_t n_pages, uint64_t *chance, bool dies)
+{
+    *chance = *chance * 6364136223846793005 + 1442695040888963407;
+    enum sim_end end = *chance >> 62 & 1 ? SIM_CRASH : SIM_KILL;
+    sim_cut_after(env->sim, dies ? (*chance >> 33) % (*chance >> 60 & 1 ? 40 : 200) : UINT64_MAX);
+    if (open_store(env) < 0 && !sim_is_dead(env->sim))
+        return false;
+    for (unsigned i = 0; env->store && !sim_is_dead(env->sim) && i < (dies ? 6 : 30); i++) {
+        *chance = *chance * 6364136223846793005 + 1442695040888963407;
+        if (!renew_page(env, (*chance >> 33) % n_pages))
+            return false;
+        if (!sim_is_dead(env->sim) && i % 3 == 2)
+            (void)flush(env); /* it fails if it dies meanwhile */
+    }
+    sim_cut(env->sim);
+    if (env->store)
+        store_close(env->store);
+    env->store = NULL;
+    sim_restart(env->sim, end);
+    return true;
+}
+
+/* A store that is as full as it can be, on a medium that is or is not, dies again and again, while
+ * it is opened or soon after. */
+static void die_in_a_row(struct env *env, uint64_t seed, bool full_medium)
+{
+    enum { FILES = 21 };
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    struct store_format format = {.capacity_bytes = (full_medium + 1ULL) * FILES * FILE_BYTES};
+    struct store_io io = {.op = STORE_WRITE, .length = PAGE_BYTES, .buf = page};
+    uint64_t n = 0, chance = seed, harmless;
+    env->sim = sim_new(seed, 1ULL << 34);
+    env->config = store_config_default;
+    env->config.event = on_event;
+    env->config.event_arg = env;
+    assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
+    if (full_medium)
+        sim_set_medium_bytes(env->sim, sim_allocated_bytes(env->sim) + FILES * FILE_BYTES);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", 1ULL << 30), 0);
+    io.disk = disk(env);
+    for (; run_io(env, io) == 0; io.offset = n * PAGE_BYTES)
+        n++;
+    assert_true(n > 1000);
+    assert_int_equal(flush(env), 0);
+    kill_store(env);
+    for (unsigned i = 0; i < 300; i++)
+        if (!live(env, n, &chance, i % 15 != 14))
+            fail_msg("seed %u, full medium %d: life %u cannot be lived", (unsigned)seed,
+                     full_medium, i);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(check(env, &harmless), 0);
+}
+
+/* However often in a row, it can be opened and written to. */
+static void deaths_in_a_row(void **state)
+{
+    /* The last one wants that the table stream goes on in a file that is there. */
+    static const uint64_t seeds[] = {1, 2, 3, 4, 5, 6, 7, 8, 63};
+    for (unsigned i = 0; i < 2 * sizeof(seeds) / sizeof(seeds[0]); i++) {
+        *state = calloc(1, sizeof(struct env));
+        die_in_a_row(*state, seeds[i / 2], i % 2);
+        teardown(state);
+        *state = NULL;
+    }
 }
 
 /* Nothing can be read that is to be cleaned: no block is given up before seconds have passed, and
@@ -2608,6 +2722,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(passing_block, teardown),
         cmocka_unit_test_teardown(passing_blocks, teardown),
         cmocka_unit_test_teardown(lost_attempts_and_crashes, teardown),
+        cmocka_unit_test_teardown(deaths_in_a_row, teardown),
         cmocka_unit_test_teardown(impatient_cleaning, teardown),
         cmocka_unit_test_teardown(errors_in_cleaning, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
@@ -2616,6 +2731,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(leaves_in_full_store, teardown),
 #endif
         cmocka_unit_test_setup_teardown(flushed_together, setup, teardown),
+        cmocka_unit_test_setup_teardown(reserve_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
         cmocka_unit_test_setup_teardown(passed_by_others, setup, teardown),
         cmocka_unit_test_setup_teardown(taken_while_it_goes, setup, teardown),
