@@ -28,8 +28,7 @@ class Amplification(LongRow):
     """Random 4 KiB writes without flushes into a store that need not clean.
 
     Another disk is filled and removed first: the store's log files then exist and are free, as in a
-    store that has been in use. What random writes into files that are made for them cost (a file is
-    filled with zeros once, see ARCHITECTURE.md) is a note."""
+    store that has been in use. What random writes into files that are made for them cost is a note."""
 
     name = "amplification"
     title = "bytes to storage per byte, random 4 KiB, depth 32, no flushes, no cleaning"
