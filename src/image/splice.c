@@ -23,9 +23,10 @@
 #include <stdlib.h>
 
 #define STEPS_A_TURN    128u
-#define TURNS_A_STEP    2u  /* without a request, while others wait for the medium */
-#define REQUESTS_A_STEP 2u  /* so it takes less than a tenth of their time */
-#define STEPS_IN_NEED   64u /* when writers will soon wait for space */
+#define TURNS_A_STEP    2u   /* without a request, while others wait for the medium */
+#define REQUESTS_A_STEP 2u   /* so it takes less than a tenth of their time */
+#define STEPS_IN_NEED   64u  /* when writers will soon wait for space */
+#define STEPS_FOR_ROOM  256u /* when they will soon be refused */
 #define FORMS_AT_ONCE   1024u
 #define QUIET_TURNS     64u /* without a request: there is nobody */
 
@@ -352,7 +353,10 @@ static uint32_t steps_now(struct splice *s)
         s->quiet++;
     if (s->quiet == QUIET_TURNS)
         return STEPS_A_TURN;
-    if (log_is_low(s->store->log))
+    const struct log *log = s->store->log;
+    if (log_room_pages(log) < log_limit_pages(log) / 16)
+        return STEPS_FOR_ROOM;
+    if (log_is_low(log))
         return STEPS_IN_NEED;
     if (!fresh)
         return s->quiet % TURNS_A_STEP == 0;
