@@ -863,9 +863,11 @@ static bool find_provisional(struct store *store, struct store_change *ret, cons
     return false;
 }
 
-/* Remove what an interrupted import left. At start-up: turns until it is done. */
+/* Remove what an interrupted import left. At start-up: turns until it is done, or is not to be:
+ * then nothing is in flight, and the store can only be closed. */
 int changes_drop_provisional(struct store *store)
 {
+    uint32_t stuck_turns = 0;
     for (;;) {
         struct dropping d = {.change.done = dropped};
         const char *name;
@@ -874,8 +876,14 @@ int changes_drop_provisional(struct store *store)
         store_change(store, &d.change);
         while (!d.done) {
             bool more = store_dispatch(store);
+            bool wait = !more && store_is_busy(store);
+            stuck_turns = more || wait ? 0 : stuck_turns + 1;
+            if (!d.done && stuck_turns > 0 && store_is_stopped(store))
+                return -ECANCELED;
+            if (!d.done && stuck_turns > MAX_STUCK_TURNS)
+                return -ENOSPC; /* there is no file for data, and none can be made */
             if (!d.done)
-                store->storage->poll(store->storage, !more);
+                store->storage->poll(store->storage, wait);
         }
         if (d.change.error)
             return d.change.error;

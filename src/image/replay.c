@@ -41,6 +41,7 @@ static void replay_poll(struct store *store)
     struct table *table = store->table;
     struct log *log = store->log;
     bool writes = table->n_frozen || !list_empty(&table->root_waiters);
+    store_set_table_fits(store);
     if (table->n_frozen && !log->error && log_table_room(log)) {
         int code = table_write_some(table, 256);
         if (code < 0)

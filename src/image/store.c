@@ -180,8 +180,6 @@ bool store_is_busy(const struct store *store)
            store->table->n_loading || check_is_busy(store);
 }
 
-#define MAX_STUCK_TURNS 1000 /* in which nothing is in flight and nothing to be done */
-
 /* Turn until a whole checkpoint that begins now is durable; ones of the map may come before it. */
 int store_finish_checkpoint(struct store *store)
 {
@@ -199,13 +197,20 @@ int store_finish_checkpoint(struct store *store)
     return store->log->error;
 }
 
+void store_set_table_fits(struct store *store)
+{
+    const struct table *table = store->table;
+    store->log->table_fits =
+        log_table_fits(store->log, table->dirty_bytes + (uint64_t)table->n_above * NODE_MAX_BYTES);
+}
+
 /* Clean before anything new is written, if the crash left too few files: another crash, and
  * another, would leave none. */
 static int find_files(struct store *store)
 {
     uint32_t stuck_turns = 0;
     /* Where nothing more is to be won, the store opens as it is. */
-    while (!store->log->error && log_is_low(store->log) && stuck_turns <= MAX_STUCK_TURNS &&
+    while (!store->log->error && log_may_find(store->log) && stuck_turns <= MAX_STUCK_TURNS &&
            !store_is_stopped(store)) {
         bool more = store_dispatch(store);
         bool wait = !more && store_is_busy(store);
@@ -331,10 +336,13 @@ int store_close(struct store *store)
         store->storage->poll(store->storage, !more && store_is_busy(store));
         code = store->log->error;
     }
+    uint32_t stuck_turns = 0;
     while (!code && store->checkpoint.state != CHECKPOINT_IDLE) {
         bool more = store_dispatch(store);
-        store->storage->poll(store->storage, !more && store_is_busy(store));
-        code = store->log->error;
+        bool wait = !more && store_is_busy(store);
+        stuck_turns = more || wait ? 0 : stuck_turns + 1;
+        store->storage->poll(store->storage, wait);
+        code = stuck_turns > MAX_STUCK_TURNS ? -ENOSPC : store->log->error;
     }
     store->checkpoint.clean = true;
     if (!code)
@@ -379,7 +387,7 @@ bool store_dispatch(struct store *store)
         room_waiters_wake(store);
     }
     log->table_tight = log_table_bytes(log) < 2 * store->table->dirty_bytes;
-    log->table_fits = log_table_fits(log, store->table->dirty_bytes);
+    store_set_table_fits(store);
     scans_go_on(store);
     changes_step(store);
     bool more = checkpoint_step(store);

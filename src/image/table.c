@@ -22,7 +22,9 @@ static void count_dirty(struct node *node, bool dirty)
 {
     for (struct node *p = node->parent; p; p = p->parent) {
         bool was = p->dirty || p->dirty_children;
+        uint32_t above = !p->dirty && p->dirty_children;
         p->dirty_children += dirty ? 1 : -1;
+        p->tree->table->n_above += (!p->dirty && p->dirty_children) - above;
         if (was == (p->dirty || p->dirty_children))
             return;
     }
@@ -36,6 +38,8 @@ void node_mark_dirty(struct node *node, struct list *to, uint64_t epoch)
     table->dirty_bytes += node_memory(node);
     if (!node->dirty_children)
         count_dirty(node, true);
+    else
+        table->n_above--;
     node->dirty = true;
     table->n_dirty++;
     node->epoch = epoch;
@@ -52,6 +56,8 @@ void node_mark_clean(struct node *node)
     table->n_dirty--;
     if (!node->dirty_children)
         count_dirty(node, false);
+    else
+        table->n_above++;
     list_push_back(&table->clean, &node->link);
 }
 
@@ -647,6 +653,7 @@ int tree_grow(struct tree *tree, uint8_t levels)
             children[0] = old;
             root->n_children = 1;
             root->dirty_children = old->dirty || old->dirty_children;
+            root->tree->table->n_above += root->dirty_children;
         }
         tree_dirty(root);
         tree->root_entry = (struct entry){0};

@@ -38,6 +38,7 @@ struct table {
     uint64_t epoch; /* the last one given out */
     uint64_t budget_bytes, bytes, dirty_bytes;
     uint32_t n_nodes, n_loading, n_dirty;
+    uint32_t n_above; /* that are not dirty, but above one that is: they are written with it */
     uint32_t keep; /* clean nodes, used last, that stay in any case: who goes through several trees
                       together needs all of a place at the same time (walk.c, diff.c) */
     struct list clean;        /* evictable or nearly so, least recently used first */

@@ -394,7 +394,9 @@ bool cleaner_footers_done(const struct log *log)
  * checkpoint. */
 static uint32_t files_to_be_had(const struct log *log)
 {
-    uint32_t creatable = log->creation_failed ? 0 : log->max_files - log->n_files;
+    /* While files are to be found, what was refused once is not hoped for. */
+    bool refused = log->creation_failed || (log->finding && log->medium_files);
+    uint32_t creatable = refused ? 0 : log->max_files - log->n_files;
     return files_left(log) + log->n_dead + log->n_creating + creatable;
 }
 
@@ -434,13 +436,13 @@ static bool has_to_wait(const struct log *log, const struct log_file *file)
     return file->unread_tick && log->ticks < file->unread_tick + RETRY_TICKS;
 }
 
-static struct log_file *pick_victim(const struct log *log)
+static struct log_file *pick_victim(const struct log *log, bool may_wait)
 {
     struct log_file *best = NULL;
     uint64_t best_live = UINT64_MAX;
     for (uint32_t i = 0; i < log->max_files; i++) {
         struct log_file *file = log->files[i];
-        if (!may_be_victim(log, file) || has_to_wait(log, file))
+        if (!may_be_victim(log, file) || (!may_wait && has_to_wait(log, file)))
             continue;
         uint64_t live_bytes = (uint64_t)file->n_live << file->shift;
         if (live_bytes < best_live) {
@@ -461,7 +463,17 @@ static bool is_needed(const struct log *log)
 
 bool cleaner_has_work(const struct log *log)
 {
-    return log->cleaner->victim || (is_needed(log) && pick_victim(log) != NULL);
+    return log->cleaner->victim || (is_needed(log) && pick_victim(log, false) != NULL);
+}
+
+bool cleaner_may_have_work(const struct log *log)
+{
+    return log->cleaner->victim || (is_needed(log) && pick_victim(log, true) != NULL);
+}
+
+bool log_may_find(const struct log *log)
+{
+    return files_left(log) < KEEP_FREE && (log->n_creating || log_is_low(log));
 }
 
 bool log_is_low(const struct log *log)
@@ -1028,7 +1040,7 @@ void cleaner_step(struct log *log)
         bool needed = is_needed(log);
         if (log->checkpoint_wanted || log->hold || (!needed && !log->tidy))
             return;
-        struct log_file *victim = pick_victim(log);
+        struct log_file *victim = pick_victim(log, false);
         if (!victim || (!needed && victim->n_live > victim->used_slots / 2)) {
             log->tidy = false; /* until the next idle second */
             return;

@@ -388,7 +388,7 @@ static void prepare_spare(struct log *log)
 {
     if (!log->finding || !log->table_fits) {
         if (!log->table.spare)
-            log->table.spare = file_take_reserve(log);
+            log->table.spare = file_take(log, false);
     } else if (log->table.spare && !log->n_free) {
         list_push_back(&log->free, &TAKE_PTR(log->table.spare)->link);
         log->n_free++;
@@ -409,8 +409,8 @@ void log_prepare(struct log *log)
     while (!log->creation_failed && log->n_creating < FILES_AHEAD &&
            log->n_files < log->max_files &&
            log->n_free + log->n_creating < log->reserve_files + FILES_AHEAD)
-        /* A start after a crash must find the reserve: somebody else may have the space by then. Of
-         * what is made beyond it no more is free than is taken first. */
+        /* A start after a crash must find the reserve: somebody else may have the space by then.
+         * What is made beyond it is taken first. */
         if (!create_file(log, zero, log->n_free + log->n_creating < log->reserve_files))
             break;
 
@@ -483,7 +483,9 @@ static bool may_take_for_data(const struct log *log)
 {
     if (log_room_pages(log) > 0)
         return files_left(log) > KEEP_FREE;
-    bool hopeless = !log->n_dead && !log->checkpoint_running && !cleaner_has_work(log);
+    bool creatable = !log->creation_failed && log->n_files < log->max_files;
+    bool hopeless = !creatable && !log->n_creating && !log->n_dead && !log->checkpoint_running &&
+                    !log->table_tight && !cleaner_may_have_work(log);
     return log->n_free > (hopeless ? 0 : KEEP_FREE / 2);
 }
 
@@ -492,17 +494,6 @@ struct log_file *file_take(struct log *log, bool for_data)
     if (list_empty(&log->free) || (for_data && !may_take_for_data(log)))
         return NULL;
     struct log_file *file = container_of(list_pop_front(&log->free), struct log_file, link);
-    log->n_free--;
-    log->stats.files_reused++;
-    return file;
-}
-
-struct log_file *file_take_reserve(struct log *log)
-{
-    if (list_empty(&log->free))
-        return NULL;
-    struct log_file *file = container_of(log->free.prev, struct log_file, link);
-    list_del(&file->link);
     log->n_free--;
     log->stats.files_reused++;
     return file;

@@ -26,8 +26,6 @@ static inline uint32_t dead_files_worth_it(const struct log *log, bool map_only)
 /* files.c */
 struct log_file *file_get(struct log *log, uint32_t number); /* makes the struct; NULL: no memory */
 struct log_file *file_take(struct log *log, bool for_data);  /* off the free list; NULL: none */
-/* The one that is longest free, which counts as free until it is opened. */
-struct log_file *file_take_reserve(struct log *log);
 int file_open(struct log *log, struct log_file *file, enum file_kind kind, uint32_t first_segment);
 void file_seal(struct log *log, struct log_file *file);
 void file_touch(struct log *log, struct log_file *file); /* before its record changes */
@@ -84,6 +82,6 @@ int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret);
 
 /* clean.c */
 void cleaner_pay(struct log *log, uint32_t blocks); /* that went into the log */
-bool cleaner_wants_urgently(const struct log *log);
+bool cleaner_may_have_work(const struct log *log);  /* now, or when a file can be read again */
 
 #endif

@@ -348,7 +348,8 @@ void log_prepare(struct log *log);
 
 /* ---- appending nodes ------------------------------------------------------------------------ */
 
-/* Whether nodes can be appended now, half a file of them, however many buffers that takes. */
+/* Whether nodes can be appended now, half a file of them, however many buffers that takes; while
+ * files are to be found, all that are dirty. */
 bool log_table_room(const struct log *log);
 /* Whether n_bytes of them can, and as many again, without another file. */
 bool log_table_fits(const struct log *log, uint64_t n_bytes);
@@ -438,6 +439,8 @@ bool cleaner_has_work(const struct log *log);
 bool cleaner_wants_checkpoint(const struct log *log);
 /* Fewer files are free than the next start after a crash may need, and that can be mended. */
 bool log_is_low(const struct log *log);
+/* The same of a start: or some are just being made. */
+bool log_may_find(const struct log *log);
 int cleaner_create(struct log *log);
 void cleaner_free(struct log *log);
 

@@ -99,14 +99,16 @@ uint64_t log_table_last_seq(const struct log *log)
 bool log_table_room(const struct log *log)
 {
     const struct table_stream *t = &log->table;
+    if (log->finding && log->table_fits)
+        return true;
     return t->spare || (t->file && FILE_SLOTS - t->slot > FILE_SLOTS / 2);
 }
 
 bool log_table_fits(const struct log *log, uint64_t n_bytes)
 {
     const struct table_stream *t = &log->table;
-    uint32_t left = t->file ? FILE_SLOTS - t->slot : 0;
-    return left > FILE_SLOTS / 2 && 2 * n_bytes <= (uint64_t)left * SLOT_BYTES;
+    uint64_t left = t->file ? (uint64_t)(FILE_SLOTS - t->slot) * SLOT_BYTES : 0;
+    return t->file && 2 * n_bytes + 4 * BLOCK_BYTES <= left;
 }
 
 static uint64_t files_to_take(const struct log *log)
@@ -150,17 +152,31 @@ static int next_file(struct log *log)
     return file_open(log, t->file, FILE_KIND_TABLE, t->first_segment);
 }
 
+/* Of the medium's files that are in use nobody has looked whether they are there. */
+static bool is_there(struct log *log, const struct log_file *file)
+{
+    _cleanup_free_ uint8_t *block = aligned_alloc(STORAGE_ALIGN_BYTES, BLOCK_BYTES);
+    struct iovec iov = {block, BLOCK_BYTES};
+    struct storage_req req = {.op = STORAGE_READ,
+                              .file = file->number,
+                              .offset_bytes = FILE_BYTES - BLOCK_BYTES,
+                              .length_bytes = BLOCK_BYTES,
+                              .iov = &iov,
+                              .n_iov = 1};
+    return block && storage_run(log->storage, &req) == (int)BLOCK_BYTES;
+}
+
 /* Blocks behind used_slots may hold nodes of a checkpoint that a crash ended, as those of a free
  * file may. */
 void log_table_resume(struct log *log)
 {
     struct table_stream *t = &log->table;
     struct log_file *best = NULL;
-    uint32_t least = FILE_SLOTS / 8 * 7;
+    uint32_t least = FILE_SLOTS / 16 * 15;
     for (uint32_t i = 0; i < log->max_files; i++) {
         struct log_file *file = log->files[i];
         if (!file || file->state != FILE_SEALED || file->kind != FILE_KIND_TABLE ||
-            list_empty(&file->pieces) || file->used_slots > least)
+            list_empty(&file->pieces) || file->used_slots > least || !is_there(log, file))
             continue;
         best = file;
         least = file->used_slots;

@@ -414,7 +414,7 @@ void log_start(struct log *log)
     if (log->error || !log_may_start(log))
         return;
     if (!log->table.spare && !log->table_fits) /* first: the checkpoint needs it more */
-        log->table.spare = file_take_reserve(log);
+        log->table.spare = file_take(log, false);
     struct log_file *file = file_take(log, false);
     uint32_t segment;
     if (log_number_segments(log, 1, &segment) < 0)

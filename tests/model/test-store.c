@@ -7,6 +7,7 @@
 #include "base/crc.h"
 #include "base/err.h"
 #include "base/mono.h"
+#include "image/store-internal.h"
 #include "image/store.h"
 #include "image/table_format.h"
 #include "log/log-internal.h"
@@ -1700,29 +1701,49 @@ static void lost_attempts_and_crashes(void **state)
     assert_int_equal(counter(env, "clean_read_errors"), 0);
 }
 
+/* The n-th page that is written: they lie in 128 leaves. */
+static uint64_t full_page(uint64_t n)
+{
+    return n % 128 * 512 + n / 128;
+}
+
+static void checkpoint_now(struct env *env)
+{
+    uint64_t before = counter(env, "checkpoints");
+    assert_int_equal(flush(env), 0);
+    checkpoint_want(env->store);
+    for (unsigned i = 0; i < 1000 && counter(env, "checkpoints") == before; i++)
+        turn(env);
+}
+
+/* False: it takes for ever. */
+static bool do_io(struct env *env, struct store_io *io)
+{
+    bool done = false;
+    io->done = io_done;
+    io_flag = &done;
+    done = store_submit(env->store, io);
+    for (uint32_t turns = 0; !done; turns++) {
+        if (turns > 20000)
+            return false;
+        if (turns % 100 == 99) /* without power what is to be cleaned counts as lost then */
+            store_tick(env->store);
+        turn(env);
+    }
+    return true;
+}
+
 /* A page is trimmed and written, or the power goes off; false: that takes for ever. */
 static bool renew_page(struct env *env, uint64_t page)
 {
     static _Alignas(PAGE_BYTES) uint8_t bytes[PAGE_BYTES];
-    for (unsigned i = 0; i < 2; i++) {
-        bool done = false;
-        struct store_io io = {.disk = disk(env),
-                              .op = i ? STORE_WRITE : STORE_TRIM,
-                              .offset = page * PAGE_BYTES,
-                              .length = PAGE_BYTES,
-                              .buf = i ? bytes : NULL,
-                              .done = io_done};
-        io_flag = &done;
-        done = store_submit(env->store, &io);
-        for (uint32_t turns = 0; !done; turns++) {
-            if (turns > 20000)
-                return false;
-            if (turns % 100 == 99) /* without power what is to be cleaned counts as lost then */
-                store_tick(env->store);
-            turn(env);
-        }
-    }
-    return true;
+    struct store_io io = {
+        .disk = disk(env), .op = STORE_TRIM, .offset = page * PAGE_BYTES, .length = PAGE_BYTES};
+    if (!do_io(env, &io))
+        return false;
+    io.op = STORE_WRITE;
+    io.buf = bytes;
+    return do_io(env, &io);
 }
 
 /* A life of a store: it dies when its medium has done so many requests, while it is opened or
@@ -1734,9 +1755,16 @@ static bool live(struct env *env, uint64_t n_pages, uint64_t *chance, bool dies)
     sim_cut_after(env->sim, dies ? (*chance >> 33) % (*chance >> 60 & 1 ? 40 : 200) : UINT64_MAX);
     if (open_store(env) < 0 && !sim_is_dead(env->sim))
         return false;
+    if (!sim_is_dead(env->sim)) {
+        struct log *log = env->store->log;
+        bool failed = log->creation_failed;
+        log->creation_failed = true; /* nobody hopes for others that were refused before */
+        assert_true(files_left(log) >= KEEP_FREE || !log_is_low(log));
+        log->creation_failed = failed;
+    }
     for (unsigned i = 0; env->store && !sim_is_dead(env->sim) && i < (dies ? 6 : 30); i++) {
         *chance = *chance * 6364136223846793005 + 1442695040888963407;
-        if (!renew_page(env, (*chance >> 33) % n_pages))
+        if (!renew_page(env, full_page((*chance >> 33) % n_pages)))
             return false;
         if (!sim_is_dead(env->sim) && i % 3 == 2)
             (void)flush(env); /* it fails if it dies meanwhile */
@@ -1749,30 +1777,37 @@ static bool live(struct env *env, uint64_t n_pages, uint64_t *chance, bool dies)
     return true;
 }
 
-/* A store that is as full as it can be, on a medium that is or is not, dies again and again, while
- * it is opened or soon after. */
-static void die_in_a_row(struct env *env, uint64_t seed, bool full_medium)
+/* A store with a disk that has all pages it can have, leaf after leaf, on a medium of so many
+ * files, which are its capacity, or half of it. Returns how many pages that were. */
+static uint64_t set_up_full(struct env *env, uint64_t seed, uint32_t files, bool full_medium)
 {
-    enum { FILES = 21 };
     static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
-    struct store_format format = {.capacity_bytes = (full_medium + 1ULL) * FILES * FILE_BYTES};
+    struct store_format format = {.capacity_bytes = (full_medium + 1ULL) * files * FILE_BYTES};
     struct store_io io = {.op = STORE_WRITE, .length = PAGE_BYTES, .buf = page};
-    uint64_t n = 0, chance = seed, harmless;
+    uint64_t n = 0;
     env->sim = sim_new(seed, 1ULL << 34);
     env->config = store_config_default;
     env->config.event = on_event;
     env->config.event_arg = env;
     assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
     if (full_medium)
-        sim_set_medium_bytes(env->sim, sim_allocated_bytes(env->sim) + FILES * FILE_BYTES);
+        sim_set_medium_bytes(env->sim, sim_allocated_bytes(env->sim) + files * FILE_BYTES);
     assert_int_equal(open_store(env), 0);
     assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
     assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", 1ULL << 30), 0);
     io.disk = disk(env);
-    for (; run_io(env, io) == 0; io.offset = n * PAGE_BYTES)
+    for (; run_io(env, io) == 0; io.offset = full_page(n) * PAGE_BYTES)
         n++;
     assert_true(n > 1000);
     assert_int_equal(flush(env), 0);
+    return n;
+}
+
+/* It dies again and again, while it is opened or soon after: however often in a row, it can be
+ * opened and written to. */
+static void die_in_a_row(struct env *env, uint64_t seed, bool full_medium)
+{
+    uint64_t chance = seed, harmless, n = set_up_full(env, seed, 21, full_medium);
     kill_store(env);
     for (unsigned i = 0; i < 300; i++)
         if (!live(env, n, &chance, i % 15 != 14))
@@ -1782,7 +1817,6 @@ static void die_in_a_row(struct env *env, uint64_t seed, bool full_medium)
     assert_int_equal(check(env, &harmless), 0);
 }
 
-/* However often in a row, it can be opened and written to. */
 static void deaths_in_a_row(void **state)
 {
     /* The last one wants that the table stream goes on in a file that is there. */
@@ -1790,6 +1824,100 @@ static void deaths_in_a_row(void **state)
     for (unsigned i = 0; i < 2 * sizeof(seeds) / sizeof(seeds[0]); i++) {
         *state = calloc(1, sizeof(struct env));
         die_in_a_row(*state, seeds[i / 2], i % 2);
+        teardown(state);
+        *state = NULL;
+    }
+}
+
+/* It dies, and of its free files but so many are gone, and their space too. */
+static void die_with_files(struct env *env, uint32_t keep)
+{
+    const struct log *log = env->store->log;
+    uint32_t numbers[64], n = 0, had = log->table.spare != NULL;
+    if (log->next_data_file)
+        numbers[n++] = log->next_data_file->number;
+    list_for_each (l, &log->free) {
+        if (had < keep)
+            had++;
+        else
+            numbers[n++] = container_of(l, struct log_file, link)->number;
+    }
+    kill_store(env);
+    for (uint32_t i = 0; i < n; i++)
+        sim_truncate(env->sim, numbers[i], 0);
+    sim_set_medium_bytes(env->sim, sim_allocated_bytes(env->sim));
+}
+
+/* In a store from which somebody takes the space of all files but three in each start, until
+ * nothing can be won any more, trims may have the last; even those that free nothing, until they
+ * do. */
+static void trims_in_full_store(void **state)
+{
+    for (unsigned seed = 1; seed <= 20; seed++) {
+        struct env *env = *state = calloc(1, sizeof(*env));
+        uint64_t n = set_up_full(env, seed, 20 + seed / 2, false), chance = seed, harmless;
+        for (unsigned i = 0; i < 12; i++) {
+            die_with_files(env, 3);
+            assert_int_equal(open_store(env), 0);
+        }
+        for (unsigned i = 0; i < 5000; i++)
+            turn(env);
+        assert_true(files_left(env->store->log) <= KEEP_FREE / 2);
+        for (unsigned i = 0; i < 600; i++) {
+            chance = chance * 6364136223846793005 + 1442695040888963407;
+            uint64_t page = i < 300 ? (1 << 17) + i : full_page((chance >> 33) % n);
+            struct store_io io = {.disk = disk(env),
+                                  .op = STORE_TRIM,
+                                  .offset = page * PAGE_BYTES,
+                                  .length = PAGE_BYTES};
+            if (!do_io(env, &io))
+                fail_msg("seed %u: trim %u waits for ever", seed, i);
+            assert_int_equal(io.error, 0);
+        }
+        assert_int_equal(check(env, &harmless), 0);
+        teardown(state);
+        *state = NULL;
+    }
+}
+
+/* It dies when its table file is used up to a slot, with few files: it opens, wins some back and
+ * can be written to, however often it dies on the way. */
+static void few_files(struct env *env, uint64_t seed, uint32_t keep, uint32_t used)
+{
+    uint64_t chance = seed, harmless, n = set_up_full(env, seed, 21, true);
+    struct log *log = env->store->log;
+    for (unsigned k = 0; log->table.slot < used - 300 || log->table.slot > used; k++) {
+        assert_true(k < 60000);
+        chance = chance * 6364136223846793005 + 1442695040888963407;
+        assert_true(renew_page(env, full_page((chance >> 33) % n)));
+        if (k % 3 == 0)
+            checkpoint_now(env);
+    }
+    for (unsigned k = 0; k < 100; k++) { /* in many leaves, not yet in a checkpoint */
+        chance = chance * 6364136223846793005 + 1442695040888963407;
+        assert_true(renew_page(env, full_page((chance >> 33) % n)));
+    }
+    assert_int_equal(flush(env), 0);
+    die_with_files(env, keep);
+    for (unsigned i = 0; i < 20; i++)
+        if (!live(env, n, &chance, true))
+            fail_msg("seed %u, %u files, slot %u: life %u cannot be lived", (unsigned)seed, keep,
+                     used, i);
+    assert_int_equal(open_store(env), 0);
+    log = env->store->log;
+    for (unsigned i = 0; i < 20; i++)
+        assert_true(renew_page(env, i));
+    if (log->n_free + (log->table.spare != NULL) + log->n_dead < 2)
+        fail_msg("seed %u, %u files, slot %u: no file was won", (unsigned)seed, keep, used);
+    assert_int_equal(check(env, &harmless), 0);
+}
+
+static void few_files_and_full_tables(void **state)
+{
+    static const uint32_t used[] = {1500, 4096, 6000, 7500};
+    for (unsigned i = 0; i < 48; i++) {
+        *state = calloc(1, sizeof(struct env));
+        few_files(*state, 1 + i / 12, 1 + i / 4 % 3, used[i % 4]);
         teardown(state);
         *state = NULL;
     }
@@ -2750,6 +2878,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(passing_blocks, teardown),
         cmocka_unit_test_teardown(lost_attempts_and_crashes, teardown),
         cmocka_unit_test_teardown(deaths_in_a_row, teardown),
+        cmocka_unit_test_teardown(few_files_and_full_tables, teardown),
+        cmocka_unit_test_teardown(trims_in_full_store, teardown),
         cmocka_unit_test_teardown(impatient_cleaning, teardown),
         cmocka_unit_test_teardown(errors_in_cleaning, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
