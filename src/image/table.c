@@ -110,6 +110,7 @@ static void node_destroy(struct node *node)
         node->tree->root = NULL;
     }
     table->n_nodes--;
+    assert(table->n_nodes || (!table->n_dirty && !table->n_above));
     node_release(node);
     free(node);
 }
@@ -593,15 +594,20 @@ uint32_t table_ahead(const struct table *table, uint32_t n)
     return may < n ? (uint32_t)may : n;
 }
 
+/* What is dirty and what is above it cannot leave. Of the others it keeps as many as all walks need
+ * at once: else each would find gone what another one's wait has pushed out, for ever. */
+static bool is_small(const struct table *table)
+{
+    return table->bytes <= table->budget_bytes ||
+           table->n_nodes <= table->n_dirty + table->n_above + table->keep;
+}
+
 void table_shrink(struct table *table)
 {
-    if (table->bytes <= table->budget_bytes || table->n_nodes <= table->n_dirty + table->keep)
-        return;
     uint32_t looked = 0;
     list_for_each_safe (l, &table->clean) {
         struct node *node = container_of(l, struct node, link);
-        if (table->bytes <= table->budget_bytes || table->n_nodes <= table->n_dirty + table->keep ||
-            looked++ > 4096)
+        if (is_small(table) || looked++ > 4096)
             return;
         if (may_leave(table, node)) {
             node_destroy(node);
