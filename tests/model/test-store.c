@@ -1819,11 +1819,9 @@ static void die_in_a_row(struct env *env, uint64_t seed, bool full_medium)
 
 static void deaths_in_a_row(void **state)
 {
-    /* The last one wants that the table stream goes on in a file that is there. */
-    static const uint64_t seeds[] = {1, 2, 3, 4, 5, 6, 7, 8, 63};
-    for (unsigned i = 0; i < 2 * sizeof(seeds) / sizeof(seeds[0]); i++) {
+    for (unsigned i = 0; i < 8; i++) {
         *state = calloc(1, sizeof(struct env));
-        die_in_a_row(*state, seeds[i / 2], i % 2);
+        die_in_a_row(*state, 1 + i / 2, i % 2);
         teardown(state);
         *state = NULL;
     }
