@@ -336,6 +336,7 @@ int store_close(struct store *store)
         store->storage->poll(store->storage, !more && store_is_busy(store));
         code = store->log->error;
     }
+    store->log->closing = true;
     uint32_t stuck_turns = 0;
     while (!code && store->checkpoint.state != CHECKPOINT_IDLE) {
         bool more = store_dispatch(store);

@@ -473,7 +473,8 @@ bool cleaner_may_have_work(const struct log *log)
 
 bool log_may_find(const struct log *log)
 {
-    return files_left(log) < KEEP_FREE && (log->n_creating || log_is_low(log));
+    bool may_create = !log->creation_failed && !log->medium_files && log->n_files < log->max_files;
+    return files_left(log) < KEEP_FREE && (log->n_creating || may_create || log_is_low(log));
 }
 
 bool log_is_low(const struct log *log)

@@ -213,6 +213,7 @@ struct log {
     struct log_file *data_file, *next_data_file;
     bool data_unnamed; /* the checkpoint that names data_file is not durable yet: no batches */
     bool finding;      /* opening: files are won back before one is taken for data */
+    bool closing;      /* there are no batches any more */
     uint32_t data_segment, data_slot;
     struct batch *open;   /* being filled */
     struct list inflight; /* batches written, not applied, by seq */
@@ -349,7 +350,7 @@ void log_prepare(struct log *log);
 /* ---- appending nodes ------------------------------------------------------------------------ */
 
 /* Whether nodes can be appended now, half a file of them, however many buffers that takes; while
- * files are to be found, all that are dirty. */
+ * there are no batches, all that are dirty. */
 bool log_table_room(const struct log *log);
 /* Whether n_bytes of them can, and as many again, without another file. */
 bool log_table_fits(const struct log *log, uint64_t n_bytes);

@@ -99,7 +99,9 @@ uint64_t log_table_last_seq(const struct log *log)
 bool log_table_room(const struct log *log)
 {
     const struct table_stream *t = &log->table;
-    if (log->finding && log->table_fits)
+    /* As long as there are no batches nothing more becomes dirty. */
+    bool batches = log->data_file && !log->data_unnamed && !log->finding && !log->closing;
+    if (log->table_fits && !batches)
         return true;
     return t->spare || (t->file && FILE_SLOTS - t->slot > FILE_SLOTS / 2);
 }
@@ -163,7 +165,8 @@ static bool is_there(struct log *log, const struct log_file *file)
                               .length_bytes = BLOCK_BYTES,
                               .iov = &iov,
                               .n_iov = 1};
-    return block && storage_run(log->storage, &req) == (int)BLOCK_BYTES;
+    int res = block ? storage_run(log->storage, &req) : -ENOMEM;
+    return res == (int)BLOCK_BYTES || is_medium_error(res);
 }
 
 /* Blocks behind used_slots may hold nodes of a checkpoint that a crash ended, as those of a free

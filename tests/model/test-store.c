@@ -1878,19 +1878,53 @@ static void trims_in_full_store(void **state)
     }
 }
 
+/* Write until the table file is used up to 300 slots before that one, or less. */
+static void use_tables(struct env *env, uint64_t n, uint64_t *chance, uint32_t used)
+{
+    const struct log *log = env->store->log;
+    for (unsigned k = 0; log->table.slot < used - 300 || log->table.slot > used; k++) {
+        assert_true(k < 60000);
+        *chance = *chance * 6364136223846793005 + 1442695040888963407;
+        assert_true(renew_page(env, full_page((*chance >> 33) % n)));
+        if (k % 3 == 0)
+            checkpoint_now(env);
+    }
+}
+
+/* Where one file is left, and nothing is to be won, it is for data: trims go on as long as there is
+ * room in it, and the store is closed as ever. */
+static void one_file_left(void **state)
+{
+    for (unsigned seed = 1; seed <= 12; seed++) {
+        struct env *env = *state = calloc(1, sizeof(*env));
+        uint64_t n = set_up_full(env, seed, 24, seed % 2), chance = seed;
+        use_tables(env, n, &chance, 4500 + 250 * seed);
+        for (unsigned i = 0; i < 12; i++) {
+            die_with_files(env, 1);
+            assert_int_equal(open_store(env), 0);
+        }
+        for (unsigned i = 0; i < 40; i++) {
+            struct store_io io = {.disk = disk(env),
+                                  .op = STORE_TRIM,
+                                  .offset = ((1 << 17) + i) * (uint64_t)PAGE_BYTES,
+                                  .length = PAGE_BYTES};
+            if (!do_io(env, &io))
+                fail_msg("seed %u: trim %u waits for ever", seed, i);
+            assert_int_equal(io.error, 0);
+        }
+        reopen(env);
+        teardown(state);
+        *state = NULL;
+    }
+}
+
 /* It dies when its table file is used up to a slot, with few files: it opens, wins some back and
  * can be written to, however often it dies on the way. */
 static void few_files(struct env *env, uint64_t seed, uint32_t keep, uint32_t used)
 {
     uint64_t chance = seed, harmless, n = set_up_full(env, seed, 21, true);
     struct log *log = env->store->log;
-    for (unsigned k = 0; log->table.slot < used - 300 || log->table.slot > used; k++) {
-        assert_true(k < 60000);
-        chance = chance * 6364136223846793005 + 1442695040888963407;
-        assert_true(renew_page(env, full_page((chance >> 33) % n)));
-        if (k % 3 == 0)
-            checkpoint_now(env);
-    }
+    use_tables(env, n, &chance, used);
     for (unsigned k = 0; k < 100; k++) { /* in many leaves, not yet in a checkpoint */
         chance = chance * 6364136223846793005 + 1442695040888963407;
         assert_true(renew_page(env, full_page((chance >> 33) % n)));
@@ -2878,6 +2912,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(deaths_in_a_row, teardown),
         cmocka_unit_test_teardown(few_files_and_full_tables, teardown),
         cmocka_unit_test_teardown(trims_in_full_store, teardown),
+        cmocka_unit_test_teardown(one_file_left, teardown),
         cmocka_unit_test_teardown(impatient_cleaning, teardown),
         cmocka_unit_test_teardown(errors_in_cleaning, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
