@@ -7,13 +7,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -121,6 +124,56 @@ static void create_write_read(void **state)
     assert_int_equal(transfer(env, STORAGE_READ, 7, 0, b + 1, BLOCK), -EINVAL);
     assert_int_equal(transfer(env, STORAGE_READ, 8, 0, b, BLOCK), -ENOENT);
     assert_int_equal(run(env, STORAGE_SYNC, 8, 0), -ENOENT);
+}
+
+struct read_block {
+    struct storage_req req;
+    int res;
+};
+
+static void block_read(struct storage_req *req, int res)
+{
+    ((struct read_block *)(void *)req)->res = res;
+}
+
+/* Who died may have requests in flight: a file is not used before they have ended. The other one
+ * is a descriptor with the lock that each of ours has, as the test below shows. */
+static void late_requests(void **state)
+{
+    struct env *env = *state;
+    _cleanup_free_ char *a = blocks(1, 'a'), *b = blocks(1, 0);
+    char path[128];
+    struct storage_req create = {.op = STORAGE_CREATE, .file = 7, .length_bytes = 1 << 20};
+    make_super(env);
+    assert_int_equal(storage_run(env->storage, &create), 0);
+    assert_int_equal(transfer(env, STORAGE_WRITE, 7, 0, a, BLOCK), BLOCK);
+    snprintf(path, sizeof(path), "%s/log/00000007", env->path);
+    int other = open(path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(flock(other, LOCK_EX | LOCK_NB), -1); /* ours has one */
+    assert_int_equal(errno, EWOULDBLOCK);
+
+    env->storage->close(env->storage);
+    assert_int_equal(flock(other, LOCK_EX | LOCK_NB), 0);
+    assert_int_equal(storage_dir_open(env->path, false, env->loop, &env->storage), 0);
+    struct iovec iov = {b, BLOCK};
+    struct read_block r = {.req = {.op = STORAGE_READ,
+                                   .file = 7,
+                                   .length_bytes = BLOCK,
+                                   .iov = &iov,
+                                   .n_iov = 1,
+                                   .done = block_read},
+                           .res = INT_MAX};
+    env->storage->submit(env->storage, &r.req);
+    for (unsigned i = 0; i < 50; i++) {
+        env->storage->poll(env->storage, false);
+        usleep(1000);
+    }
+    assert_int_equal(r.res, INT_MAX);
+    close(other);
+    while (r.res == INT_MAX)
+        env->storage->poll(env->storage, true);
+    assert_int_equal(r.res, BLOCK);
+    assert_int_equal(b[0], 'a');
 }
 
 /* Syncs of directories, and how many of the next ones are to fail. */
@@ -508,6 +561,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(create_write_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(late_requests, setup, teardown),
         cmocka_unit_test_setup_teardown(names, setup, teardown),
         cmocka_unit_test_setup_teardown(names_of_others, setup, teardown),
         cmocka_unit_test_setup_teardown(fixed_names, setup, teardown),
