@@ -863,8 +863,8 @@ static bool find_provisional(struct store *store, struct store_change *ret, cons
     return false;
 }
 
-/* Remove what an interrupted import left. At start-up: turns until it is done, or is not to be:
- * then nothing is in flight, and the store can only be closed. */
+/* Remove what an interrupted import left; where there is no space for that it stays. At start-up:
+ * turns until it is done. On an error the store can only be closed. */
 int changes_drop_provisional(struct store *store)
 {
     uint32_t stuck_turns = 0;
@@ -878,12 +878,22 @@ int changes_drop_provisional(struct store *store)
             bool more = store_dispatch(store);
             bool wait = !more && store_is_busy(store);
             stuck_turns = more || wait ? 0 : stuck_turns + 1;
-            if (!d.done && stuck_turns > 0 && store_is_stopped(store))
-                return -ECANCELED;
-            if (!d.done && stuck_turns > MAX_STUCK_TURNS)
-                return -ENOSPC; /* there is no file for data, and none can be made */
-            if (!d.done)
+            int given_up = stuck_turns > 0 && store_is_stopped(store) ? -ECANCELED
+                           : stuck_turns > MAX_STUCK_TURNS            ? -ENOSPC
+                                                                      : 0;
+            if (!d.done && given_up && store->change_logged)
+                return given_up;
+            if (!d.done && given_up)
+                change_done(store, &d.change, given_up);
+            else if (!d.done)
                 store->storage->poll(store->storage, wait);
+        }
+        if (d.change.error == -ENOSPC) {
+            store_event(store, STORE_EVENT_FULL, -ENOSPC,
+                        "there is no space to remove what was left unfinished of \"%s\": free some "
+                        "and open the store again",
+                        d.change.vm);
+            return 0;
         }
         if (d.change.error)
             return d.change.error;

@@ -35,6 +35,11 @@ static int collect(void *arg, const struct batch_header *h, const uint8_t *block
     return 0;
 }
 
+bool store_is_stopped(const struct store *store)
+{
+    return store->config.stop && store->config.stop();
+}
+
 /* Wait for something, and write what is frozen: somebody may wait for that. */
 static void replay_poll(struct store *store)
 {
@@ -50,6 +55,26 @@ static void replay_poll(struct store *store)
     table_wake(table);
     log_prepare(log);
     store->storage->poll(store->storage, !writes || log->table.inflight > 0);
+}
+
+#define STUCK_US 10000000
+
+/* A turn of waiting for what is frozen to be written. 0, or why there is no use in more of them: no
+ * table file has room, and none is to come. */
+static int replay_turn(struct store *store, uint64_t *stuck_since_us)
+{
+    struct log *log = store->log;
+    replay_poll(store);
+    if (log->error)
+        return log->error;
+    if (store_is_stopped(store))
+        return -ECANCELED;
+    bool stuck =
+        store->table->n_frozen && !log_table_room(log) && !log->n_creating && !log->table.inflight;
+    uint64_t now = mono_us();
+    if (!stuck || !*stuck_since_us)
+        *stuck_since_us = stuck ? now : 0;
+    return stuck && now - *stuck_since_us > STUCK_US ? -ENOSPC : 0;
 }
 
 /* The leaf of a page, waited for. */
@@ -68,14 +93,18 @@ static void replay_woken(struct waiter *waiter, int error)
 
 static int try_leaf(struct store *store, struct disk *disk, uint64_t page, struct node **ret)
 {
-    uint64_t ignored;
+    uint64_t ignored, stuck_since_us = 0;
     for (;;) {
         struct replay_wait w = {.waiter.wake = replay_woken};
         int code = tree_get(&disk->tree, page, true, &w.waiter, ret, &ignored);
         if (code != TREE_WAIT)
             return code;
-        while (!w.woken)
-            replay_poll(store);
+        while (!w.woken && code >= 0)
+            code = replay_turn(store, &stuck_since_us);
+        if (!w.woken) {
+            list_del(&w.waiter.link);
+            return code;
+        }
         if (w.error)
             return w.error;
     }
@@ -191,10 +220,12 @@ static int replay_change(struct store *store, const struct batch_header *h, cons
                          uint32_t slot)
 {
     const uint8_t *bytes = (const uint8_t *)(r + 1);
-    while (!store->log->error && catalogue_replay_waits(store, bytes, r->count))
-        replay_poll(store);
-    if (store->log->error)
-        return store->log->error;
+    uint64_t stuck_since_us = 0;
+    int code = store->log->error;
+    while (code == 0 && catalogue_replay_waits(store, bytes, r->count))
+        code = replay_turn(store, &stuck_since_us);
+    if (code < 0)
+        return code;
     return catalogue_replay(store, bytes, r->count, cut_at(store, h->segment, slot));
 }
 
@@ -204,11 +235,6 @@ static int replay_record(struct store *store, const struct batch_header *h, cons
     if (r->kind == RECORD_CHANGE)
         return replay_change(store, h, r, slot);
     return replay_pages(store, h, r, (const uint32_t *)(r + 1), slot);
-}
-
-bool store_is_stopped(const struct store *store)
-{
-    return store->config.stop && store->config.stop();
 }
 
 static int replay_batch(struct store *store, const uint8_t *block)

@@ -37,6 +37,7 @@ struct env {
     struct store_config config;
     struct store *store;
     unsigned n_damage; /* events */
+    char full[200];    /* the text of the last one about space */
     bool done;
 };
 
@@ -44,6 +45,8 @@ static void on_event(void *arg, const struct store_event *event)
 {
     struct env *env = arg;
     env->n_damage += event->kind == STORE_EVENT_DAMAGE;
+    if (event->kind == STORE_EVENT_FULL)
+        snprintf(env->full, sizeof(env->full), "%s", event->text);
 }
 
 static void turn(struct env *env)
@@ -1741,9 +1744,13 @@ static bool renew_page(struct env *env, uint64_t page)
         .disk = disk(env), .op = STORE_TRIM, .offset = page * PAGE_BYTES, .length = PAGE_BYTES};
     if (!do_io(env, &io))
         return false;
+    assert_true(io.error == 0 || sim_is_dead(env->sim));
     io.op = STORE_WRITE;
     io.buf = bytes;
-    return do_io(env, &io);
+    if (!do_io(env, &io))
+        return false;
+    assert_true(io.error == 0 || io.error == ERR_STORE_FULL || sim_is_dead(env->sim));
+    return true;
 }
 
 /* A life of a store: it dies when its medium has done so many requests, while it is opened or
@@ -1831,7 +1838,9 @@ static void deaths_in_a_row(void **state)
 static void die_with_files(struct env *env, uint32_t keep)
 {
     const struct log *log = env->store->log;
-    uint32_t numbers[64], n = 0, had = log->table.spare != NULL;
+    uint32_t numbers[64], n = 0, had = log->table.spare && keep;
+    if (log->table.spare && !keep)
+        numbers[n++] = log->table.spare->number;
     if (log->next_data_file)
         numbers[n++] = log->next_data_file->number;
     list_for_each (l, &log->free) {
@@ -1916,6 +1925,59 @@ static void one_file_left(void **state)
         teardown(state);
         *state = NULL;
     }
+}
+
+static uint32_t count_vms(struct env *env)
+{
+    struct vm_info *vms;
+    uint32_t n;
+    assert_int_equal(store_list(env->store, &vms, &n), 0);
+    free(vms);
+    return n;
+}
+
+/* What an import left unfinished cannot be removed where there is no file to write that to: the
+ * store is opened all the same, says so, and can be read. With a file it goes. */
+static void unfinished_and_no_file(void **state)
+{
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    struct store_format format = {.capacity_bytes = 24ULL * FILE_BYTES};
+    struct store_change vm = {.kind = CHANGE_VM_CREATE, .vm = "half", .provisional = true};
+    struct env *env = *state = calloc(1, sizeof(*env));
+    uint64_t harmless;
+    env->sim = sim_new(1, 1ULL << 34);
+    env->config = store_config_default;
+    env->config.event = on_event;
+    env->config.event_arg = env;
+    assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", 1ULL << 30), 0);
+    assert_int_equal(run_change(env, &vm), 0);
+    for (uint64_t i = 0; i < 300; i++) {
+        struct store_io io = {.disk = disk(env),
+                              .op = STORE_WRITE,
+                              .offset = i * PAGE_BYTES,
+                              .length = PAGE_BYTES,
+                              .buf = page};
+        assert_int_equal(run_io(env, io), 0);
+        if (i == 100) /* from now on there is a file of tables */
+            checkpoint_now(env);
+    }
+    assert_int_equal(flush(env), 0);
+    die_with_files(env, 0);
+
+    assert_int_equal(open_store(env), 0);
+    assert_non_null(strstr(env->full, "unfinished of \"half\""));
+    assert_int_equal(count_vms(env), 2);
+    struct store_io read = {.disk = disk(env), .op = STORE_READ, .length = PAGE_BYTES, .buf = page};
+    assert_int_equal(run_io(env, read), 0);
+    assert_int_equal(check(env, &harmless), 0);
+    kill_store(env);
+
+    sim_set_medium_bytes(env->sim, sim_allocated_bytes(env->sim) + 8ULL * FILE_BYTES);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(count_vms(env), 1);
 }
 
 /* It dies when its table file is used up to a slot, with few files: it opens, wins some back and
@@ -2913,6 +2975,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_teardown(few_files_and_full_tables, teardown),
         cmocka_unit_test_teardown(trims_in_full_store, teardown),
         cmocka_unit_test_teardown(one_file_left, teardown),
+        cmocka_unit_test_teardown(unfinished_and_no_file, teardown),
         cmocka_unit_test_teardown(impatient_cleaning, teardown),
         cmocka_unit_test_teardown(errors_in_cleaning, teardown),
         cmocka_unit_test_teardown(passing_errors, teardown),
