@@ -352,8 +352,9 @@ static bool open_is_awaited(const struct log *log)
     return container_of(log->sync_waiters.prev, struct waiter, link)->seq >= log->open->seq;
 }
 
-/* In a store that lives from cleaning, room is what writers wait for, and each batch takes a block
- * for its header: so a batch waits for most of what the clients of late had in flight together.
+/* In a store that lives from cleaning, and pays for it, room is what writers wait for, and each
+ * batch takes a block for its header: so a batch waits for most of what the clients of late had in
+ * flight together.
  * With no other batch in flight it waits for some turns only, and sees to it that they come. */
 static bool hold_back(struct log *log)
 {
@@ -361,8 +362,8 @@ static bool hold_back(struct log *log)
     uint32_t outstanding = log->pages_inflight + batch->n_pages;
     if (outstanding > log->peak_pages)
         log->peak_pages = outstanding;
-    if (!log_is_pressed(log) || batch->n_pages >= log->peak_pages - log->peak_pages / 16 ||
-        open_is_awaited(log))
+    if (!log_is_pressed(log) || !cleaning_is_dear(log) ||
+        batch->n_pages >= log->peak_pages - log->peak_pages / 16 || open_is_awaited(log))
         return false;
     if (log->n_inflight > 0)
         return true;

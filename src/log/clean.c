@@ -26,6 +26,7 @@
 #include "base/cleanup.h"
 #include "base/crc.h"
 #include "base/err.h"
+#include "base/huge.h"
 #include "log/log-internal.h"
 
 #include <errno.h>
@@ -33,6 +34,7 @@
 #include <string.h>
 
 #define WINDOW_BLOCKS          64u /* read at a time from a data file */
+#define WINDOW_BYTES           ((size_t)WINDOW_BLOCKS * BLOCK_BYTES)
 #define RETRY_TICKS            10u /* seconds until what could not be read is read again */
 #define MAX_WINDOWS            4u
 #define MAX_VICTIM_LIVE(slots) ((slots)*95 / 100) /* so that it fits into one packed file */
@@ -40,6 +42,9 @@
  * so. When so many went without a gain there is none to be had, until so much more has died. */
 #define MAX_IN_VAIN 128u
 #define WORTH_A_TRY (FILE_BYTES / 16)
+#define DEAR_PRICE  24 /* price_of() a victim of which a third lives */
+
+static_assert(MAX_WINDOWS * WINDOW_BYTES <= HUGE_BYTES, "windows' buffers in a huge page");
 
 struct move {
     uint32_t old_slot; /* in the victim */
@@ -97,15 +102,30 @@ struct cleaner {
     uint32_t n_moves, next_move;
     struct part *parts;
     uint32_t n_parts, max_parts;
-    uint32_t windows, footers;        /* in flight */
-    bool starved;                     /* there was no file to move to: wait until one is free */
-    int64_t won, most_won;            /* files emptied less files taken to move to */
-    uint32_t in_vain;                 /* victims moved since most_won rose */
-    uint64_t died_then;               /* log->died_bytes at that time */
-    uint8_t *spare_bufs[MAX_WINDOWS]; /* for windows of pages */
+    uint32_t windows, footers; /* in flight */
+    bool starved;              /* there was no file to move to: wait until one is free */
+    int64_t won, most_won;     /* files emptied less files taken to move to */
+    uint32_t in_vain;          /* victims moved since most_won rose */
+    uint64_t died_then;        /* log->died_bytes at that time */
+    uint8_t *bufs;             /* of windows */
+    uint8_t *spare_bufs[MAX_WINDOWS];
     uint32_t n_spare_bufs;
-    int64_t credit; /* blocks that may be read before writers have paid for more */
+    int64_t credit;  /* blocks that may be read before writers have paid for more */
+    uint32_t prices; /* price_of() the last victims with pages: four times their mean */
 };
+
+/* What is read to win a block: sixteenths of a block. */
+static uint32_t price_of(const struct log_file *victim)
+{
+    uint32_t slots = file_slots(victim);
+    uint32_t dead = slots - victim->n_live;
+    return 16 * slots / (dead ? dead : 1);
+}
+
+bool cleaning_is_dear(const struct log *log)
+{
+    return log->cleaner->prices >= 4 * DEAR_PRICE;
+}
 
 int cleaner_create(struct log *log)
 {
@@ -130,8 +150,7 @@ void cleaner_free(struct log *log)
     if (!log->cleaner)
         return;
     forget_plan(log->cleaner);
-    while (log->cleaner->n_spare_bufs)
-        free(log->cleaner->spare_bufs[--log->cleaner->n_spare_bufs]);
+    huge_free(log->cleaner->bufs, HUGE_BYTES);
     free(log->cleaner);
 }
 
@@ -492,6 +511,8 @@ static int plan(struct log *log, struct log_file *victim)
     if (!c->moves)
         return -ENOMEM;
     c->victim = victim;
+    if (victim->shift == DATA_SHIFT)
+        c->prices += price_of(victim) - c->prices / 4;
     victim->cleaning = true;
     list_for_each (l, &victim->pieces) {
         struct log_piece *piece = container_of(l, struct log_piece, link);
@@ -559,19 +580,22 @@ static int assign(struct cleaner *c, struct pack *pack, uint32_t n)
 
 /* ---- moving --------------------------------------------------------------------------------- */
 
-/* Buffers of a window's size are kept: to get one from the kernel takes as long as to fill it. */
+/* Buffers of a window's size stand in a huge page, as many as there may be windows. */
 static uint8_t *buf_take(struct cleaner *c, size_t bytes)
 {
-    size_t full = (size_t)WINDOW_BLOCKS * BLOCK_BYTES;
-    if (bytes > full)
+    if (bytes > WINDOW_BYTES)
         return aligned_alloc(STORAGE_ALIGN_BYTES, bytes);
-    return c->n_spare_bufs ? c->spare_bufs[--c->n_spare_bufs]
-                           : aligned_alloc(STORAGE_ALIGN_BYTES, full);
+    if (!c->bufs) {
+        c->bufs = huge_alloc(HUGE_BYTES);
+        for (uint32_t i = 0; c->bufs && i < MAX_WINDOWS; i++)
+            c->spare_bufs[c->n_spare_bufs++] = c->bufs + i * WINDOW_BYTES;
+    }
+    return c->n_spare_bufs ? c->spare_bufs[--c->n_spare_bufs] : NULL;
 }
 
 static void buf_give(struct cleaner *c, uint8_t *buf, size_t bytes)
 {
-    if (buf && bytes <= (size_t)WINDOW_BLOCKS * BLOCK_BYTES && c->n_spare_bufs < MAX_WINDOWS)
+    if (buf && bytes <= WINDOW_BYTES)
         c->spare_bufs[c->n_spare_bufs++] = buf;
     else
         free(buf);
@@ -1011,10 +1035,8 @@ void cleaner_pay(struct log *log, uint32_t blocks)
         c->credit = 0;
         return;
     }
-    uint64_t slots = file_slots(c->victim);
-    uint64_t dead = slots - c->victim->n_live;
-    uint64_t price = 16 * slots / (dead ? dead : 1); /* sixteenths of a block */
-    uint32_t least = log->map_will_do ? 6 : 4;       /* quarters: 1 or 1.5, and up by a half */
+    uint64_t price = price_of(c->victim);
+    uint32_t least = log->map_will_do ? 6 : 4; /* quarters: 1 or 1.5, and up by a half */
     uint64_t haste = least + 2 * (wanted - had - 1);
     c->credit += (int64_t)(blocks * price * haste / 64);
 }

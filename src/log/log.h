@@ -14,8 +14,9 @@
  *  4. After a failed write or sync, log->error is set and stays: no batch, node or checkpoint is
  *     written any more; reads go on.
  *  5. Data may not take the last KEEP_FREE free files (the one that is set aside for tables is one
- *     of them); table nodes and cleaning may. What lives
- *     leaves reserve_files free: what else stands there cleaning wins back. */
+ *     of them); table nodes and cleaning may. In a full store, which refuses writes, trims
+ *     and changes may have half of these, and where nothing is to be won all but the one for
+ *     tables. What lives leaves reserve_files free: what else stands there cleaning wins back. */
 #ifndef VARVE_LOG_LOG_H
 #define VARVE_LOG_LOG_H
 
@@ -435,12 +436,14 @@ bool cleaner_footers_done(const struct log *log);
 /* Reads or writes of pages being moved are in flight. */
 bool cleaner_is_moving(const struct log *log);
 bool cleaner_is_idle(const struct log *log);
+/* Of what was cleaned of late a third or more was alive. */
+bool cleaning_is_dear(const struct log *log);
 bool cleaner_has_work(const struct log *log);
 /* It left a file to page tables that want it: once they are written it may have it. */
 bool cleaner_wants_checkpoint(const struct log *log);
 /* Fewer files are free than the next start after a crash may need, and that can be mended. */
 bool log_is_low(const struct log *log);
-/* The same of a start: or some are just being made. */
+/* The same of a start: or some are being made, or could be. */
 bool log_may_find(const struct log *log);
 int cleaner_create(struct log *log);
 void cleaner_free(struct log *log);
