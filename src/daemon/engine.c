@@ -80,6 +80,11 @@ int engine_storage_why(int r, const char *path, struct why *why)
             path);
     case ERR_IN_USE:
         return why_set(why, r, "another daemon has the store at %s open; stop it first", path);
+    case -EBUSY:
+        return why_set(why, r,
+                       "writes of a varved that was killed have not ended yet: the device of the "
+                       "store at %s hangs; start again when it works",
+                       path);
     case ERR_FORMAT_NEWER:
         return why_set(why, r,
                        "the store at %s was written by a newer version of Varve; use that version",

@@ -878,9 +878,11 @@ int changes_drop_provisional(struct store *store)
             bool more = store_dispatch(store);
             bool wait = !more && store_is_busy(store);
             stuck_turns = more || wait ? 0 : stuck_turns + 1;
-            int given_up = stuck_turns > 0 && store_is_stopped(store) ? -ECANCELED
-                           : stuck_turns > MAX_STUCK_TURNS            ? -ENOSPC
-                                                                      : 0;
+            int given_up = stuck_turns == 0                ? 0
+                           : store->log->error             ? store->log->error
+                           : store_is_stopped(store)       ? -ECANCELED
+                           : stuck_turns > MAX_STUCK_TURNS ? -ENOSPC
+                                                           : 0;
             if (!d.done && given_up && store->change_logged)
                 return given_up;
             if (!d.done && given_up)
@@ -888,7 +890,7 @@ int changes_drop_provisional(struct store *store)
             else if (!d.done)
                 store->storage->poll(store->storage, wait);
         }
-        if (d.change.error == -ENOSPC) {
+        if (d.change.error == -ENOSPC && !store->log->error) {
             store_event(store, STORE_EVENT_FULL, -ENOSPC,
                         "there is no space to remove what was left unfinished of \"%s\": free some "
                         "and open the store again",

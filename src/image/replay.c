@@ -171,7 +171,9 @@ static void prefetched(struct waiter *waiter, int error)
 static void prefetch(struct store *store, const struct record *r, uint32_t *left)
 {
     struct disk *disk = disk_by_id(store, r->disk);
-    struct prefetch_wait *w = disk ? calloc(1, sizeof(*w)) : NULL;
+    /* A root that is yet to be written is waited for by whoever wants the leaf. */
+    bool reads = disk && !disk->tree.origin && disk->tree.root_seq <= store->log->table.done_seq;
+    struct prefetch_wait *w = reads ? calloc(1, sizeof(*w)) : NULL;
     struct node *leaf;
     uint64_t ignored;
     if (!w)

@@ -6,11 +6,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
 #define DEFAULT_MAX_OPEN 4096
+#define LOCK_WAIT_MS     60000 /* for all files together */
+#define LOCK_LOOK_MS     10
 
 void cleanup_closedir(DIR **d)
 {
@@ -39,6 +44,43 @@ static int take_lock(struct storage_dir *dir)
     if (fcntl(dir->lock_fd, F_OFD_SETLK, &lock) < 0)
         return errno == EAGAIN || errno == EACCES ? ERR_IN_USE : -errno;
     return 0;
+}
+
+/* Wait until no request on a file is in flight that a daemon left which was killed: until then its
+ * lock is there (storage-dir.c). *ms: what was waited. */
+static int wait_for_file(int at, const char *name, int *ms)
+{
+    _cleanup_close_ int fd = openat(at, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        if (errno == EOPNOTSUPP || errno == ENOSYS)
+            return 0; /* a file system without such locks */
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return -errno;
+        if (*ms >= LOCK_WAIT_MS)
+            return -EBUSY;
+        poll(NULL, 0, LOCK_LOOK_MS);
+        *ms += LOCK_LOOK_MS;
+    }
+    return 0;
+}
+
+static int wait_for_files(const struct storage_dir *dir)
+{
+    _cleanup_(cleanup_closedir) DIR *d = storage_dir_read(dir->log_fd);
+    const struct dirent *entry;
+    int ms = 0, err = d ? 0 : -errno;
+
+    for (unsigned i = 0; i < 2 && !err; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "checkpoint.%u", i);
+        err = wait_for_file(dir->dir_fd, name, &ms);
+    }
+    while (!err && (entry = readdir(d)))
+        if (entry->d_type == DT_REG || entry->d_type == DT_UNKNOWN)
+            err = wait_for_file(dir->log_fd, entry->d_name, &ms);
+    return err;
 }
 
 static bool has_super(const struct storage_dir *dir)
@@ -96,7 +138,8 @@ static int open_existing(struct storage_dir *dir, const char *path)
     dir->log_fd = openat(dir->dir_fd, "log", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir->log_fd < 0)
         return errno == ENOENT ? ERR_DAMAGED : -errno;
-    return storage_dir_remove_unfinished(dir);
+    err = wait_for_files(dir);
+    return err ? err : storage_dir_remove_unfinished(dir);
 }
 
 static int create_new(struct storage_dir *dir, const char *path)

@@ -20,9 +20,9 @@
  *  1. n_open <= max_open. A file with a request in flight is never closed; where all are, requests
  *     for further files wait in `starved`.
  *  2. A file is closed before its name goes, so that REMOVE has given back the space when done.
- *  3. Each descriptor holds a lock on its file. The kernel gives it up when the last request on
- *     that descriptor has ended, even where the process was killed: so no write of a daemon that
- *     died lands on what this one has written.
+ *  3. Each descriptor holds a shared lock on its file. The kernel gives it up when the last request
+ *     on that descriptor has ended, even where the process was killed: storage_dir_open() waits
+ *     for that, so no write of a daemon that died lands on what this one has written.
  *  4. A log file without zeros is made without a sync, for a device may stand still in one: its
  * name becomes durable with the next sync of any file, which then syncs the directory too. */
 #include "base/cleanup.h"
@@ -36,7 +36,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -111,24 +110,6 @@ static int file_name(const struct storage_dir *dir, uint32_t number, char name[N
 
 /* ---- the workers' side ---------------------------------------------------------------------- */
 
-#define LOCK_WAIT_MS 30000
-#define LOCK_LOOK_MS 10
-
-/* Wait until nobody else has requests on the file; not for ever, and without signals' help. */
-static int lock_file(int fd)
-{
-    for (int ms = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; ms += LOCK_LOOK_MS) {
-        if (errno == EOPNOTSUPP || errno == ENOSYS)
-            return 0; /* a file system without such locks */
-        if (errno != EWOULDBLOCK && errno != EINTR)
-            return -errno;
-        if (ms >= LOCK_WAIT_MS)
-            return -EBUSY;
-        poll(NULL, 0, LOCK_LOOK_MS);
-    }
-    return 0;
-}
-
 static int open_direct(struct file *file, int at, const char *name, int flags)
 {
     int fd = openat(at, name, flags | O_RDWR | O_CLOEXEC | O_DIRECT, 0600);
@@ -137,14 +118,11 @@ static int open_direct(struct file *file, int at, const char *name, int flags)
         file->buffered = true;
         fd = openat(at, name, (flags & ~O_EXCL) | O_RDWR | O_CLOEXEC, 0600);
     }
-    if (fd < 0)
-        return -errno;
-    int err = lock_file(fd);
-    if (err) {
-        close(fd);
-        return err;
-    }
-    return fd;
+    /* For whoever opens the store after us: storage_dir_open(). Nobody has another lock by now; a
+     * file system without locks does without. */
+    if (fd >= 0)
+        (void)flock(fd, LOCK_SH | LOCK_NB);
+    return fd < 0 ? -errno : fd;
 }
 
 static int work_open(struct worker_job *job)

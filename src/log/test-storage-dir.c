@@ -2,13 +2,14 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/mono.h"
 #include "log/storage.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
-#include <limits.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -126,18 +128,8 @@ static void create_write_read(void **state)
     assert_int_equal(run(env, STORAGE_SYNC, 8, 0), -ENOENT);
 }
 
-struct read_block {
-    struct storage_req req;
-    int res;
-};
-
-static void block_read(struct storage_req *req, int res)
-{
-    ((struct read_block *)(void *)req)->res = res;
-}
-
-/* Who died may have requests in flight: a file is not used before they have ended. The other one
- * is a descriptor with the lock that each of ours has, as the test below shows. */
+/* Who died may have requests in flight: a store is not opened before they have ended. The other
+ * one has a lock as each descriptor of ours has. */
 static void late_requests(void **state)
 {
     struct env *env = *state;
@@ -148,31 +140,30 @@ static void late_requests(void **state)
     assert_int_equal(storage_run(env->storage, &create), 0);
     assert_int_equal(transfer(env, STORAGE_WRITE, 7, 0, a, BLOCK), BLOCK);
     snprintf(path, sizeof(path), "%s/log/00000007", env->path);
-    int other = open(path, O_RDONLY | O_CLOEXEC);
+    _cleanup_close_ int other = open(path, O_RDONLY | O_CLOEXEC);
     assert_int_equal(flock(other, LOCK_EX | LOCK_NB), -1); /* ours has one */
     assert_int_equal(errno, EWOULDBLOCK);
-
     env->storage->close(env->storage);
-    assert_int_equal(flock(other, LOCK_EX | LOCK_NB), 0);
-    assert_int_equal(storage_dir_open(env->path, false, env->loop, &env->storage), 0);
-    struct iovec iov = {b, BLOCK};
-    struct read_block r = {.req = {.op = STORAGE_READ,
-                                   .file = 7,
-                                   .length_bytes = BLOCK,
-                                   .iov = &iov,
-                                   .n_iov = 1,
-                                   .done = block_read},
-                           .res = INT_MAX};
-    env->storage->submit(env->storage, &r.req);
-    for (unsigned i = 0; i < 50; i++) {
-        env->storage->poll(env->storage, false);
-        usleep(1000);
+
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (!child) {
+        int fd = open(path, O_RDONLY | O_CLOEXEC); /* not the one that the parent has, too */
+        int err = flock(fd, LOCK_SH);
+        kill(getpid(), SIGSTOP);
+        usleep(500000);
+        _exit(err != 0);
     }
-    assert_int_equal(r.res, INT_MAX);
-    close(other);
-    while (r.res == INT_MAX)
-        env->storage->poll(env->storage, true);
-    assert_int_equal(r.res, BLOCK);
+    int status;
+    assert_int_equal(waitpid(child, &status, WUNTRACED), child);
+    assert_true(WIFSTOPPED(status));
+    kill(child, SIGCONT);
+    uint64_t before = mono_us();
+    assert_int_equal(storage_dir_open(env->path, false, env->loop, &env->storage), 0);
+    assert_true(mono_us() - before >= 300000);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(transfer(env, STORAGE_READ, 7, 0, b, BLOCK), BLOCK);
     assert_int_equal(b[0], 'a');
 }
 
