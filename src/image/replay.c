@@ -69,8 +69,9 @@ static int replay_turn(struct store *store, uint64_t *stuck_since_us)
         return log->error;
     if (store_is_stopped(store))
         return -ECANCELED;
-    bool stuck =
-        store->table->n_frozen && !log_table_room(log) && !log->n_creating && !log->table.inflight;
+    const struct table *table = store->table;
+    bool stuck = table->n_frozen && !table->n_loading && !log_table_room(log) && !log->n_creating &&
+                 !log->table.inflight;
     uint64_t now = mono_us();
     if (!stuck || !*stuck_since_us)
         *stuck_since_us = stuck ? now : 0;
