@@ -70,8 +70,8 @@ struct loop;
 
 /* Open (or with create, make) the store directory at path and lock it against a second daemon.
  * Errors: -ENOENT, -EACCES, -ENOTDIR, ERR_IN_USE, ERR_NOT_A_STORE (not empty, no store there),
- * -EEXIST (create, and a store is there), -EBUSY (after a minute of waiting: writes of a daemon that
- * was killed are still in flight), or an errno. The storage is freed by its close(). */
+ * -EEXIST (create, and a store is there), -EBUSY (after a minute of waiting: writes of a daemon
+ * that was killed are still in flight), or an errno. The storage is freed by its close(). */
 int storage_dir_open(const char *path, bool create, struct loop *loop, struct storage **ret);
 
 /* How many files it has open at most, with the limit of open files (RLIMIT_NOFILE) as it is now. */
