@@ -69,10 +69,19 @@ static struct batch *batch_alloc(struct log *log)
     return batch;
 }
 
+/* Slots that remain, with which a batch can be opened while the next file is not known. */
+#define MIN_LEFT (BATCH_MAX_PAGES + 4)
+
 /* Slots that remain in the data file for batches. */
 static uint32_t data_left(const struct log *log)
 {
     return log->data_file ? DATA_SEGMENT_SLOTS - log->data_slot : 0;
+}
+
+bool log_is_stalled(const struct log *log)
+{
+    return log->data_file && !log->data_unnamed && !log->open && !log->n_inflight &&
+           !log->next_data_file && data_left(log) < MIN_LEFT;
 }
 
 static bool switch_file(struct log *log)
@@ -128,7 +137,7 @@ static bool batch_open(struct log *log)
     if (!log->data_file || log->data_unnamed || (data_left(log) < 2 && !switch_file(log)))
         return false;
     /* May this be the last batch of the file? Then the next file must be known when it is sent. */
-    if (data_left(log) < BATCH_MAX_PAGES + 4 && !log->next_data_file)
+    if (data_left(log) < MIN_LEFT && !log->next_data_file)
         return false;
     struct batch *batch = batch_alloc(log);
     if (!batch)

@@ -33,7 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BLOCKS          64u /* read at a time from a data file */
+#define WINDOW_BLOCKS          32u /* read at a time from a data file */
 #define WINDOW_BYTES           ((size_t)WINDOW_BLOCKS * BLOCK_BYTES)
 #define RETRY_TICKS            10u /* seconds until what could not be read is read again */
 #define MAX_WINDOWS            4u
@@ -320,11 +320,24 @@ static uint32_t pack_left(const struct cleaner *c, const struct pack *pack)
     return used < file_slots(pack->file) ? file_slots(pack->file) - used : 0;
 }
 
+/* Nothing goes on but cleaning, no file will come but from that, and what is dirty finds room in
+ * the table file: it needs no other before there is one. */
+static bool may_have_spare(const struct log *log)
+{
+    bool none_comes = !log->checkpoint_running && !log->n_dead && !log->n_creating;
+    return log->table_fits && (log->finding || (none_comes && log_is_stalled(log)));
+}
+
+bool cleaner_wants_spare(const struct log *log)
+{
+    return may_have_spare(log) && (log->finding || log->cleaner->starved);
+}
+
 /* The table stream comes first: without a file for it no checkpoint ends, and nothing is freed. One
  * that runs, or that is to free something, or for which much is dirty, may want yet another. */
 static bool may_take_file(const struct log *log)
 {
-    if (log->finding && log->table_fits)
+    if (may_have_spare(log))
         return log->n_free > 0;
     uint32_t keep = log->checkpoint_running || log->n_dead || log->table_tight;
     return log->table.spare && log->n_free > keep;

@@ -382,11 +382,12 @@ static bool create_file(struct log *log, bool zero, bool durable)
     return false;
 }
 
-/* The table stream's next file. While files are to be found for data cleaning may have it, if what
- * is dirty does not need it: nothing else becomes dirty then. */
+/* The table stream's next file. While files are to be found for data, and where data waits for one
+ * that only cleaning can win, cleaning may have it, if what is dirty does not need it: nothing else
+ * becomes dirty then. It is the first to be had back (may_take_for_data()). */
 static void prepare_spare(struct log *log)
 {
-    if (!log->finding || !log->table_fits) {
+    if (!cleaner_wants_spare(log)) {
         if (!log->table.spare)
             log->table.spare = file_take(log, false);
     } else if (log->table.spare && !log->n_free) {
@@ -483,6 +484,8 @@ static bool may_take_for_data(const struct log *log)
 {
     if (log_room_pages(log) > 0)
         return files_left(log) > KEEP_FREE;
+    if (!log->table.spare && log->n_free < 2)
+        return false; /* the table stream's, which cleaning had, comes first */
     bool creatable = !log->creation_failed && log->n_files < log->max_files;
     bool hopeless = !creatable && !log->n_creating && !log->n_dead && !log->checkpoint_running &&
                     !log->table_tight && !cleaner_may_have_work(log);

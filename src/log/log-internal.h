@@ -66,6 +66,9 @@ static inline bool bit_get(const uint64_t *bits, uint32_t at)
 void log_table_resume(struct log *log); /* go on in a file that is sealed, if there is one */
 
 /* append.c */
+/* No batch is under way, and none can be opened before a file is free: until then nothing becomes
+ * dirty. */
+bool log_is_stalled(const struct log *log);
 void batches_retire(struct log *log); /* those that are complete, in their order */
 int batches_create(struct log *log);  /* with the log: 0 or -ENOMEM */
 void batches_free(struct log *log);   /* with the log; none is in flight */
@@ -81,6 +84,8 @@ bool batch_is_valid(const struct log *log, const uint8_t *block, uint32_t slot);
 int scan_for_lost(struct log *log, uint32_t file, uint64_t seq, bool *ret);
 
 /* clean.c */
+/* Cleaning waits for a file, and but for that of the table stream none will come. */
+bool cleaner_wants_spare(const struct log *log);
 void cleaner_pay(struct log *log, uint32_t blocks); /* that went into the log */
 bool cleaner_may_have_work(const struct log *log);  /* now, or when a file can be read again */
 

@@ -100,7 +100,8 @@ bool log_table_room(const struct log *log)
 {
     const struct table_stream *t = &log->table;
     /* As long as there are no batches nothing more becomes dirty. */
-    bool batches = log->data_file && !log->data_unnamed && !log->finding && !log->closing;
+    bool batches = log->data_file && !log->data_unnamed && !log->finding && !log->closing &&
+                   !log_is_stalled(log);
     if (log->table_fits && !batches)
         return true;
     return t->spare || (t->file && FILE_SLOTS - t->slot > FILE_SLOTS / 2);

@@ -145,6 +145,9 @@ static void late_requests(void **state)
     assert_int_equal(errno, EWOULDBLOCK);
     env->storage->close(env->storage);
 
+    int ends[2], status;
+    uint64_t let_go;
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     pid_t child = fork();
     assert_true(child >= 0);
     if (!child) {
@@ -152,16 +155,20 @@ static void late_requests(void **state)
         int err = flock(fd, LOCK_SH);
         kill(getpid(), SIGSTOP);
         usleep(500000);
+        let_go = mono_us();
+        err |= write(ends[1], &let_go, sizeof(let_go)) != sizeof(let_go);
         _exit(err != 0);
     }
-    int status;
     assert_int_equal(waitpid(child, &status, WUNTRACED), child);
     assert_true(WIFSTOPPED(status));
     kill(child, SIGCONT);
-    uint64_t before = mono_us();
     assert_int_equal(storage_dir_open(env->path, false, env->loop, &env->storage), 0);
-    assert_true(mono_us() - before >= 300000);
+    uint64_t opened = mono_us();
     assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(read(ends[0], &let_go, sizeof(let_go)), sizeof(let_go));
+    assert_true(opened >= let_go);
+    close(ends[0]);
+    close(ends[1]);
     assert_int_equal(status, 0);
     assert_int_equal(transfer(env, STORAGE_READ, 7, 0, b, BLOCK), BLOCK);
     assert_int_equal(b[0], 'a');

@@ -1860,9 +1860,9 @@ static void die_with_files(struct env *env, uint32_t keep)
  * do. */
 static void trims_in_full_store(void **state)
 {
-    for (unsigned seed = 1; seed <= 20; seed++) {
+    for (unsigned seed = 1; seed <= 60; seed++) {
         struct env *env = *state = calloc(1, sizeof(*env));
-        uint64_t n = set_up_full(env, seed, 20 + seed / 2, false), chance = seed, harmless;
+        uint64_t n = set_up_full(env, seed, 20 + seed % 24, false), chance = seed, harmless;
         for (unsigned i = 0; i < 12; i++) {
             die_with_files(env, 3);
             assert_int_equal(open_store(env), 0);
