@@ -26,6 +26,7 @@
 #define SEND_US        2000000     /* for a command to go out: QEMU reads it at once, or hangs */
 #define RETRY_MS       10          /* while a listener's queue is full */
 #define STALE_MAX      16
+#define CLOSED_MAX     3 /* sessions that QEMU closes as they begin */
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -521,7 +522,8 @@ static int find_process(struct monitor *m, struct why *why)
     return 0;
 }
 
-int monitor_attach(int fd, uint32_t id, uint64_t end_us, struct monitor **ret, struct why *why)
+/* -EPIPE: closed by the other side. */
+static int attach(int fd, uint32_t id, uint64_t end_us, struct monitor **ret, struct why *why)
 {
     struct monitor *m = calloc(1, sizeof(*m));
     json_t *events = json_array();
@@ -546,10 +548,17 @@ int monitor_attach(int fd, uint32_t id, uint64_t end_us, struct monitor **ret, s
         return 0;
     }
     monitor_close(m);
+    return r;
+}
+
+int monitor_attach(int fd, uint32_t id, uint64_t end_us, struct monitor **ret, struct why *why)
+{
+    int r = attach(fd, id, end_us, ret, why);
+
     return r == -EPIPE ? -EPROTO : r;
 }
 
-static int connect_to(int fd, const struct sockaddr_un *address, uint64_t end_us)
+static int connect_fd(int fd, const struct sockaddr_un *address, uint64_t end_us)
 {
     while (connect(fd, (const struct sockaddr *)address, sizeof(*address)) < 0) {
         if (errno == EAGAIN && mono_us() >= end_us)
@@ -561,17 +570,12 @@ static int connect_to(int fd, const struct sockaddr_un *address, uint64_t end_us
     return 0;
 }
 
-static int open_socket(const char *path, uint64_t end_us, struct monitor **ret, struct why *why)
+static int connect_to(const struct sockaddr_un *address, uint64_t end_us, int *ret, struct why *why)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct why inner = {};
-    uint32_t id = 0;
-
-    if (strlen(path) >= sizeof(address.sun_path))
-        return why_set(why, -ENAMETOOLONG, "the socket path %s is too long", path);
-    strcpy(address.sun_path, path);
+    const char *path = address->sun_path;
     _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    int r = fd < 0 ? -errno : connect_to(fd, &address, end_us);
+    int r = fd < 0 ? -errno : connect_fd(fd, address, end_us);
+
     if (r == -ENOENT)
         return why_set(why, r,
                        "there is no QMP socket %s; start QEMU with -qmp unix:%s,server=on,"
@@ -586,14 +590,38 @@ static int open_socket(const char *path, uint64_t end_us, struct monitor **ret, 
                        path);
     if (r < 0)
         return why_set(why, r, "cannot connect to the QMP socket %s: %s", path, strerror(-r));
-    if (getrandom(&id, sizeof(id), 0) != sizeof(id))
-        id = (uint32_t)mono_us();
-    r = monitor_attach(TAKE_FD(fd), id, end_us, ret, &inner);
+    *ret = TAKE_FD(fd);
+    return 0;
+}
+
+static int open_socket(const char *path, uint64_t end_us, struct monitor **ret, struct why *why)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct why inner = {};
+    int r = -EPIPE;
+
+    if (strlen(path) >= sizeof(address.sun_path))
+        return why_set(why, -ENAMETOOLONG, "the socket path %s is too long", path);
+    strcpy(address.sun_path, path);
+    /* A session that begins while QEMU (10.0) still ends the one before may be closed with that. */
+    for (unsigned n = 0; r == -EPIPE && n <= CLOSED_MAX; n++) {
+        uint32_t id;
+        int fd = -1;
+        if (n)
+            poll(NULL, 0, RETRY_MS);
+        r = connect_to(&address, end_us, &fd, why);
+        if (r < 0)
+            return r;
+        if (getrandom(&id, sizeof(id), 0) != sizeof(id))
+            id = (uint32_t)mono_us();
+        r = attach(fd, id, end_us, ret, &inner);
+    }
     if (r == -ETIMEDOUT)
         return why_set(why, r,
                        "QEMU does not answer at %s; another program is connected there, or the "
                        "process is stopped; give Varve a QMP socket of its own",
                        path);
+    r = r == -EPIPE ? -EPROTO : r;
     return r < 0 ? why_set(why, r, "%s: %.900s", path, inner.text) : 0;
 }
 
