@@ -170,6 +170,7 @@ struct store {
     struct list changes;                 /* struct store_change, in the order in which they came */
     bool change_logged;                  /* one is in the log, not yet done: no checkpoint begins */
     bool hurry;                          /* with what is frozen: a change waits for it */
+    uint64_t fits_seq;                   /* the last batch applied when log->table_fits was set */
     struct store_change *change_making;  /* the one that is logged */
     struct store_change *change_zeroing; /* another one, or NULL, before that, which may need a
                                             checkpoint to go on (zero_end()) */

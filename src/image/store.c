@@ -197,11 +197,18 @@ int store_finish_checkpoint(struct store *store)
     return store->log->error;
 }
 
+/* Nodes above count for more when they are dirty, as those below them are written. So what fits
+ * when its writing begins is not asked again until it has ended, or a batch was applied. */
 void store_set_table_fits(struct store *store)
 {
     const struct table *table = store->table;
-    store->log->table_fits =
-        log_table_fits(store->log, table->dirty_bytes + (uint64_t)table->n_above * NODE_MAX_BYTES);
+    struct log *log = store->log;
+    bool writing = table->n_frozen || log->checkpoint_running;
+    if (log->table_fits && writing && !log->replaying_seq && store->fits_seq == log->applied_seq)
+        return;
+    log->table_fits =
+        log_table_fits(log, table->dirty_bytes + (uint64_t)table->n_above * NODE_MAX_BYTES);
+    store->fits_seq = log->applied_seq;
 }
 
 /* Clean before anything new is written, if the crash left too few files: another crash, and

@@ -393,6 +393,7 @@ static void prepare_spare(struct log *log)
     } else if (log->table.spare && !log->n_free) {
         list_push_back(&log->free, &TAKE_PTR(log->table.spare)->link);
         log->n_free++;
+        log->client->room(log->client); /* who waits brings the cleaner's next turn */
     }
 }
 

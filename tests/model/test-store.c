@@ -2960,6 +2960,68 @@ static void unreadable_behind_end(void **state)
 }
 
 /* An argument: only the tests whose names fit that pattern. */
+#ifndef VARVE_SMALL_FILES
+static void take_checkpoint(struct env *env)
+{
+    uint64_t before = counter(env, "checkpoints");
+    checkpoint_want(env->store);
+    for (unsigned i = 0; i < 100000 && counter(env, "checkpoints") == before; i++)
+        turn(env);
+    assert_true(counter(env, "checkpoints") > before);
+}
+
+/* Where cleaning has the tables' spare, and data waits: a checkpoint whose nodes find room in the
+ * table file ends, whatever those above the written ones count for meanwhile. */
+static void fits_until_written(void **state)
+{
+    enum { ABOVE = 100, BELOW = 400 };
+    static _Alignas(PAGE_BYTES) uint8_t page[PAGE_BYTES];
+    struct store_format format = {.capacity_bytes = 200ULL * FILE_BYTES};
+    struct env *env = *state = calloc(1, sizeof(*env));
+    env->sim = sim_new(1, 1ULL << 36);
+    env->config = store_config_default;
+    env->config.table_bytes = 512u << 20;
+    env->config.checkpoint_bytes = 1ULL << 40;
+    assert_int_equal(store_format(sim_storage(env->sim), &format), 0);
+    assert_int_equal(open_store(env), 0);
+    assert_int_equal(change(env, CHANGE_VM_CREATE, "vm", "", 0), 0);
+    assert_int_equal(change(env, CHANGE_DISK_ADD, "vm", "root", 256ULL << 30), 0);
+    for (uint64_t i = 0; i < ABOVE * (BELOW + 1); i++) {
+        uint64_t leaf = i < ABOVE * BELOW ? i / BELOW * 512 + i % BELOW : i % ABOVE * 512;
+        struct store_io io = {.op = STORE_WRITE,
+                              .disk = disk(env),
+                              .offset = leaf * 512 * PAGE_BYTES,
+                              .length = PAGE_BYTES,
+                              .buf = page};
+        if (i == ABOVE * BELOW)
+            take_checkpoint(env);
+        assert_int_equal(run_io(env, io), 0);
+    }
+    assert_int_equal(flush(env), 0);
+    for (unsigned i = 0; i < 2000; i++)
+        turn(env);
+    struct log *log = env->store->log;
+    const struct table *table = env->store->table;
+    uint64_t n = table->dirty_bytes + (uint64_t)table->n_above * NODE_MAX_BYTES;
+    uint64_t room = (2 * n + 4 * BLOCK_BYTES) * 12 / 10;
+    assert_true(room < FILE_BYTES / 2 && !log->open && !log->n_inflight);
+    while (!list_empty(&log->free))
+        list_pop_front(&log->free);
+    log->n_free = 0;
+    log->max_files = log->n_files;
+    log->table.spare = log->next_data_file = NULL;
+    log->data_slot = DATA_SEGMENT_SLOTS - 4;
+    log_table_flush(log);
+    for (unsigned i = 0; i < 100; i++)
+        turn(env);
+    log->table.slot = log->table.buf_slot = (FILE_BYTES - room) / BLOCK_BYTES * 64;
+    log->table.file->used_slots = log->table.slot;
+    turn(env);
+    assert_true(log->table_fits);
+    take_checkpoint(env);
+}
+#endif
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -2996,6 +3058,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(measured_together, setup, teardown),
         cmocka_unit_test_setup_teardown(received_with_memory, setup, teardown),
 #ifndef VARVE_SMALL_FILES /* what follows says where in a file it is */
+        cmocka_unit_test_teardown(fits_until_written, teardown),
         cmocka_unit_test_setup_teardown(no_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(short_file, setup, teardown),
         cmocka_unit_test_setup_teardown(unknown_record, setup, teardown),
