@@ -38,6 +38,7 @@ struct monitor {
     pid_t pid;
     unsigned version;
     bool dead, begun; /* begun: a command waits for monitor_finish() */
+    bool closed;      /* dead, by the other side */
     json_int_t id;    /* of the last command */
     json_t *events;   /* since the last monitor_wait_event() */
     char *text; /* received and not taken: len of size bytes, without newline up to searched */
@@ -61,6 +62,7 @@ static int silent(struct monitor *m, struct why *why)
 
 static int gone(struct monitor *m, struct why *why)
 {
+    m->closed = true;
     return end_session(m, -EPIPE, why, "QEMU closed its QMP socket; has it ended?");
 }
 
@@ -547,6 +549,8 @@ static int attach(int fd, uint32_t id, uint64_t end_us, struct monitor **ret, st
         *ret = m;
         return 0;
     }
+    if (r == -EPIPE && !m->closed)
+        r = -EPROTO;
     monitor_close(m);
     return r;
 }
