@@ -24,7 +24,7 @@
 #define LINE_MAX_BYTES (16u << 20) /* query-qmp-schema has some hundred KiB */
 #define EVENTS_MAX     1024        /* kept; older ones are dropped */
 #define SEND_US        2000000     /* for a command to go out: QEMU reads it at once, or hangs */
-#define RETRY_MS       10          /* while a listener's queue is full */
+#define RETRY_MS       10          /* until a socket that was full, or closed us, is tried again */
 #define STALE_MAX      16
 #define CLOSED_MAX     3 /* sessions that QEMU closes as they begin */
 

@@ -19,10 +19,10 @@
 struct monitor;
 
 /* where: the path of a socket, or MONITOR_LIBVIRT and the name of a domain. A socket: connect, read
- * the greeting, leave negotiation mode. Errors with a sentence that says the mend: -ENOENT,
- * -ECONNREFUSED (nobody listens: a dead socket), -EPROTO (what answers is no QMP), -ETIMEDOUT
- * (somebody else is connected there), -ENAMETOOLONG, or an errno; a domain: as of domain_open() and
- * domain_find_process(). */
+ * the greeting, leave negotiation mode; three times more where QEMU closes it meanwhile. Errors
+ * with a sentence that says the mend: -ENOENT, -ECONNREFUSED (nobody listens: a dead socket),
+ * -EPROTO (what answers is no QMP), -ETIMEDOUT (somebody else is connected there), -ENAMETOOLONG,
+ * or an errno; a domain: as of domain_open() and domain_find_process(). */
 int monitor_open(const char *where, uint64_t end_us, struct monitor **ret, struct why *why);
 /* The same on a socket that is connected, which is taken, also on error. The first command has the
  * number id + 1: a random one, as QEMU may still answer to another client that had the socket

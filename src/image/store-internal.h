@@ -350,7 +350,7 @@ bool store_is_stopped(const struct store *store);
 /* Turn until a checkpoint that begins now is durable. */
 int store_finish_checkpoint(struct store *store);
 #define MAX_STUCK_TURNS 1000 /* in which nothing is in flight and nothing to be done */
-void store_set_table_fits(struct store *store); /* log->table_fits as it is now */
+void store_set_table_fits(struct store *store); /* log->table_fits, once a turn */
 void store_event(struct store *store, int kind, int code, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 

@@ -253,7 +253,8 @@ struct log {
     bool map_will_do;       /* the next one may be of the map alone */
     uint64_t bytes_since_checkpoint;
     bool table_tight;    /* what is dirty in page tables might not fit: set once a turn */
-    bool table_fits;     /* it fits into what is left of the table file: set once a turn */
+    bool table_fits;     /* it fits into what is left of the table file, or did when its writing
+                            began: store_set_table_fits(), once a turn */
     bool hold;           /* a check walks a checkpoint: files and pieces stay as they are */
     bool tidy;           /* idle: clean what is half dead */
     uint64_t ticks;      /* seconds since the log was opened, and 1 */

@@ -412,7 +412,8 @@ static void profile_crowd(struct run *run, uint64_t seed)
     rng_seed(&rng, seed ^ 0xc0);
     struct knobs k = random_knobs(&rng);
     k.disk_pages_max = 3000;
-    k.capacity_bytes = CAPACITY(16, 384); /* with all its versions */
+    if (k.versions_max) /* they must fit */
+        k.capacity_bytes = CAPACITY(16, 384);
     k.depth = SLOTS_MAX;
     k.write_pages_max = 3;
     k.read_percent = 3;

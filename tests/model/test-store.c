@@ -2959,7 +2959,6 @@ static void unreadable_behind_end(void **state)
     sim_break_block(env->sim, 0, UINT64_MAX);
 }
 
-/* An argument: only the tests whose names fit that pattern. */
 #ifndef VARVE_SMALL_FILES
 static void take_checkpoint(struct env *env)
 {
@@ -3022,6 +3021,7 @@ static void fits_until_written(void **state)
 }
 #endif
 
+/* An argument: only the tests whose names fit that pattern. */
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
