@@ -637,6 +637,17 @@ half_import() {
     done
     expect 4 'vm halfway is half-made' varve run halfway --accel tcg
     expect 4 'vm halfway is half-made' varve import "$TOP/a.raw" halfway/more
+    expect 4 'vm halfway is half-made' varve import "$TOP/a.raw" halfway
+    expect 4 'vm halfway is half-made' varve snap halfway@v
+    expect 4 'vm halfway is half-made' varve snap halfway@v --quiesce require
+    expect 4 'vm halfway is half-made' varve clone halfway whole
+    expect 4 'vm halfway is half-made' varve rename halfway whole
+    expect 4 'vm halfway is half-made' varve rollback halfway@v
+    expect 4 'vm halfway is half-made' varve disk add halfway/more 1M
+    expect 4 'vm halfway is half-made' varve disk resize halfway/root 16G
+    expect 4 'disk old/data is half-made' varve disk resize old/data 16G
+    expect 3 'no vm' varve show whole
+    [ "$(varve --json ls halfway | jq length)" = 0 ]
     varve --json run old -m 64M --accel tcg >"$TOP/old.json" 2>"$TOP/old.errors"
     grep -q 'disk data is half-made by an import: the guest does not get it' "$TOP/old.errors"
     pid=$(jq .pid "$TOP/old.json")

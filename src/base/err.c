@@ -20,6 +20,7 @@ static const struct {
     {ERR_HELD, "held"},
     {ERR_PAUSED, "the machine is paused"},
     {ERR_ASKED_FOR, "a client is connected by that name to a disk of another vm"},
+    {ERR_HALF_MADE, "half-made: what makes it is under way, or was cut off"},
     {ERR_NO_VERSION, "no such version"},
     {ERR_UNRELATED, "the disks have no common origin"},
 };

@@ -35,7 +35,7 @@ static enum exit_code make_disk(struct import *im)
         size = DISK_MIN_BYTES;
     json_t *text = json_sprintf("%" PRIu64, size);
     enum exit_code r = call_quiet(inv, "vm.show", json_pack("[s]", im->name.vm), &vm, &why);
-    if (r == EXIT_OK && im->name.has_disk)
+    if (r == EXIT_OK)
         r = check_whole(vm, "vm", im->name.vm);
     json_decref(vm);
     if (r == EXIT_CONFLICT) {

@@ -392,7 +392,7 @@ void api_change_named(xmlrpc_env *env, struct api *api, struct store_change *wha
 struct reason {
     const struct store_change *change;
     struct receives *receives;
-    bool vm_exists;
+    bool vm_exists, vm_is_half_made;
     uint32_t users;
     char version[NAME_MAX_CHARS + 1]; /* the one that is used or held; "": the head's disks are */
     bool is_received;                 /* a stream that comes in goes on from it */
@@ -424,6 +424,7 @@ static void look_at_heads(struct store *store, struct reason *reason)
         if (strcmp(vms[i].name, vm))
             continue;
         reason->vm_exists = true;
+        reason->vm_is_half_made = vms[i].provisional;
         for (uint32_t d = 0; d < vms[i].n_disks; d++)
             if (!one_disk || !strcmp(vms[i].disks[d].name, c->disk))
                 reason->users += vms[i].disks[d].users;
@@ -546,6 +547,18 @@ int api_asked_why(struct api *api, const char *name, struct why *why)
                    a.vm, a.pid, a.export_name, a.vm);
 }
 
+static void fault_half_made(xmlrpc_env *env, const struct store_change *c,
+                            const struct reason *reason)
+{
+    bool of_disk = is_of_disk(c->kind) && !reason->vm_is_half_made;
+
+    api_fault(env, FAULT_BUSY,
+              "%s %s%s%s is half-made: an import, a restore or a receive is under way, or was cut "
+              "off; wait for it, or remove it with varve %srm",
+              of_disk ? "disk" : "vm", c->vm, of_disk ? "/" : "", of_disk ? c->disk : "",
+              of_disk ? "disk " : "");
+}
+
 static void fault_busy(xmlrpc_env *env, const struct store_change *c, const struct reason *reason)
 {
     bool of_disk = is_of_disk(c->kind);
@@ -572,6 +585,8 @@ static void fault_busy(xmlrpc_env *env, const struct store_change *c, const stru
             "vm \"%s\" is being restored just now, and its disks belong to the memory that its "
             "machine gets; wait for that",
             c->vm);
+    else if (c->error == ERR_HALF_MADE)
+        fault_half_made(env, c, reason);
     else if (c->kind == CHANGE_ROLLBACK)
         api_fault(env, FAULT_BUSY,
                   "vm \"%s\" is in use by %u client(s), and was not rolled back; stop the machine, "

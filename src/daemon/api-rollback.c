@@ -107,7 +107,8 @@ static void roll_back(xmlrpc_env *env, struct api *api, struct rollback *r)
 
 static xmlrpc_value *vm_rollback(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
-    struct rollback r = {.change.kind = CHANGE_ROLLBACK, .stem = "before-rollback-"};
+    struct rollback r = {.change = {.kind = CHANGE_ROLLBACK, .whole = true},
+                         .stem = "before-rollback-"};
     struct api_alone alone;
     const char *keep = NULL;
     const struct api_option options[] = {

@@ -86,6 +86,7 @@ static void take_snap(xmlrpc_env *env, xmlrpc_value *args, const struct api *api
 
     s->timeout_seconds = FREEZE_SECONDS_DEFAULT;
     s->change.kind = CHANGE_SNAP;
+    s->change.whole = true;
     api_take_name(env, "vm name", api_text(env, args, 0), s->change.vm);
     api_take_options(env, "vm.snap", args, 1, options);
     api_take_version(env, version, s->change.version);
@@ -114,7 +115,7 @@ void api_snap(xmlrpc_env *env, struct api *api, struct store_change *change, boo
 
 struct existence {
     const struct snap *snap;
-    bool vm, version;
+    bool vm, whole, version;
 };
 
 static void on_existence(struct engine_call *call)
@@ -129,6 +130,7 @@ static void on_existence(struct engine_call *call)
             if (strcmp(vms[i].name, c->vm))
                 continue;
             e->vm = true;
+            e->whole = !vms[i].provisional;
             e->version =
                 vms[i].n_disks && !e->snap->anonymous &&
                 store_find_version_disk(call->store, c->vm, c->version, vms[i].disks[0].name);
@@ -148,6 +150,8 @@ static void refuse_early(xmlrpc_env *env, struct api *api, const struct snap *s)
         api_change_fault(env, api, &s->change, r);
     else if (!e.vm)
         api_change_fault(env, api, &s->change, -ENOENT);
+    else if (!e.whole)
+        api_change_fault(env, api, &s->change, ERR_HALF_MADE);
     else if (e.version)
         api_change_fault(env, api, &s->change, -EEXIST);
 }

@@ -255,7 +255,8 @@ static xmlrpc_value *version_remove(xmlrpc_env *env, xmlrpc_value *args, struct 
  * clone. */
 static xmlrpc_value *vm_clone(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
-    struct store_change c = {.kind = CHANGE_CLONE}, made = {.kind = CHANGE_SNAP};
+    struct store_change c = {.kind = CHANGE_CLONE, .whole = true},
+                        made = {.kind = CHANGE_SNAP, .whole = true};
     const char *names[1] = {made.version}, *version;
     bool provisional = false;
     const struct api_option options[] = {{"provisional", 'b', &provisional}, {}};

@@ -124,7 +124,8 @@ static xmlrpc_value *named_change(xmlrpc_env *env, xmlrpc_value *args, struct ap
 {
     bool of_vm = kind == CHANGE_VM_COMMIT || kind == CHANGE_VM_REMOVE,
          rename = kind == CHANGE_VM_RENAME;
-    struct store_change c = {.kind = kind};
+    struct store_change c = {
+        .kind = kind, .whole = rename || kind == CHANGE_DISK_ADD || kind == CHANGE_DISK_RESIZE};
     struct api_alone alone;
     const struct api_option options[] = {{"provisional", 'b', &c.provisional}, {}};
 

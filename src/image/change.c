@@ -38,6 +38,8 @@ static int validate_disk(const struct store_change *c, struct vm *vm)
     default:
         if (!disk)
             return -ENOENT;
+        if (c->whole && disk->provisional)
+            return ERR_HALF_MADE;
         if (!size_is_valid(c->size_bytes))
             return ERR_BAD_SIZE;
         if (c->from_bytes && c->from_bytes != disk->size_bytes)
@@ -196,6 +198,8 @@ static int validate(struct store *store, const struct store_change *c)
         return !name_is_valid(c->vm) ? ERR_BAD_NAME : vm ? -EEXIST : 0;
     if (!vm)
         return -ENOENT;
+    if (c->whole && vm->provisional)
+        return ERR_HALF_MADE;
     switch (c->kind) {
     case CHANGE_VM_COMMIT:
         return vm->provisional ? 0 : -EEXIST;

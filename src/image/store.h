@@ -242,6 +242,7 @@ struct store_change {
     uint64_t from_bytes; /* DISK_RESIZE: the size that it must have; 0: any */
     enum vm_role role;
     bool provisional; /* VM_CREATE, DISK_ADD, CLONE, SNAP */
+    bool whole;       /* refuse with ERR_HALF_MADE if the vm, or the disk, is provisional */
     bool memory;      /* VM_CREATE, CLONE: it keeps the memory of another vm: vm_info.memory */
     /* NULL, or called when the change has its place in the order of the log: what is written from
      * then on is after it. It is neither made nor durable yet, and may still fail with the log. */

@@ -361,7 +361,6 @@ void run_recover(struct run *run, enum sim_end end, unsigned more_cuts_percent)
     sim_cut(run->sim);
     while (!up) {
         take_down(run);
-        run->crash_points++;
         if (end == SIM_CRASH)
             kind = MODEL_CRASHED;
         say(run, "%s", end == SIM_CRASH ? "crash" : "kill");
@@ -369,6 +368,7 @@ void run_recover(struct run *run, enum sim_end end, unsigned more_cuts_percent)
         if (rng_percent(&run->rng, more_cuts_percent))
             sim_cut_after(run->sim, rng_below(&run->rng, rng_percent(&run->rng, 50) ? 12 : 200));
         up = come_up(run, kind);
+        run->crash_points += up; /* judged: opened, checked, compared */
         end = rng_percent(&run->rng, 70) ? SIM_CRASH : SIM_KILL;
     }
 }

@@ -4,9 +4,10 @@
  * usage: test-model [--seed N] [--count N] [--points N] [--ops N] [--profile NAME] [--lie]
  *     [--verbose]
  * --lie: the medium's syncs do nothing, which must be found. --crc-tails: sparse pages end in their
- * own CRC-32C. Runs count seeds from seed on, or
- * until so many crash points were judged. A seed and a profile give the same run again. Exit 0, or
- * 1 with the seed and what was wrong. */
+ * own CRC-32C. Runs count seeds from seed on, or until so many crash points were judged: each was
+ * followed by an opening, a check and a comparison (one in whose recovery the power went again is
+ * not). A seed and a profile give the same run again. Exit 0, or 1 with the seed and what was
+ * wrong. */
 #include "harness.h"
 
 #include "base/err.h"
@@ -103,16 +104,19 @@ static bool is_enough(uint64_t points)
     return options.points && total_points + points >= options.points;
 }
 
-/* The power went while the store was made: it opens, empty, or not. */
-static void half_formatted(struct run *run)
+/* The power went while the store was made: it opens, empty, or not; only the former counts. */
+static void half_formatted(struct run *run, enum sim_end end)
 {
-    run->crash_points++;
-    sim_restart(run->sim, run->crash_points % 2 ? SIM_CRASH : SIM_KILL);
+    sim_restart(run->sim, end);
     int r = store_open(sim_storage(run->sim), &run->knobs.config, &run->store);
-    if (r)
+    if (r) {
         run->store = NULL;
-    else
-        compare_all(run, MODEL_CLOSED);
+        return;
+    }
+    compare_all(run, MODEL_CLOSED);
+    if (run_check(run, true))
+        fail(run, "store_check found problems in a store that was being made");
+    run->crash_points++;
 }
 
 /* ---- profiles ------------------------------------------------------------------------------- */
@@ -216,10 +220,11 @@ static void profile_every(struct run *run, uint64_t seed)
         }
         died = sim_is_dead(run->sim);
         sim_cut_after(run->sim, UINT64_MAX);
+        enum sim_end end = cut % 2 ? SIM_CRASH : SIM_KILL;
         if (died && run->formatted)
-            run_recover(run, cut % 2 ? SIM_CRASH : SIM_KILL, 0);
+            run_recover(run, end, 0);
         else if (died)
-            half_formatted(run);
+            half_formatted(run, end);
         points += run->crash_points;
         requests += run->op_ids;
         opens += run->opens;
