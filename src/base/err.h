@@ -23,7 +23,7 @@ enum err {
     ERR_HELD = ERR_CODE(16 /* EBUSY */, 2),        /* a version that is held cannot be removed */
     ERR_PAUSED = ERR_CODE(16 /* EBUSY */, 3),      /* a machine that is to run for this */
     ERR_ASKED_FOR = ERR_CODE(16 /* EBUSY */, 4),   /* a client knows another vm by that name */
-    ERR_HALF_MADE = ERR_CODE(16 /* EBUSY */, 5),   /* a provisional vm or disk, for who wants a whole */
+    ERR_HALF_MADE = ERR_CODE(16 /* EBUSY */, 5),   /* provisional, where a whole is wanted */
     ERR_NO_VERSION = ERR_CODE(2 /* ENOENT */, 1),  /* the vm is there, the version is not */
     ERR_UNRELATED = ERR_CODE(22 /* EINVAL */, 4),  /* two disks that have no common origin */
 };

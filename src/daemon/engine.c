@@ -96,7 +96,7 @@ int engine_storage_why(int r, const char *path, struct why *why)
                        path);
     case -EACCES:
     case -EPERM:
-        return why_set(why, r, "no permission to open the store at %s; run varved as its owner",
+        return why_set(why, r, "no permission to open the store at %s; run this as its owner",
                        path);
     case ERR_DAMAGED:
         return why_set(why, r,

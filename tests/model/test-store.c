@@ -1312,6 +1312,26 @@ static void many_nodes(void **state)
     assert_int_equal(check(env, &harmless), 0);
 }
 
+/* A checkpoint writes the nodes that changed since the one before, and not all of them. */
+static void only_what_changed(void **state)
+{
+    struct env *env = *state;
+    uint64_t before = counter(env, "table_writes"), leaves = DISK_BYTES / PAGE_BYTES / NODE_ENTRIES;
+    assert_true(leaves >= 16);
+    for (uint64_t i = 0; i < leaves; i++)
+        write_pages(env, i * NODE_ENTRIES, 1, 1);
+    checkpoint(env);
+    assert_in_range(counter(env, "table_writes") - before, leaves, 2 * leaves);
+    before = counter(env, "table_writes");
+    write_pages(env, NODE_ENTRIES, 1, 2);
+    checkpoint(env);
+    assert_in_range(counter(env, "table_writes") - before, 1, 4); /* that leaf, and those above it */
+    kill_store(env);
+    assert_int_equal(open_store(env), 0);
+    for (uint64_t i = 0; i < leaves; i++)
+        assert_int_equal(read_page(env, i * NODE_ENTRIES, i == 1 ? 2 : 1), 0);
+}
+
 struct queued {
     struct store_change change;
     unsigned place; /* in which it was done; 0: not yet */
@@ -3048,6 +3068,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(flushed_together, setup, teardown),
         cmocka_unit_test_setup_teardown(reserve_stays, setup, teardown),
         cmocka_unit_test_setup_teardown(many_nodes, setup, teardown),
+        cmocka_unit_test_setup_teardown(only_what_changed, setup, teardown),
         cmocka_unit_test_setup_teardown(passed_by_others, setup, teardown),
         cmocka_unit_test_setup_teardown(taken_while_it_goes, setup, teardown),
         cmocka_unit_test_setup_teardown(rolled_back_in_checkpoint, setup, teardown),
