@@ -289,7 +289,8 @@ const struct method api_vm_methods[] = {
      "Make a vm. Options, all of them optional: role (generic, app, database, balancer), size "
      "(bytes "
      "in decimal: make a disk too), disk (its name, root by default), provisional (true: the vm "
-     "vanishes with the daemon unless vm.commit comes first).",
+     "vanishes with the daemon unless vm.commit comes first; until then it is not snapped, cloned, "
+     "renamed, rolled back, nor given disks: busy).",
      vm_create},
     {"vm.commit", "b:s", "vm", "Make a provisional vm an ordinary one.", vm_commit},
     {"vm.list", "A:", "", "All vms by name, each as " VM_STRUCT ".", vm_list},

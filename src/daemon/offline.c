@@ -41,7 +41,8 @@ static int init_why(int r, const char *path, struct why *why)
         return why_set(why, r, "the file system has not enough space for a store at %s", path);
     case -EACCES:
     case -EPERM:
-        return why_set(why, r, "no permission to make a store at %s; run this as the owner of its "
+        return why_set(why, r,
+                       "no permission to make a store at %s; run this as the owner of its "
                        "directory",
                        path);
     default:

@@ -1325,7 +1325,8 @@ static void only_what_changed(void **state)
     before = counter(env, "table_writes");
     write_pages(env, NODE_ENTRIES, 1, 2);
     checkpoint(env);
-    assert_in_range(counter(env, "table_writes") - before, 1, 4); /* that leaf, and those above it */
+    assert_in_range(counter(env, "table_writes") - before, 1,
+                    4); /* that leaf, and those above it */
     kill_store(env);
     assert_int_equal(open_store(env), 0);
     for (uint64_t i = 0; i < leaves; i++)
