@@ -1,7 +1,7 @@
 """A guest for the rows about checkpoints: what runs in it, and how its memory is looked at from outside.
 
 The guest is the tiny one (a Debian kernel and busybox) with bench/guest/load.c, and a disk that has redis and gcc
-of Debian (scripts/guest-bench). It has 2 processors and virtio-blk, -net, -rng and -balloon, under TCG.
+of Debian (scripts/guest-programs). It has 2 processors and virtio-blk, -net, -rng and -balloon, under TCG.
 
 Invariants:
  1. No QEMU outlives this program: a watcher, which notices its end by a pipe, kills what the pid files name.
@@ -71,8 +71,8 @@ class Machines(Varve):
         self.watch = None
         super().__init__(bench, 0, capacity=capacity, cache=cache)
         self.watch = start_watch(self.run_dir)
-        for name in ("guest-tiny", "guest-bench"):
-            made = subprocess.run([os.path.join(ROOT, "scripts", name)], check=False)
+        for name, *arguments in (("guest-tiny",), ("guest-programs", "bench")):
+            made = subprocess.run([os.path.join(ROOT, "scripts", name), *arguments], check=False)
             if made.returncode:
                 raise BenchError(f"scripts/{name} failed, see above; scripts/setup bench installs what it wants")
         self.cli("import", os.path.join(ROOT, "build/guest/bench.img"), EXPORT)
