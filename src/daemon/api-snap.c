@@ -112,28 +112,27 @@ void api_snap(xmlrpc_env *env, struct api *api, struct store_change *change, boo
     }
 }
 
-struct existence {
+struct outlook {
     const struct snap *snap;
-    bool vm, version;
+    int error;
 };
 
-static void on_existence(struct engine_call *call)
+/* What the change would be refused for as things are; a version without a name gets a free one. */
+static void on_outlook(struct engine_call *call)
 {
-    struct existence *e = call->arg;
-    const struct store_change *c = &e->snap->change;
-    struct vm_info *vms;
+    struct outlook *o = call->arg;
+    const struct store_change *c = &o->snap->change;
+    struct version_info *versions;
     uint32_t n;
 
-    if (store_list(call->store, &vms, &n) == 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            if (strcmp(vms[i].name, c->vm))
-                continue;
-            e->vm = true;
-            e->version =
-                vms[i].n_disks && !e->snap->anonymous &&
-                store_find_version_disk(call->store, c->vm, c->version, vms[i].disks[0].name);
-        }
-        free(vms);
+    o->error = store_list_versions(call->store, c->vm, NULL, true, UINT32_MAX, &versions, &n);
+    if (o->error == 0) {
+        for (uint32_t i = 0; i < n && !o->snap->anonymous; i++)
+            if (!strcmp(versions[i].name, c->version))
+                o->error = -EEXIST;
+        if (o->error == 0 && !store_version_room(call->store))
+            o->error = ERR_STORE_FULL;
+        free(versions);
     }
     engine_call_done(call);
 }
@@ -141,15 +140,11 @@ static void on_existence(struct engine_call *call)
 /* What is known to be refused is refused before a guest stands still for it. */
 static void refuse_early(xmlrpc_env *env, struct api *api, const struct snap *s)
 {
-    struct existence e = {.snap = s};
+    struct outlook o = {.snap = s};
+    int r = engine_ask(api->engine, on_outlook, &o, &o.error);
 
-    int r = engine_call(api->engine, on_existence, &e);
     if (r < 0)
         api_change_fault(env, api, &s->change, r);
-    else if (!e.vm)
-        api_change_fault(env, api, &s->change, -ENOENT);
-    else if (e.version)
-        api_change_fault(env, api, &s->change, -EEXIST);
 }
 
 static void not_frozen(xmlrpc_env *env, struct snap *s, const char *why)

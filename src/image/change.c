@@ -86,7 +86,7 @@ static bool note_is_valid(const char *note)
 }
 
 /* The nodes of a version go to the log without regard to what is free: so there must be room. */
-static bool room_for_version(const struct store *store)
+bool store_version_room(const struct store *store)
 {
     return log_room_pages(store->log) > store->table->dirty_bytes / PAGE_BYTES + 64;
 }
@@ -99,7 +99,7 @@ static int validate_snap(struct store *store, const struct store_change *c, stru
         return -EEXIST;
     if (!note_is_valid(c->note) || c->consistency > CONSISTENCY_RAM)
         return -EINVAL;
-    return room_for_version(store) ? 0 : ERR_STORE_FULL;
+    return store_version_room(store) ? 0 : ERR_STORE_FULL;
 }
 
 static int validate_removal(const struct store_change *c, struct vm *vm)
@@ -176,7 +176,7 @@ static int validate_version(struct store *store, const struct store_change *c, s
     case CHANGE_ROLLBACK:
         if (named && version_by_name(vm, c->new_name))
             return -EEXIST;
-        return vm_in_use(vm) ? -EBUSY : !room_for_version(store) ? ERR_STORE_FULL : 0;
+        return vm_in_use(vm) ? -EBUSY : !store_version_room(store) ? ERR_STORE_FULL : 0;
     default:
         if (memcmp(c->guid, no_guid, GUID_BYTES) != 0 &&
             memcmp(c->guid, version->guid, GUID_BYTES) != 0)

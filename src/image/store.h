@@ -331,6 +331,9 @@ struct version_place {
 int store_list_versions(struct store *store, const char *vm, const struct version_place *after,
                         bool hidden, uint32_t max, struct version_info **ret, uint32_t *ret_n);
 
+/* Is there room for one more version? SNAP and ROLLBACK are refused (ERR_STORE_FULL) without. */
+bool store_version_room(const struct store *store);
+
 /* A disk of a version, read-only; the pointer is good until the version is removed, which
  * disk_get() prevents. NULL: no such. */
 struct disk *store_find_version_disk(struct store *store, const char *vm, const char *version,
