@@ -131,7 +131,9 @@ const struct command commands[] = {
          "and wants --yes elsewhere.",
      .min_args = 1,
      .max_args = INT_MAX,
-     .options = {{"dry-run", NULL, "Remove nothing; say what would be, and how much it would free.",
+     .options = {{"dry-run", NULL,
+                  "Remove nothing; say what would be, and how much it would free. Refused where "
+                  "the removal would be.",
                   'n'}},
      .examples = {"varve rm web1", "varve rm --yes web1@before web2@before",
                   "varve rm --dry-run web1@monday..friday"},
