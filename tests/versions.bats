@@ -208,7 +208,16 @@ connect() {
     unchanged 4 '"w@first" is held, and nothing was removed' varve rm --yes w@first
     unchanged 4 'is held' varve rm --yes w
     unchanged 4 'is held' varve rm --yes w@..
+    # What would be refused is not said to be done.
+    for what in w@first w w@.. 'w@second w@first'; do
+        run -4 varve rm --yes $what
+        said=$output
+        unchanged 4 'is held' varve rm --dry-run $what
+        [ "$output" = "$said" ]
+    done
+    unchanged 4 '"w@first" is held, and nothing was removed' varve --json rm -n w@first
     varve release w@first
+    run -0 varve rm --dry-run w@first
     unchanged 4 'is not held' varve release w@first
     unchanged 4 '"w@second" is held, and nothing was removed' varve rm --yes w@first w@second
     unchanged 3 'no version "zz"' varve hold w@zz
@@ -329,6 +338,8 @@ connect() {
     varve rollback w@a --force
     unchanged 4 'version "w@a" is in use by 1 client(s)' varve rm --yes w@a
     unchanged 4 'version "w@a" is in use by 1 client(s)' varve rm --yes w
+    unchanged 4 'version "w@a" is in use by 1 client(s)' varve rm --dry-run w@a
+    unchanged 4 'version "w@a" is in use by 1 client(s)' varve rm --dry-run w
     kill $client
     for _ in $(seq 100); do varve rm --yes w 2>/dev/null && break; sleep 0.05; done
     expect 3 'no vm' varve show w

@@ -83,7 +83,11 @@ const struct command commands[] = {
          "which is what its removal alone frees; SHARED is the rest. MEMORY is how much of "
          "USED is memory; varve show has that of the others, too. The daemon looks for what "
          "is exclusive for a moment only: what it did not find out is shown as -, and is null "
-         "in JSON.",
+         "in JSON.\n\n"
+         "CONSISTENCY is what a version can be trusted to hold. Varve itself takes crash (what a "
+         "power cut leaves), filesystem (the guest's agent had frozen its file systems: varve snap "
+         "--quiesce) and ram (with the machine's memory: varve checkpoint); application comes only "
+         "with a stream that was received.",
      .max_args = 1,
      .options = {{"versions", NULL, "List versions: of all vms, if none is named."},
                  {"unmeasured", NULL, "Do not look for what is exclusive: quicker, for scripts."},
@@ -131,7 +135,9 @@ const struct command commands[] = {
          "and wants --yes elsewhere.",
      .min_args = 1,
      .max_args = INT_MAX,
-     .options = {{"dry-run", NULL, "Remove nothing; say what would be, and how much it would free.",
+     .options = {{"dry-run", NULL,
+                  "Remove nothing; say what would be, and how much it would free. Refused where "
+                  "the removal would be.",
                   'n'}},
      .examples = {"varve rm web1", "varve rm --yes web1@before web2@before",
                   "varve rm --dry-run web1@monday..friday"},

@@ -79,12 +79,14 @@ static void take_bytes(struct target *t, const json_t *result)
     t->bytes = member_u64(result, "bytes");
 }
 
-static enum exit_code look_at_versions(const struct invocation *inv, struct target *t, bool measure)
+/* dry: as for removing them, so refused where that is; else what the names mean. */
+static enum exit_code look_at_versions(const struct invocation *inv, struct target *t, bool dry)
 {
     json_t *result, *all = json_pack("[s]", "..");
-    enum exit_code r = call(
-        inv, "version.select",
-        json_pack("[s, O, {s:b}]", t->vm, t->whole ? all : t->items, "measure", measure), &result);
+    enum exit_code r = call(inv, "version.select",
+                            json_pack("[s, O, {s:b, s:b}]", t->vm, t->whole ? all : t->items,
+                                      "measure", dry, "removable", dry),
+                            &result);
 
     json_decref(all);
     if (r != EXIT_OK)
@@ -100,7 +102,8 @@ static enum exit_code look_at_versions(const struct invocation *inv, struct targ
 static enum exit_code measure_vm(const struct invocation *inv, struct target *t)
 {
     json_t *result;
-    enum exit_code r = call(inv, "vm.measure", json_pack("[s]", t->vm), &result);
+    enum exit_code r =
+        call(inv, "vm.measure", json_pack("[s, {s:b}]", t->vm, "removable", true), &result);
 
     if (r == EXIT_OK) {
         take_bytes(t, result);

@@ -299,6 +299,34 @@ void api_change(xmlrpc_env *env, struct api *api, const struct store_change *wha
         api_change_fault(env, api, what, r);
 }
 
+struct refusal {
+    const struct store_change *change;
+    int error;
+};
+
+static void on_refused(struct engine_call *call)
+{
+    struct refusal *refusal = call->arg;
+
+    refusal->error = store_change_refused(call->store, refusal->change);
+    engine_call_done(call);
+}
+
+void api_refuse(xmlrpc_env *env, struct api *api, const struct store_change *what)
+{
+    struct refusal refusal = {.change = what};
+    uint64_t end_us = mono_us() + HANGING_UP_US;
+    int r;
+
+    if (env->fault_occurred)
+        return;
+    while ((r = engine_ask(api->engine, on_refused, &refusal, &refusal.error)) == -EBUSY &&
+           mono_us() < end_us)
+        usleep(HANGING_UP_STEP);
+    if (r < 0)
+        api_change_fault(env, api, what, r);
+}
+
 /* ---- names that the daemon gives ------------------------------------------------------------ */
 
 void api_stamp(char out[API_STAMP_CHARS])

@@ -47,6 +47,10 @@ void api_change(xmlrpc_env *env, struct api *api, const struct store_change *wha
  * is tried again for a moment: its client may have just hung up. */
 int api_try(struct api *api, const struct store_change *what);
 
+/* Sets the fault that the change would be refused with as things are, in no other words; nothing is
+ * done. What is in use is looked at again for a moment, as by api_try(). */
+void api_refuse(xmlrpc_env *env, struct api *api, const struct store_change *what);
+
 /* Set the fault for a change for which api_try() returned error. */
 void api_change_fault(xmlrpc_env *env, struct api *api, const struct store_change *what, int error);
 

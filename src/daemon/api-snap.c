@@ -113,47 +113,33 @@ void api_snap(xmlrpc_env *env, struct api *api, struct store_change *change, boo
     }
 }
 
-struct existence {
+struct outlook {
     const struct snap *snap;
-    bool vm, whole, version;
+    int error;
 };
 
-static void on_existence(struct engine_call *call)
+/* A version without a name will get a free one. */
+static void on_outlook(struct engine_call *call)
 {
-    struct existence *e = call->arg;
-    const struct store_change *c = &e->snap->change;
-    struct vm_info *vms;
-    uint32_t n;
+    struct outlook *o = call->arg;
+    struct store_change c = o->snap->change;
 
-    if (store_list(call->store, &vms, &n) == 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            if (strcmp(vms[i].name, c->vm))
-                continue;
-            e->vm = true;
-            e->whole = !vms[i].provisional;
-            e->version =
-                vms[i].n_disks && !e->snap->anonymous &&
-                store_find_version_disk(call->store, c->vm, c->version, vms[i].disks[0].name);
-        }
-        free(vms);
-    }
+    if (o->snap->anonymous)
+        strcpy(c.version, "any");
+    o->error = store_change_refused(call->store, &c);
+    if (o->snap->anonymous && o->error == -EEXIST)
+        o->error = 0;
     engine_call_done(call);
 }
 
 /* What is known to be refused is refused before a guest stands still for it. */
 static void refuse_early(xmlrpc_env *env, struct api *api, const struct snap *s)
 {
-    struct existence e = {.snap = s};
+    struct outlook o = {.snap = s};
+    int r = engine_ask(api->engine, on_outlook, &o, &o.error);
 
-    int r = engine_call(api->engine, on_existence, &e);
     if (r < 0)
         api_change_fault(env, api, &s->change, r);
-    else if (!e.vm)
-        api_change_fault(env, api, &s->change, -ENOENT);
-    else if (!e.whole)
-        api_change_fault(env, api, &s->change, ERR_HALF_MADE);
-    else if (e.version)
-        api_change_fault(env, api, &s->change, -EEXIST);
 }
 
 static void not_frozen(xmlrpc_env *env, struct snap *s, const char *why)

@@ -161,28 +161,49 @@ static uint64_t measure_deadline(void)
 
 static xmlrpc_value *vm_measure(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
-    char vm[NAME_MAX_CHARS + 1] = "";
+    struct store_change c = {.kind = CHANGE_VM_REMOVE};
+    bool removable = false;
+    const struct api_option options[] = {{"removable", 'b', &removable}, {}};
     uint64_t bytes = 0;
 
-    api_take_name(env, "vm name", api_text(env, args, 0), vm);
+    api_take_name(env, "vm name", api_text(env, args, 0), c.vm);
+    api_take_options(env, "vm.measure", args, 1, options);
+    if (removable)
+        api_refuse(env, api, &c);
     if (env->fault_occurred)
         return NULL;
-    int r = measure_removal(api->engine, vm, NULL, 0, measure_deadline(), &bytes);
+    int r = measure_removal(api->engine, c.vm, NULL, 0, measure_deadline(), &bytes);
     xmlrpc_value *value = xmlrpc_struct_new(env);
     put_measured(env, value, r, bytes);
     return api_result(env, value);
 }
 
+/* What version_remove() would be refused with. */
+static void refuse_removal(xmlrpc_env *env, struct api *api, const struct selection *s)
+{
+    struct store_change c = {.kind = CHANGE_VERSION_REMOVE};
+
+    strcpy(c.vm, s->vm);
+    for (uint32_t i = 0; i < s->n && !env->fault_occurred; i += c.n_versions) {
+        c.versions = s->names + i;
+        c.n_versions = s->n - i < CHANGE_MAX_VERSIONS ? s->n - i : CHANGE_MAX_VERSIONS;
+        api_refuse(env, api, &c);
+    }
+}
+
 static xmlrpc_value *version_select(xmlrpc_env *env, xmlrpc_value *args, struct api *api)
 {
-    bool measure = false;
-    const struct api_option options[] = {{"measure", 'b', &measure}, {}};
+    bool measure = false, removable = false;
+    const struct api_option options[] = {
+        {"measure", 'b', &measure}, {"removable", 'b', &removable}, {}};
     _cleanup_(selection_free) struct selection s = {};
     uint64_t bytes = 0;
     int r = -ETIMEDOUT;
 
     api_take_options(env, "version.select", args, 2, options);
     take_selection(env, args, api, true, &s);
+    if (removable)
+        refuse_removal(env, api, &s);
     if (env->fault_occurred)
         return NULL;
     if (measure && s.n > 0)
@@ -297,10 +318,11 @@ const struct method api_version_methods[] = {
      "the present state becomes one first. Options: provisional (as in vm.create). Returns {vm, "
      "version: what it was made from}.",
      vm_clone},
-    {"vm.measure", "S:s", "vm",
-     "Find out what removing a vm with all its versions and their memory would free. Returns "
-     "{bytes (absent when "
-     "that takes longer than 20 seconds)}.",
+    {"vm.measure", "S:s,S:sS", "vm, options",
+     "Find out what removing a vm with all its versions and their memory would free. Option: "
+     "removable (true: refuse it as vm.remove would). Returns {bytes (absent when that takes "
+     "longer "
+     "than 20 seconds)}.",
      vm_measure},
     {"version.hold", "b:ssb", "vm, version, hold",
      "Hold a version, which then cannot be removed, or (false) release it. A fault (already) when "
@@ -311,9 +333,9 @@ const struct method api_version_methods[] = {
     {"version.select", "S:sA,S:sAS", "vm, versions, options",
      "Which versions names and ranges mean. A range is two names with two dots between them, in "
      "the order of age, both included; an end may be left out. Options: measure (true: find out "
-     "what removing all of them together would free, with their memory). Returns {names, bytes (if "
-     "measured; absent "
-     "when it takes longer than 20 seconds)}.",
+     "what removing all of them together would free, with their memory), removable (true: refuse "
+     "it as version.remove would). Returns {names, bytes (if measured; absent when it takes longer "
+     "than 20 seconds)}.",
      version_select},
     {"version.remove", "i:sA", "vm, versions",
      "Remove versions, given as in version.select. It returns at once; space comes back in the "

@@ -219,6 +219,11 @@ static int validate(struct store *store, const struct store_change *c)
     }
 }
 
+int store_change_refused(struct store *store, const struct store_change *change)
+{
+    return validate(store, change);
+}
+
 /* ---- doing a change ------------------------------------------------------------------------- */
 
 struct parsed_change {

@@ -262,6 +262,9 @@ struct store_change {
 /* done() is always called, never from inside this call. */
 void store_change(struct store *store, struct store_change *change);
 
+/* What store_change() would refuse it with as things are, or 0. Nothing is done. */
+int store_change_refused(struct store *store, const struct store_change *change);
+
 struct disk_info {
     char name[NAME_MAX_CHARS + 1];
     uint32_t id;

@@ -658,19 +658,32 @@ static void mended_node(void **state)
     }
 }
 
+/* The newest checkpoint: its header, and its body, which is valid until the next call. */
+static uint8_t *checkpoint_body(struct env *env, uint32_t *ret_file, struct checkpoint_header *ret)
+{
+    static _Alignas(8) uint8_t body[4 * MIB];
+    *ret_file = newer_checkpoint(env);
+    sim_peek(env->sim, *ret_file, 0, body);
+    memcpy(ret, body, sizeof(*ret));
+    assert_true(ret->body_bytes < sizeof(body));
+    for (uint64_t at = 0; at < ret->body_bytes; at += BLOCK_BYTES)
+        sim_peek(env->sim, *ret_file, BLOCK_BYTES + at, body + at);
+    return body;
+}
+
+static const uint8_t *behind_map_file(const struct map_file *m)
+{
+    return (const uint8_t *)m + sizeof(*m) + m->n_pieces * sizeof(struct map_piece) +
+           (m->used_slots + 63) / 64 * 8;
+}
+
 /* Where the footer of a file with pages that were packed stands, by the newest checkpoint. */
 static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offset,
                         uint64_t *ret_copy)
 {
-    static _Alignas(8) uint8_t body[4 * MIB];
     struct checkpoint_header h;
-    uint32_t file = newer_checkpoint(env);
-    sim_peek(env->sim, file, 0, body);
-    memcpy(&h, body, sizeof(h));
-    assert_true(h.body_bytes < sizeof(body));
-    for (uint64_t at = 0; at < h.body_bytes; at += BLOCK_BYTES)
-        sim_peek(env->sim, file, BLOCK_BYTES + at, body + at);
-    const uint8_t *at = body + h.catalogue_bytes;
+    uint32_t file;
+    const uint8_t *at = checkpoint_body(env, &file, &h) + h.catalogue_bytes;
     for (uint32_t i = 0; i < h.n_files; i++) {
         const struct map_file *m = (const struct map_file *)at;
         if (m->kind == FILE_KIND_PACKED && m->shift == DATA_SHIFT) {
@@ -680,9 +693,73 @@ static bool find_footer(struct env *env, uint32_t *ret_file, uint64_t *ret_offse
                         (m->footer_bytes + BLOCK_BYTES - 1) / BLOCK_BYTES * (uint64_t)BLOCK_BYTES;
             return true;
         }
-        at += sizeof(*m) + m->n_pieces * sizeof(struct map_piece) + (m->used_slots + 63) / 64 * 8;
+        at = behind_map_file(m);
     }
     return false;
+}
+
+struct place {
+    uint32_t file, slot;
+    bool known;
+};
+
+/* Change whether a slot lives, in the newest checkpoint's map, with its checksums: the first slot
+ * of a file of that kind that does (lives) or does not, or the slot that was changed before. */
+static void flip_liveness(struct env *env, uint8_t shift, bool lives, struct place *changed)
+{
+    struct checkpoint_header h;
+    uint32_t file, found = UINT32_MAX;
+    uint8_t block[BLOCK_BYTES], *body = checkpoint_body(env, &file, &h);
+    uint8_t *bits = NULL, *at = body + h.catalogue_bytes;
+    for (uint32_t i = 0; i < h.n_files && found == UINT32_MAX; i++) {
+        const struct map_file *m = (const struct map_file *)at;
+        bool fits = m->shift == shift && (!changed->known || m->file == changed->file);
+        bits = at + sizeof(*m) + m->n_pieces * sizeof(struct map_piece);
+        at += behind_map_file(m) - at;
+        for (uint32_t k = 0; fits && k < m->used_slots && found == UINT32_MAX; k++)
+            if (changed->known ? k == changed->slot : (bits[k / 8] >> (k % 8) & 1) == lives) {
+                *changed = (struct place){m->file, k, true};
+                found = k;
+            }
+    }
+    assert_true(found != UINT32_MAX);
+    sim_flip_bit(env->sim, file, BLOCK_BYTES + (uint64_t)(bits - body) + found / 8, found % 8);
+    checkpoint_body(env, &file, &h);
+    h.body_crc = crc32c(0, body, h.body_bytes);
+    h.crc = 0;
+    sim_peek(env->sim, file, 0, block);
+    memcpy(block, &h, sizeof(h));
+    h.crc = crc32c(0, block, BLOCK_BYTES);
+    memcpy(block, &h, sizeof(h));
+    sim_poke(env->sim, file, 0, block);
+}
+
+/* The books are wrong by one slot, of pages or of nodes: one that lives counts as dead, so that
+ * what stands there would be written over, or the other way round. The check tells of it. */
+static void wrong_liveness(void **state)
+{
+    struct env *env = *state;
+    uint64_t harmless;
+    write_pages(env, 0, 2000, 1);
+    write_pages(env, 0, 900, 2);
+    reopen(env);
+    write_pages(env, 100, 10, 3); /* a leaf of before is dead */
+    close_store(env);
+    for (unsigned i = 0; i < 4; i++) {
+        struct place place = {};
+        uint8_t shift = i / 2 ? TABLE_SHIFT : DATA_SHIFT;
+        bool lives = i % 2;
+        flip_liveness(env, shift, lives, &place);
+        assert_int_equal(open_store(env), 0);
+        assert_int_equal(check(env, &harmless), 1);
+        assert_int_equal(harmless, 0);
+        close_store(env);
+        flip_liveness(env, shift, lives, &place);
+        assert_int_equal(open_store(env), 0);
+        assert_int_equal(check(env, &harmless), 0);
+        close_store(env);
+    }
+    assert_int_equal(open_store(env), 0);
 }
 
 /* One of a packed file's two footers is damaged: that is told, and nothing is lost. */
@@ -3097,6 +3174,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(extents_to_damage, setup, teardown),
         cmocka_unit_test_setup_teardown(hidden_page, setup, teardown),
         cmocka_unit_test_setup_teardown(unreadable, setup, teardown),
+        cmocka_unit_test_setup_teardown(wrong_liveness, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_footer, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking, setup, teardown),
         cmocka_unit_test_setup_teardown(shrinking_fails, setup, teardown),
